@@ -1,0 +1,11 @@
+"""Fine-tuning on one task after another: what forgetting looks like when nothing is done about it.
+
+Source: standard; the lower reference of every comparison.
+Departs from it: in nothing.
+"""
+
+from clbench.methods import Method
+
+
+class Naive(Method):
+    """The base method as it is."""

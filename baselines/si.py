@@ -1,0 +1,131 @@
+r"""SI: Synaptic Intelligence.
+
+Source: Zenke, Poole and Ganguli 2017, "Continual learning through synaptic intelligence" (arXiv 1703.04200) and
+the authors' published settings.
+
+Along the training of a task every parameter collects how much it lowered that task's loss,
+
+.. math:: \omega_i \mathrel{-}= g_i \, \Delta\theta_i
+
+with g the gradient of the task's loss alone (without the penalty) and Delta theta the change that the optimiser
+made. After the task
+
+.. math:: \Omega_i \mathrel{+}= \max\left(0, \frac{\omega_i}{(\theta_i - \theta^{ref}_i)^2 + \xi}\right)
+
+and the later loss is L + c sum_i Omega_i (theta_i - theta_ref_i)^2 over all parameters, biases and output layer
+included.
+
+Departs from it: in nothing but the number of epochs, where the suite has another. (Avalanche's plugin, kept as
+`avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
+negative.)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from pydantic import Field
+from torch import Tensor
+
+from clbench.methods import Method, MethodSettings
+
+
+class SISettings(MethodSettings):
+    """Hyper-parameters of SI; the authors keep Adam's state across tasks on permuted MNIST.
+
+    Attributes:
+        strength: c, the weight of the penalty.
+        damping: xi, which bounds the importance of parameters that hardly moved.
+    """
+
+    strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    reset_optimizer: bool = False
+
+
+class SIPlugin(SupervisedPlugin):
+    """SI for any Avalanche strategy.
+
+    Args:
+        strength: c.
+        damping: xi.
+    """
+
+    def __init__(self, strength: float = 0.1, damping: float = 0.1) -> None:
+        super().__init__()
+        self.strength = strength
+        self.damping = damping
+        self.importance: dict[str, Tensor] = {}  # Omega, by parameter, shaped like it
+        self.reference: dict[str, Tensor] = {}  # theta_ref
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Starts the path integral of the task at 0."""
+        parameters = dict(strategy.model.named_parameters())
+        for name, parameter in parameters.items():
+            if name not in self.importance:
+                self.importance[name] = torch.zeros_like(parameter)
+                self.reference[name] = parameter.detach().clone()
+        self._path = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        self._before = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
+        self._gradient = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Keeps the task's gradient and the weights, then adds the penalty's gradient."""
+        parameters = {n: p for n, p in strategy.model.named_parameters() if p.grad is not None}
+        names = list(parameters)
+        weights = [parameter.detach() for parameter in parameters.values()]
+        grads = [parameter.grad for parameter in parameters.values()]
+        torch._foreach_copy_(_listed(self._before, names), weights)
+        torch._foreach_copy_(_listed(self._gradient, names), grads)
+        pull = torch._foreach_sub(weights, _listed(self.reference, names))
+        torch._foreach_mul_(pull, _listed(self.importance, names))
+        torch._foreach_add_(grads, pull, alpha=2 * self.strength)
+        self._moved = names
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Adds this step to the path integral."""
+        parameters = dict(strategy.model.named_parameters())
+        change = torch._foreach_sub(
+            [parameters[name].detach() for name in self._moved], _listed(self._before, self._moved)
+        )
+        torch._foreach_addcmul_(
+            _listed(self._path, self._moved), change, _listed(self._gradient, self._moved), value=-1
+        )
+
+    @torch.no_grad()
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Turns the path integral into importance, anchored at the weights just learned."""
+        for name, parameter in strategy.model.named_parameters():
+            drift = (parameter - self.reference[name]).square_().add_(self.damping)
+            self.importance[name] += (self._path[name] / drift).clamp_(min=0)
+            self.reference[name].copy_(parameter)
+        del self._path, self._before, self._gradient
+
+
+def _listed(tensors: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
+    return [tensors[name] for name in names]
+
+
+class SI(Method):
+    """SI on a suite."""
+
+    Settings = SISettings
+
+    def plugins(self) -> list[SupervisedPlugin]:
+        """The SI plugin."""
+        self.si = SIPlugin(self.settings.strength, self.settings.damping)
+        return [self.si]
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """Importance and reference: two copies of the weights (the path integral is 0 between tasks)."""
+        return {
+            **{f"importance.{name}": tensor for name, tensor in self.si.importance.items()},
+            **{f"reference.{name}": tensor for name, tensor in self.si.reference.items()},
+        }
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes importance and reference back."""
+        for key, tensor in extra.items():
+            kind, _, name = key.partition(".")
+            getattr(self.si, kind)[name] = tensor.clone()

@@ -1,0 +1,14 @@
+"""clbench: a continual-learning benchmark whose numbers can be checked.
+
+The engine is this package; the methods under test are `clbench.strategies`, what they are compared with is
+`clbench.baselines`, and `clbench.reports` turns recorded runs into tables, figures, HTML and PDF.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout the three folders lie beside this one, in an installed wheel inside it. Looking there too
+# lets `import clbench.strategies` work from a checkout that was never installed.
+if not (Path(__file__).parent / "strategies").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))

@@ -1,0 +1,401 @@
+"""The command line: reads arguments, composes the parts, and says what went wrong in one sentence.
+
+The only module that imports everything, and it does so inside the commands: `clbench --help` answers at once.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clbench import __version__
+from clbench.errors import ClbenchError, Interrupted, RecordError, SettingError, TrackingError
+
+if TYPE_CHECKING:
+    from clbench.records import RunFolder
+    from clbench.runner import Progress, RunResult, RunSpec
+    from clbench.screen import Screen
+    from clbench.suites import Suite
+    from clbench.tracking import Tracker
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Continual-learning benchmarks with faithful baselines, checked claims and traceable numbers.",
+)
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
+UriOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow store. Default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
+]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder for HTML and PDF.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
+]
+
+# What a shell reports for a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"clbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_command() -> None:
+    """Show every suite and every method."""
+    from clbench.methods import METHODS, method_names
+    from clbench.suites import SUITES
+
+    print("suites (clbench show SUITE tells more):")
+    for suite in SUITES.values():
+        print(f"  {suite.name:<18}{suite.title}: {suite.n_tasks} tasks, {suite.head} head, data {suite.data}")
+    print("\nmethods:")
+    for name in method_names():
+        print(f"  {name:<18}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
+
+
+@app.command("show")
+def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")]) -> None:
+    """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
+    from clbench.methods import find_method, method_names, resolve_settings
+    from clbench.suites import find_suite
+
+    chosen = find_suite(suite)
+    print(f"{chosen.name}: {chosen.title}\n")
+    for key, value in chosen.model_dump(exclude={"name", "title", "source", "method_settings"}).items():
+        if value is not None:
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            print(f"  {key:<24}{shown}")
+    print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
+    for name in method_names():
+        known = chosen.head == "multi" or find_method(name).task_known_at_test
+        settings = resolve_settings(chosen, name, {}).model_dump(exclude_none=True)
+        print(f"  {name + (' *' if known else ''):<18}" + ", ".join(f"{k}={v}" for k, v in settings.items()))
+
+
+@app.command("run")
+def run_command(
+    suite: SuiteOption,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated names, or 'all'. Default: the suite's main comparison.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-2 or 0,3,5. Default: the suite's.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data. Default: CLBENCH_DATA, else the user's cache folder.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    overrides: SetOption = None,
+    output: Annotated[Path, typer.Option(help="Folder that holds a folder per run.")] = Path("clbench-runs"),
+    reports: ReportsOption = Path("clbench-reports"),
+    tracking_uri: UriOption = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it costs, then stop.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Train every method with every seed on a suite, record it, and report.
+
+    Runs that are recorded already are not repeated. Ctrl-C stops after the batch; the same command goes on.
+    """
+    from clbench.records import check_writable
+    from clbench.screen import Screen
+    from clbench.suites import find_suite, parse_overrides
+
+    chosen = find_suite(suite)
+    names = _method_names(methods, chosen)
+    seed_list = _seeds(seeds, chosen)
+    changes = parse_overrides(overrides or [])
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise SettingError(f"unknown precision '{precision}': expected auto, float32 or bfloat16")
+    screen = Screen(quiet=quiet)
+    if not dry_run:
+        check_writable(output)
+        check_writable(reports)
+
+    from clbench.data import load_images
+
+    images = load_images(chosen.data, data_root, offline=offline)
+
+    import torch
+
+    from clbench.runner import make_specs
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = _device(device)
+    specs = make_specs(
+        chosen,
+        names,
+        seed_list,
+        changes,
+        images,
+        "bfloat16" if precision == "bfloat16" else "float32",
+        place.type,
+    )
+    if dry_run:
+        from clbench.estimate import show_plan
+
+        show_plan(screen, specs, images, place)
+        return
+
+    from clbench.tracking import Tracker
+    from clbench.tracking import tracking_uri as resolve_uri
+
+    uri = resolve_uri(tracking_uri)
+    screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
+    tracker = Tracker(uri, screen.warn)
+    tracker.begin(chosen.name, shlex.join(sys.argv))
+    outcome = _run_all(specs, images, place, output, tracker, screen)
+    tracker.end(status=outcome)
+    _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)
+
+
+def _run_all(
+    specs: "list[RunSpec]",
+    images: Any,
+    device: Any,
+    output: Path,
+    tracker: "Tracker",
+    screen: "Screen",
+) -> str:
+    """Runs the grid; `finished`, `failed` if some run failed, `stopped` after Ctrl-C."""
+    from clbench.records import RunFolder
+
+    stop = threading.Event()
+    outcome = "finished"
+    with _stopping_on_signals(stop):
+        screen.begin(specs, specs[0].suite.n_tasks)
+        try:
+            for spec in specs:
+                folder = RunFolder(output, spec.run_id)
+                if folder.status == "finished":
+                    if not tracker.has(spec.run_id):
+                        tracker.restore(folder)
+                    screen.run_ended(spec, "recorded before")
+                    continue
+                status = _run_one(spec, images, device, folder, tracker, screen, stop)
+                if status == "stopped":
+                    return "stopped"
+                if status == "failed":
+                    outcome = "failed"
+        finally:
+            screen.end()
+    return outcome
+
+
+def _run_one(
+    spec: "RunSpec",
+    images: Any,
+    device: Any,
+    folder: "RunFolder",
+    tracker: "Tracker",
+    screen: "Screen",
+    stop: threading.Event,
+) -> str:
+    """One run, recorded however it ends; the others go on after a failure."""
+    from clbench.methods import find_method
+    from clbench.runner import Progress, config_of, execute
+
+    config = config_of(spec, find_method(spec.method), device)
+    latest = Progress(n_tasks=spec.suite.n_tasks)
+
+    def on_task(result: "RunResult") -> None:
+        tracker.log(config, result)
+        if result.learned:
+            screen.task_learned(spec, result, latest)
+
+    def on_progress(progress: "Progress") -> None:
+        latest.__dict__.update(progress.__dict__)
+        screen.progress(spec, progress)
+
+    try:
+        execute(spec, images, device, folder, config, on_task, on_progress, stop.is_set)
+    except (Interrupted, KeyboardInterrupt):
+        tracker.close(config, folder)
+        screen.run_ended(spec, "stopped")
+        return "stopped"
+    except Exception as error:
+        tracker.close(config, folder)
+        expected = isinstance(error, ClbenchError)
+        detail = str(error) if expected else f"{type(error).__name__}: {error} (see {folder.path / 'traceback.txt'})"
+        screen.run_ended(spec, "failed", detail)
+        return "failed"
+    tracker.close(config, folder)
+    screen.run_ended(spec, "finished")
+    return "finished"
+
+
+def _finish(
+    suite: "Suite",
+    output: Path,
+    reports: Path,
+    uri: str,
+    screen: "Screen",
+    tracker: "Tracker",
+    outcome: str,
+    no_report: bool,
+) -> None:
+    """Summary, report, and how to go on; then the exit code."""
+    if outcome == "stopped":
+        screen.warn("stopped; whole runs are recorded. The same command goes on: finished runs are not repeated")
+        raise SystemExit(_INTERRUPTED)
+    if tracker.is_behind:
+        screen.warn("no report was made, because MLflow lacks some of the runs; they are in " + str(output))
+    elif not no_report:
+        try:
+            paths = _write_report(suite.name, uri, reports, screen)
+        except RecordError as error:
+            # Nothing finished, or the folder is gone: what was trained is recorded all the same.
+            screen.warn(f"no report: {error}")
+            paths = []
+        for path in paths:
+            screen.show(f"report:  {path}")
+    screen.show(f"runs:    {output}")
+    screen.show(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+    if outcome == "failed":
+        screen.warn("some runs failed; the reason is above and in status.json of the run's folder")
+        raise SystemExit(1)
+
+
+@app.command("report")
+def report_command(
+    suite: SuiteOption,
+    reports: ReportsOption = Path("clbench-reports"),
+    tracking_uri: UriOption = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Make the HTML and the PDF report of a suite from what MLflow holds."""
+    from clbench.records import check_writable
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+    from clbench.tracking import tracking_uri as resolve_uri
+
+    screen = Screen(quiet=quiet)
+    chosen = find_suite(suite)
+    check_writable(reports)
+    for path in _write_report(chosen.name, resolve_uri(tracking_uri), reports, screen):
+        screen.show(f"report:  {path}")
+
+
+def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[Path]:
+    from clbench.reports import write_report
+    from clbench.tracking import load_runs
+
+    runs = load_runs(suite, uri)
+    if not runs:
+        raise TrackingError(
+            f"the MLflow store {uri} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}"
+        )
+    return write_report(runs, suite, folder)
+
+
+def _method_names(given: str | None, suite: "Suite") -> list[str]:
+    from clbench.errors import unknown_name
+    from clbench.methods import METHODS, method_names
+
+    if given is None:
+        return list(suite.methods)
+    if given == "all":
+        return list(METHODS)
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if not names:
+        raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    for name in names:
+        if name not in method_names():
+            raise unknown_name("method", name, method_names())
+    return names
+
+
+_MOST_SEEDS = 10_000
+
+
+def _seeds(given: str | None, suite: "Suite") -> list[int]:
+    if given is None:
+        return list(suite.seeds)
+    seeds: list[int] = []
+    for part in given.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
+            raise SettingError(f"the seeds '{given}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low:
+            raise SettingError(f"the seed range '{part.strip()}' runs backwards; write {high}-{low}")
+        if high - low >= _MOST_SEEDS:
+            raise SettingError(f"the seed range '{part.strip()}' has more than {_MOST_SEEDS:,} seeds")
+        seeds += range(low, high + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def _device(given: str) -> Any:
+    import torch
+
+    if given == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+class _stopping_on_signals:
+    """Within, the first Ctrl-C or SIGTERM sets the event; a second one interrupts at once."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+
+    def __enter__(self) -> None:
+        def handle(number: int, frame: object) -> None:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            self.stop.set()
+
+        self._before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """The `clbench` command."""
+    try:
+        app(prog_name="clbench")
+    except ClbenchError as error:
+        print(f"clbench: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

@@ -1,0 +1,47 @@
+"""The errors a user can cause, each said in one sentence.
+
+Every one of them ends the command line with exit code 2 and its text on stderr, without a traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ClbenchError(Exception):
+    """Base of every error whose text is meant for the user."""
+
+
+class DataError(ClbenchError):
+    """A data set is absent, damaged, or not what was asked for."""
+
+
+class SettingError(ClbenchError):
+    """A name, an override or an option does not fit."""
+
+
+class MethodError(ClbenchError):
+    """A method cannot work on the network or the suite that it was given."""
+
+
+class RecordError(ClbenchError):
+    """A recorded run cannot be written or read back."""
+
+
+class TrackingError(ClbenchError):
+    """The MLflow store cannot be reached or written."""
+
+
+class DivergenceError(ClbenchError):
+    """Training left the finite numbers."""
+
+
+class Interrupted(Exception):
+    """The user asked the run to stop; raised between two batches, so that no batch is half done."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> SettingError:
+    """The error for a name that does not exist: lists the right ones, the nearest first."""
+    known = sorted(known)
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    return SettingError(f"unknown {kind} '{name}': {hint}expected one of {', '.join(known)}")

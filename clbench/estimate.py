@@ -1,0 +1,88 @@
+"""What a grid of runs will cost, before it starts: images, steps, and time measured on this machine."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from rich.table import Table
+
+from clbench.data import ImageSet
+from clbench.memory import keep_freed_memory
+from clbench.methods import Workplace, find_method
+from clbench.runner import RunSpec, images_to_train
+from clbench.screen import Screen, duration
+from clbench.seeding import RandomStreams
+from clbench.streams import make_stream
+
+if TYPE_CHECKING:
+    from clbench.methods import Method
+
+_STEPS, _WARM_UP = 12, 3
+
+
+def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device) -> None:
+    """Prints a row per run and the sum.
+
+    The time is that of plain training steps, timed here for a moment; what a method does beyond them (penalties,
+    Fisher information, pruning) comes on top.
+    """
+    keep_freed_memory()
+    first = specs[0]
+    stream = make_stream(first.suite, images, RandomStreams(first.seed))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run id")
+    table.add_column("method")
+    for name in ("seed", "tasks", "epochs", "images trained", "steps", "time at least"):
+        table.add_column(name, justify="right")
+    rates: dict[tuple[str, int | None], float] = {}
+    total = 0.0
+    for spec in specs:
+        place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
+        method = find_method(spec.method)(spec.settings, place)
+        count, batch = images_to_train(method, stream.tasks), spec.settings.batch_size or 1
+        key = (spec.method, batch)
+        if key not in rates:
+            rates[key] = images_per_second(method)
+        seconds = count / rates[key]
+        total += seconds
+        table.add_row(
+            spec.run_id,
+            spec.method + (" (modified)" if spec.overrides else ""),
+            str(spec.seed),
+            str(spec.suite.n_tasks),
+            str(spec.settings.epochs),
+            f"{count:,}",
+            f"{count // batch:,}",
+            duration(seconds),
+        )
+    screen.show(table)
+    screen.show(
+        f"\n{len(specs)} runs, {duration(total)} at least on {device} ({first.precision}, "
+        f"{torch.get_num_threads()} threads); nothing was run."
+    )
+
+
+def images_per_second(method: "Method") -> float:
+    """Speed of the method's network in plain training steps."""
+    model = method.build_model()
+    optimizer = method.build_optimizer(model)
+    size = method.settings.batch_size
+    device = method.workplace.device
+    x = torch.rand(size, *method.workplace.stream.image_shape, device=device)
+    y = torch.zeros(size, dtype=torch.long, device=device)
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+    from avalanche.models.utils import avalanche_forward
+
+    start = 0.0
+    for step in range(_STEPS + _WARM_UP):
+        if step == _WARM_UP:
+            start = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=method.workplace.precision == "bfloat16"):
+            logits = avalanche_forward(model, x, labels)
+        loss = torch.nn.functional.cross_entropy(logits.float(), y)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return size * _STEPS / (time.perf_counter() - start)

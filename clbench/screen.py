@@ -1,0 +1,136 @@
+"""What a person sees while runs go on: a live table in a terminal, timestamped lines elsewhere, or nothing."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from clbench.metrics import average_accuracy
+
+if TYPE_CHECKING:
+    from clbench.runner import Progress, RunResult, RunSpec
+
+_SECONDS_BETWEEN_REFRESHES = 0.5
+
+
+class Screen:
+    """Shows the grid of runs.
+
+    Args:
+        quiet: show nothing but warnings and errors.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console()
+        self.warnings = Console(stderr=True)
+        self.is_live = self.console.is_terminal and not quiet
+        self._rows: dict[str, list[str]] = {}
+        self._live: Live | None = None
+        self._refreshed = 0.0
+
+    def begin(self, specs: "Sequence[RunSpec]", n_tasks: int) -> None:
+        """Shows the grid, all runs waiting."""
+        self._n_tasks = n_tasks
+        for spec in specs:
+            self._rows[spec.run_id] = [spec.method, str(spec.seed), f"0/{n_tasks}", "", "", "", "waiting"]
+        if self.is_live:
+            self._live = Live(self._table(), console=self.console, auto_refresh=False, transient=False)
+            self._live.start()
+
+    def end(self) -> None:
+        """Leaves the table as it stands."""
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def progress(self, spec: "RunSpec", progress: "Progress") -> None:
+        """A batch was trained."""
+        now = time.monotonic()
+        if self._live is None or now - self._refreshed < _SECONDS_BETWEEN_REFRESHES:
+            return
+        self._refreshed = now
+        rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
+        epochs = spec.settings.epochs or 1
+        epoch = min(epochs, 1 + progress.images * epochs // max(1, progress.images_per_task))
+        left = (progress.images_total - progress.images_trained) / rate if rate else 0.0
+        self._rows[spec.run_id][2:] = [
+            f"{progress.task}/{progress.n_tasks}",
+            f"{epoch}/{epochs}",
+            self._rows[spec.run_id][4],
+            f"{rate:,.0f}",
+            duration(left) + " left",
+        ]
+        self._live.update(self._table(), refresh=True)
+
+    def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
+        """A task was learned and measured."""
+        accuracy = _percent(average_accuracy(result.matrix))
+        rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
+        self._rows[spec.run_id][2] = f"{progress.task}/{progress.n_tasks}"
+        self._rows[spec.run_id][4] = accuracy
+        if not self.is_live:
+            self.say(
+                f"{spec.method} seed {spec.seed}: task {progress.task}/{progress.n_tasks} learned, average accuracy "
+                f"{accuracy} %, {rate:,.0f} images/s"
+            )
+
+    def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:
+        """A run is over: `finished`, `recorded before`, `failed`, `stopped`."""
+        self._rows[spec.run_id][6] = status
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        if not self.is_live or detail:
+            self.say(f"{spec.method} seed {spec.seed}: {status}{': ' + detail if detail else ''}")
+
+    def say(self, text: str) -> None:
+        """One line; with the time where it is no terminal."""
+        if self.quiet:
+            return
+        stamp = "" if self.console.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S  ")
+        self.console.print(escape(stamp + text), highlight=False, soft_wrap=True)
+
+    def show(self, renderable: Any) -> None:
+        """A table or a line without the time."""
+        if not self.quiet:
+            self.console.print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+
+    def warn(self, text: str) -> None:
+        """A warning, on stderr, also when quiet."""
+        self.warnings.print(escape(f"clbench: warning: {text}"), highlight=False, soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("method")
+        for name in ("seed", "task", "epoch", "accuracy %", "images/s"):
+            table.add_column(name, justify="right")
+        table.add_column("")
+        for row in self._visible():
+            table.add_row(*map(escape, row))
+        return table
+
+    def _visible(self) -> list[list[str]]:
+        """What fits on the screen: the latest runs that have begun, and the next ones waiting."""
+        rows = list(self._rows.values())
+        room = max(3, self.console.height - 4)
+        begun = max((i for i, row in enumerate(rows) if row[6] != "waiting"), default=0)
+        first = max(0, min(begun - room // 2, len(rows) - room))
+        return rows[first : first + room]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person reads at a glance: `42 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

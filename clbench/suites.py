@@ -1,0 +1,229 @@
+"""Every suite as a constant: the data, the sequence of tasks, the network and the training, with their source.
+
+A suite is data. What a run does beyond it is an override (`--set`), and such a run is recorded as modified.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clbench.errors import SettingError, unknown_name
+
+Optimizer = Literal["adam", "sgd", "rmsprop"]
+Schedule = Literal["constant", "linear"]
+Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Suite(BaseModel):
+    """One benchmark: everything that its runs have in common.
+
+    Attributes:
+        name, title: the name on the command line, and in words.
+        data: name of the source of images (`clbench.data.SOURCES`).
+        scenario: `permuted` (each task shuffles the pixels its own way, the first leaves them), `rotated` (each
+            task turns the images by a further 180 / n_tasks degrees) or `split` (each task has its own classes).
+        n_tasks: T, the number of tasks.
+        classes_per_task: for `split`, how many classes a task has; otherwise every task has all classes.
+        class_order: for `split`, the order of the classes: `sorted`, or `random` from the seed.
+        hidden_sizes: neurons of each hidden ReLU layer of the network.
+        head: `single` (one output layer for all tasks) or `multi` (one per task, chosen by the task's label).
+        optimizer, learning_rate, learning_rate_schedule: of every method that has no own setting below;
+            `linear` falls to 0 over each task.
+        batch_size, epochs: images per step; passes over a task's training images.
+        validation_share: share of the training images of each task that no method trains on.
+        seeds: the seeds of the canonical comparison.
+        methods: the methods that `clbench run` takes when none are named.
+        method_settings: by method, what differs from its defaults in this suite.
+        source: where the setting comes from, and what in it is our choice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    data: str
+    scenario: Literal["permuted", "rotated", "split"]
+    n_tasks: int = Field(ge=1, le=1000)
+    classes_per_task: int | None = Field(default=None, ge=2)
+    class_order: Literal["sorted", "random"] = "sorted"
+    hidden_sizes: tuple[Width, ...] = Field(min_length=1)
+    head: Literal["single", "multi"]
+    optimizer: Optimizer
+    learning_rate: float = Field(gt=0, le=10, allow_inf_nan=False)
+    learning_rate_schedule: Schedule
+    batch_size: int = Field(ge=1, le=1_000_000)
+    epochs: int = Field(ge=1, le=100_000)
+    validation_share: float = Field(gt=0, lt=1, allow_inf_nan=False)
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    method_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    source: str
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "Suite":
+        """The suite with some of its settings replaced.
+
+        Raises:
+            SettingError: for a setting that does not exist, may not be changed, or a value that does not fit.
+        """
+        for key in overrides:
+            if key not in OVERRIDABLE:
+                raise unknown_name("setting", key, OVERRIDABLE)
+        try:
+            return Suite.model_validate({**self.model_dump(), **overrides})
+        except ValidationError as error:
+            raise setting_error(error) from None
+
+
+# What a suite is (its data, its scenario, its head) is not for overriding: that would be another suite.
+OVERRIDABLE = (
+    "n_tasks",
+    "class_order",
+    "hidden_sizes",
+    "optimizer",
+    "learning_rate",
+    "learning_rate_schedule",
+    "batch_size",
+    "epochs",
+    "validation_share",
+)
+
+
+def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
+    """Says the first thing that a pydantic validation found wrong, in one sentence."""
+    first = error.errors()[0]
+    where = prefix + ".".join(str(part) for part in first["loc"])
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    return SettingError(f"the setting {where}={_short(first['input'])} does not fit: {what}")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
+
+    Values are read as JSON (numbers, true, false, lists); a comma-separated list of numbers needs no brackets;
+    anything else is a string.
+
+    Raises:
+        SettingError: for an item without `=`, or a name given twice.
+    """
+    overrides: dict[str, Any] = {}
+    for item in assignments:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise SettingError(f"--set expects NAME=VALUE, such as --set epochs=2, but got '{_short(item)}'")
+        if name in overrides:
+            raise SettingError(f"--set gives '{name}' twice; give it once")
+        overrides[name] = _parse_value(text.strip(), name)
+    return overrides
+
+
+def _parse_value(text: str, name: str) -> Any:
+    listed = f"[{text}]" if "," in text and not text.startswith("[") else text
+    try:
+        return json.loads(listed)
+    except (ValueError, RecursionError):
+        return text
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of that name; `SettingError` lists the right ones."""
+    if name not in SUITES:
+        raise unknown_name("suite", name, SUITES)
+    return SUITES[name]
+
+
+_DEFAULT_METHODS = ("clnp", "ewc", "si", "psp", "naive")
+
+PERMUTED_MNIST = Suite(
+    name="permuted-mnist",
+    title="Permuted MNIST",
+    data="mnist",
+    scenario="permuted",
+    n_tasks=10,
+    hidden_sizes=(2000, 2000),
+    head="single",
+    optimizer="adam",
+    learning_rate=0.002,
+    learning_rate_schedule="linear",
+    batch_size=256,
+    epochs=10,
+    validation_share=1 / 12,
+    seeds=(0, 1, 2),
+    methods=_DEFAULT_METHODS,
+    method_settings={},
+    source=(
+        "Golkar, Kagan and Cho 2019 (arXiv 1903.04476): 10 tasks, 784-2000-2000-10 ReLU, Adam 0.002, batch 256. "
+        "Zenke, Poole and Ganguli 2017 (arXiv 1703.04200): first task unpermuted, pixels in [0, 1]. "
+        "Our choices: 10 epochs, learning rate falling linearly to 0 within a task, 5,000 validation images."
+    ),
+)
+
+ROTATED_MNIST = PERMUTED_MNIST.model_copy(
+    update={
+        "name": "rotated-mnist",
+        "title": "Rotated MNIST",
+        "scenario": "rotated",
+        "source": (
+            "Our choice throughout, network and training as in permuted-mnist: task k is turned by "
+            "(k - 1) x 180 / T degrees counter-clockwise, bilinear, black outside."
+        ),
+    }
+)
+
+SPLIT_MNIST = Suite(
+    name="split-mnist",
+    title="Split MNIST, task-incremental",
+    data="mnist",
+    scenario="split",
+    n_tasks=5,
+    classes_per_task=2,
+    class_order="sorted",
+    hidden_sizes=(256, 256),
+    head="multi",
+    optimizer="adam",
+    learning_rate=0.001,
+    learning_rate_schedule="linear",
+    batch_size=64,
+    epochs=10,
+    validation_share=1 / 12,
+    seeds=(0, 1, 2),
+    methods=_DEFAULT_METHODS,
+    source=(
+        "Zenke, Poole and Ganguli 2017 (arXiv 1703.04200): digits 0/1, 2/3, 4/5, 6/7, 8/9, two hidden layers of "
+        "256 ReLU neurons, a head per task, 10 epochs, batch 64, Adam 0.001. Our choices: learning rate falling "
+        "linearly to 0 within a task, 5,000 validation images."
+    ),
+)
+
+PERMUTED_DIGITS = Suite(
+    name="permuted-digits",
+    title="Permuted digits (8 x 8)",
+    data="digits",
+    scenario="permuted",
+    n_tasks=10,
+    hidden_sizes=(256, 256),
+    head="single",
+    optimizer="adam",
+    learning_rate=0.002,
+    learning_rate_schedule="linear",
+    batch_size=32,
+    epochs=10,
+    validation_share=0.15,
+    seeds=(0, 1, 2),
+    methods=_DEFAULT_METHODS,
+    source=(
+        "Our choice throughout: a small comparison that needs no download. scikit-learn's 1,797 digits of 8 x 8 "
+        "pixels, 80 % for training by class."
+    ),
+)
+
+SUITES: Mapping[str, Suite] = {
+    suite.name: suite for suite in (PERMUTED_MNIST, PERMUTED_DIGITS, SPLIT_MNIST, ROTATED_MNIST)
+}

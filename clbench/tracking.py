@@ -1,0 +1,287 @@
+"""MLflow: the only module that imports it. What lies in a run folder goes there, and comes back for reports.
+
+Experiment = suite; one parent run per invocation, one child per (method, seed). Metrics have the number of tasks
+learned as their step. If the store fails in the midst of a run, training goes on, one warning says so, and the
+next `clbench run` with the same arguments brings it up to date from the run folders.
+"""
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import RecordError, TrackingError
+from clbench.records import RecordedRun, RunFolder, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clbench.runner import RunResult
+
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "running": "RUNNING"}
+# Limits of MLflow's batch call.
+_MOST_METRICS, _MOST_PARAMS = 1000, 100
+
+
+def tracking_uri(given: str | None) -> str:
+    """The store to use: the option, then MLFLOW_TRACKING_URI, then `mlflow.db` in the working directory.
+
+    Always absolute: MLflow would otherwise prefer a leftover `./mlruns` folder and then refuse it.
+    """
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def _client(uri: str) -> Any:
+    # To be set before the first import: one retry and ten seconds keep a run alive when a server is gone;
+    # the client's own defaults block for minutes per call. Usage telemetry is the user's to switch on.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    if "DO_NOT_TRACK" not in os.environ:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=uri)
+            # The first call creates the schema of a new store.
+            client.search_experiments(max_results=1)
+    except Exception as error:
+        raise TrackingError(
+            f"the MLflow store {uri} does not answer ({_first_line(error)}); start it, or give another with "
+            "--tracking-uri (without it, mlflow.db in the working directory is used)"
+        ) from None
+    return client
+
+
+class Tracker:
+    """Records one invocation.
+
+    Args:
+        uri: of the store.
+        warn: told, once, when the store stops taking records.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
+
+    def __init__(self, uri: str, warn: Callable[[str], None]) -> None:
+        self.uri = uri
+        self.warn = warn
+        self._client = _client(uri)
+        self._parent: str | None = None
+        self._open: dict[str, tuple[str, int]] = {}  # run id of ours -> (MLflow's, rows logged)
+        self.is_behind = False
+
+    def begin(self, suite: str, command: str) -> None:
+        """Creates the experiment, if need be, and the invocation's parent run."""
+
+        def create() -> None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or suite
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
+                self._experiment = self._client.create_experiment(name, artifact_location=_artifact_location(self.uri))
+            elif experiment.lifecycle_stage != "active":
+                raise TrackingError(
+                    f"the MLflow experiment '{name}' was deleted; restore it or set MLFLOW_EXPERIMENT_NAME"
+                )
+            else:
+                self._experiment = experiment.experiment_id
+            run = self._client.create_run(
+                self._experiment,
+                run_name=time.strftime("clbench run %Y-%m-%d %H:%M:%S"),
+                tags={"clbench.suite": suite, "clbench.command": command, "clbench.kind": "invocation"},
+            )
+            self._parent = run.info.run_id
+
+        try:
+            create()
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise TrackingError(f"the MLflow store {self.uri} cannot be written ({_first_line(error)})") from None
+
+    def end(self, *, status: str) -> None:
+        """Closes the parent run as `finished`, `failed` or `stopped`."""
+        if self._parent is not None:
+            self._try(lambda: self._client.set_terminated(self._parent, _STATUS[status]))
+
+    def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
+        """Logs where a run stands after its last task; opens its MLflow run at the first call."""
+
+        def send() -> None:
+            if config["run_id"] not in self._open:
+                self._open[config["run_id"]] = self._create(config), 0
+            self._log_metrics(self._open[config["run_id"]][0], result.learned, result.metrics())
+
+        self._try(send)
+
+    def close(self, config: Mapping[str, Any], folder: RunFolder) -> None:
+        """Uploads a run's files and closes it as its status.json says."""
+
+        def send() -> None:
+            if config["run_id"] not in self._open:
+                self._open[config["run_id"]] = self._create(config), 0
+            self._finish(self._open[config["run_id"]][0], folder)
+
+        self._try(send)
+
+    def has(self, run_id: str) -> bool:
+        """Whether the store holds this run completely."""
+        if self.is_behind:
+            return False
+        found = self._client.search_runs(
+            [self._experiment],
+            filter_string=f"tags.`clbench.run_id` = '{run_id}' and tags.`clbench.complete` = 'true'",
+            max_results=1,
+        )
+        return len(found) > 0
+
+    def restore(self, folder: RunFolder) -> None:
+        """Writes a recorded run into the store from its folder, every point once."""
+
+        def send() -> None:
+            from clbench.runner import RunResult
+
+            recorded = read_run(folder.path)
+            mlflow_id = self._create(recorded.config)
+            tasks, capacity = _rows(recorded.tasks), _rows(recorded.capacity)
+            for learned in range(len(tasks) + 1):
+                result = RunResult(recorded.accuracy_matrix, tasks[:learned], capacity)
+                self._log_metrics(mlflow_id, learned, result.metrics())
+            self._finish(mlflow_id, folder)
+
+        self._try(send)
+
+    def _create(self, config: Mapping[str, Any]) -> str:
+        from mlflow.entities import Dataset, DatasetInput, Param
+
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "mlflow.source.git.commit": config["git_commit"],
+            **{
+                f"clbench.{name}": config[name]
+                for name in ("suite", "method", "seed", "run_id", "task_known_at_test", "modified", "precision")
+            },
+            "clbench.scenario": config["suite_settings"]["scenario"],
+            "clbench.head": config["suite_settings"]["head"],
+            "clbench.git_commit": config["git_commit"],
+            "clbench.data_sha256": config["data"]["sha256"],
+            **{f"clbench.version.{name}": number for name, number in config["versions"].items()},
+        }
+        run = self._client.create_run(
+            self._experiment,
+            run_name=f"{config['method']} seed {config['seed']}" + (" (modified)" if config["modified"] else ""),
+            tags={key: _tag(value) for key, value in tags.items()},
+        )
+        run_id: str = run.info.run_id
+        settings = {
+            **{f"suite.{k}": v for k, v in config["suite_settings"].items() if k not in ("title", "source", "name")},
+            **config["method_settings"],
+            "seed": config["seed"],
+            "method": config["method"],
+            "suite": config["suite"],
+        }
+        params = [Param(key, _tag(value)[:6000]) for key, value in settings.items()]
+        for start in range(0, len(params), _MOST_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + _MOST_PARAMS])
+        data = config["data"]
+        # MLflow's own column for the digest is short; the whole of it is in the tag.
+        dataset = Dataset(data["source"], data["sha256"][:32], "code", json.dumps({"source": data["source"]}))
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
+        return run_id
+
+    def _log_metrics(self, mlflow_id: str, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(name, value, now, step) for name, value in values.items()]
+        for start in range(0, len(points), _MOST_METRICS):
+            self._client.log_batch(mlflow_id, metrics=points[start : start + _MOST_METRICS])
+
+    def _finish(self, mlflow_id: str, folder: RunFolder) -> None:
+        for path in folder.files():
+            self._client.log_artifact(mlflow_id, str(path))
+        self._client.set_tag(mlflow_id, "clbench.complete", "true")
+        self._client.set_terminated(mlflow_id, _STATUS[folder.status])
+
+    def _try(self, send: Callable[[], None]) -> None:
+        """Records lie in the run folder whatever happens here, so a failing store is no reason to stop."""
+        if self.is_behind:
+            return
+        try:
+            send()
+        except Exception as error:
+            self.is_behind = True
+            self.warn(
+                f"the MLflow store {self.uri} takes no more records ({_first_line(error)}); training goes on, "
+                "everything is kept in the run folders, and the same command run again will bring MLflow up to date"
+            )
+
+
+def load_runs(suite: str, uri: str) -> list[RecordedRun]:
+    """Every run of a suite that MLflow holds, one per run id (the newest complete record), by method and seed.
+
+    Raises:
+        TrackingError: if the store does not answer.
+        RecordError: if a run's files are missing or damaged, naming the run.
+    """
+    client = _client(uri)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        table = mlflow.search_runs(
+            experiments,
+            filter_string=f"tags.`clbench.suite` = '{suite}' and tags.`clbench.complete` = 'true'",
+            order_by=["attributes.start_time DESC"],
+        )
+    except Exception as error:
+        raise TrackingError(f"the MLflow store {uri} cannot be read ({_first_line(error)})") from None
+    if table.empty:
+        return []
+    runs = []
+    newest = table.drop_duplicates("tags.clbench.run_id", keep="first")
+    for mlflow_id in newest["run_id"]:
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                files = client.download_artifacts(mlflow_id, "", temporary)
+            except Exception as error:
+                raise RecordError(
+                    f"the files of the MLflow run {mlflow_id} cannot be read ({_first_line(error)}); run the same "
+                    "`clbench run` again after deleting that run in MLflow, to restore it from its run folder"
+                ) from None
+            runs.append(read_run(Path(files)))
+    return sorted(runs, key=lambda run: (run.method, run.seed, run.run_id))
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside a SQLite file; a server decides for itself."""
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    return None
+
+
+def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    # Not iterrows: it would turn the whole numbers of a row into floats, and layer 1 into layer 1.0.
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+
+
+def _tag(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]

@@ -1,0 +1,85 @@
+"""What the report's numbers mean, in words, and who defined them."""
+
+from clbench.reports.model import Cell, Column, Table
+
+_LOPEZ_PAZ = "Lopez-Paz and Ranzato 2017, arXiv 1706.08840"
+
+_TERMS = (
+    (
+        "Accuracy matrix",
+        "Its entry in row i and column j is the accuracy on the test images of task j after i tasks were learned.",
+        _LOPEZ_PAZ,
+    ),
+    (
+        "Average accuracy",
+        "Mean of the last row: the accuracy on each task after the last one was learned, averaged over tasks.",
+        _LOPEZ_PAZ,
+    ),
+    (
+        "Forgetting",
+        "For every task but the last: its best accuracy at any earlier point of the stream, less its accuracy "
+        "after the last task; averaged over these tasks. Positive means lost.",
+        "Chaudhry et al. 2018, arXiv 1801.10112",
+    ),
+    (
+        "Backward transfer",
+        "For every task but the last: its accuracy after the last task, less its accuracy right after it was "
+        "learned; averaged over these tasks. Negative means lost.",
+        _LOPEZ_PAZ,
+    ),
+    (
+        "Forward transfer",
+        "For every task but the first: its accuracy just before it is learned, less that of the untrained "
+        "network; averaged over these tasks. n/a where a task cannot be tried before it is learned.",
+        _LOPEZ_PAZ,
+    ),
+    (
+        "Learning accuracy",
+        "Accuracy on each task right after it was learned, averaged over tasks: the matrix's diagonal.",
+        "Riemer et al. 2019, arXiv 1810.11910",
+    ),
+    (
+        "Average incremental accuracy",
+        "Average accuracy over the tasks learned so far, averaged over the numbers of tasks learned.",
+        "Rebuffi et al. 2017, arXiv 1611.07725",
+    ),
+    (
+        "95 % confidence interval",
+        "Mean over seeds ± Student's t quantile (n − 1 degrees of freedom) times the standard deviation over "
+        "seeds, divided by the square root of n. Not given below 3 seeds.",
+        "Student's t",
+    ),
+    (
+        "Task known at test",
+        "Yes: the method is told which task a test image belongs to, and may choose a head, a mask or a "
+        "context by it. No: it gets the image alone. The first is the easier problem, and the two should not "
+        "be ranked together.",
+        "van de Ven and Tolias 2019, arXiv 1904.07734",
+    ),
+    (
+        "Extra state",
+        "What a method keeps beside the network's own weights after the last task: importances, masks, "
+        "contexts, stored copies.",
+        "measured by clbench",
+    ),
+    (
+        "Free, new, reused",
+        "Neurons of a layer (a filter counts as one) that no task has claimed; that this task claimed; that "
+        "earlier tasks claimed and whose mean activity on this task exceeds the threshold.",
+        "Golkar, Kagan, Cho 2019, arXiv 1903.04476",
+    ),
+    (
+        "Margin spent",
+        "Accuracy on the validation images of the current task that pruning gave up, in percentage points.",
+        "Golkar, Kagan, Cho 2019, arXiv 1903.04476",
+    ),
+)
+
+
+def glossary() -> Table:
+    """The terms, their meaning and their source."""
+    return Table(
+        "Metrics in words, and where they come from",
+        (Column("Term", "text", 1.2), Column("Meaning", "text", 4), Column("Source", "text", 1.8)),
+        tuple((Cell(term), Cell(meaning), Cell(source)) for term, meaning, source in _TERMS),
+    )

@@ -1,0 +1,229 @@
+"""Which runs may be averaged, and their statistics over seeds.
+
+Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from clbench.metrics import SUMMARY, tasks_learned
+from clbench.records import RecordedRun
+from clbench.reports.formatting import NOT_RECORDED, plain
+
+CONFIDENCE = 0.95
+SEEDS_FOR_INTERVAL = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        values: [n], one per seed.
+        mean: their mean.
+        half_width: half the 95 % confidence interval of the mean (Student's t); None below 3 seeds.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    half_width: float | None
+
+
+def estimate(values: npt.ArrayLike) -> Estimate:
+    """The mean of one value per seed with its confidence interval."""
+    array = np.asarray(values, dtype=np.float64)
+    half_width = None
+    if array.size >= SEEDS_FOR_INTERVAL:
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, array.size - 1)
+        half_width = float(quantile * array.std(ddof=1) / np.sqrt(array.size))
+    return Estimate(tuple(float(value) for value in array), float(array.mean()), half_width)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one method that differ in their seed alone.
+
+    Attributes:
+        method: the method's name.
+        label: the method's name, with a letter where it has several groups; unique in the report.
+        differs: what sets this group apart from the method's other groups; empty where it is the only one.
+        variant: 0 for the method's first group, 1 for the second, and so on.
+        runs: one per seed, by seed.
+    """
+
+    method: str
+    label: str
+    differs: str
+    variant: int
+    runs: tuple[RecordedRun, ...]
+
+    @property
+    def is_modified(self) -> bool:
+        """Whether these runs override the suite's or the method's own setting."""
+        return self.runs[0].is_modified
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that the runs share (and the seed, host and command of the first)."""
+        return self.runs[0].config
+
+    @property
+    def overrides(self) -> str:
+        """What was overridden, as `key=value`, comma-separated."""
+        given = self.config.get("overrides") or {}
+        return ", ".join(f"{key}={plain(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
+
+    @property
+    def matrices(self) -> npt.NDArray[np.float64]:
+        """The accuracy matrices, [n, T + 1, T]."""
+        return np.stack([run.accuracy_matrix for run in self.runs])
+
+    @property
+    def average_accuracy_curves(self) -> npt.NDArray[np.float64]:
+        """Average accuracy over the tasks learned so far, [n, T]."""
+        matrices = self.matrices
+        return np.stack([matrices[:, t, :t].mean(axis=1) for t in range(1, matrices.shape[2] + 1)], axis=1)
+
+    def metric(self, name: str) -> Estimate | None:
+        """A metric of `clbench.metrics.SUMMARY` over the seeds; None where any run leaves it undefined."""
+        values = [SUMMARY[name](run.accuracy_matrix, None) for run in self.runs]
+        defined = [value for value in values if value is not None]
+        return estimate(defined) if len(defined) == len(values) else None
+
+    def tasks(self, column: str, over_tasks: str) -> Estimate | None:
+        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first` or `last` over tasks."""
+        ends = {"first": 0, "last": -1}
+        values = []
+        for run in self.runs:
+            recorded = pd.to_numeric(run.tasks[column], errors="coerce").dropna()
+            if recorded.empty:
+                return None
+            end = ends.get(over_tasks)
+            values.append(float(recorded.agg(over_tasks) if end is None else recorded.iloc[end]))
+        return estimate(values)
+
+    @property
+    def capacity(self) -> pd.DataFrame:
+        """Neurons per layer and task, mean over seeds; empty for methods that count none."""
+        frames = [run.capacity for run in self.runs if len(run.capacity)]
+        if not frames:
+            return pd.DataFrame()
+        numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
+        return numbers.groupby(["layer", "task"], as_index=False).mean()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that no number contains, and why."""
+
+    run: RecordedRun
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The groups to report, the suite's own setting first, and the runs left out."""
+
+    groups: tuple[Group, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
+    """Sorts a suite's runs into groups by decreasing accuracy, and sets aside those that cannot count."""
+    counted: dict[str, dict[int, RecordedRun]] = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: (run.started, run.ended, run.run_id), reverse=True):
+        if run.suite != suite:
+            continue
+        reason = _reason_to_leave_out(run)
+        if not reason:
+            by_seed = counted.setdefault(json.dumps(_identity(run), sort_keys=True), {})
+            # A seed that counts twice would narrow the interval without adding evidence.
+            first = by_seed.setdefault(run.seed, run)
+            if first is not run:
+                reason = f"repeats seed {run.seed} of the later run {first.run_id}"
+        if reason:
+            left_out.append(LeftOut(run, reason))
+    groups = _labelled([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
+    return Selection(
+        groups=tuple(sorted(groups, key=_by_accuracy)),
+        left_out=tuple(sorted(left_out, key=lambda item: (item.run.method, item.run.seed, item.run.run_id))),
+    )
+
+
+def _by_accuracy(group: Group) -> tuple[bool, float, str]:
+    accuracy = group.metric("average_accuracy")
+    return group.is_modified, -(accuracy.mean if accuracy else 0.0), group.label
+
+
+def _reason_to_leave_out(run: RecordedRun) -> str:
+    if run.status == "running":
+        return "was still running when the runs were read"
+    if run.status != "finished":
+        return run.reason or "no reason was recorded"
+    tasks = run.accuracy_matrix.shape[1]
+    learned = tasks_learned(run.accuracy_matrix)
+    return "" if learned == tasks else f"is recorded as finished, but holds {learned} of {tasks} tasks"
+
+
+def _identity(run: RecordedRun) -> dict[str, Any]:
+    """What two runs must share to be averaged: everything that can move the accuracy, except the seed.
+
+    Commit, host, device and threads are not part of it: they should not move numbers, and where they differ
+    within a group the report says so.
+    """
+    config = run.config
+    flat = {
+        "method": run.method,
+        "modified": run.is_modified,
+        "overrides": config.get("overrides") or {},
+        "precision": config.get("precision"),
+        "clbench": (config.get("versions") or {}).get("clbench"),
+        "data SHA-256": (config.get("data") or {}).get("sha256"),
+        "task known at test": config.get("task_known_at_test"),
+        "tasks": run.accuracy_matrix.shape[1],
+    }
+    for kind in ("suite_settings", "method_settings"):
+        for key, value in (config.get(kind) or {}).items():
+            flat[f"{kind.removesuffix('_settings')}.{key}"] = value
+    return flat
+
+
+def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
+    siblings: dict[tuple[str, bool], list[tuple[RecordedRun, ...]]] = {}
+    for runs in all_runs:
+        siblings.setdefault((runs[0].method, runs[0].is_modified), []).append(runs)
+    groups = []
+    for (method, modified), alike in sorted(siblings.items()):
+        alike.sort(key=lambda runs: (-len(runs), json.dumps(_identity(runs[0]), sort_keys=True)))
+        for number, runs in enumerate(alike):
+            marks = ["modified"] if modified else []
+            if len(alike) > 1:
+                marks.append(_letters(number))
+            label = f"{method} ({' '.join(marks)})" if marks else method
+            groups.append(Group(method, label, _differences(runs, alike), number, runs))
+    return groups
+
+
+def _letters(number: int) -> str:
+    first, last = divmod(number, len(ascii_lowercase))
+    return (_letters(first - 1) if first else "") + ascii_lowercase[last]
+
+
+def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRun, ...]]) -> str:
+    identities = [_identity(other[0]) for other in alike]
+    own = _identity(runs[0])
+    keys = sorted({key for identity in identities for key in identity} - {"overrides"})
+    return ", ".join(
+        f"{key}={plain(own.get(key))}"
+        for key in keys
+        if any(identity.get(key) != own.get(key) for identity in identities)
+    )

@@ -1,0 +1,126 @@
+"""Tables that say what every number was made with, and which runs entered none."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from clbench.records import RecordedRun
+from clbench.reports.formatting import counted, minute, percent, plain
+from clbench.reports.groups import Group, LeftOut
+from clbench.reports.model import Cell, Column, Table
+
+
+def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
+    """Versions, commit, data and machine; the settings; and one row per run."""
+    return (
+        Table(
+            "What the runs were made with",
+            (Column("Item", "text", 1), Column("Value", "text", 4)),
+            tuple((Cell(item), Cell(value)) for item, value in _environment(groups)),
+        ),
+        Table(
+            "Settings",
+            (Column("Of", "text", 1), Column("Settings", "code", 4)),
+            tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
+        ),
+        _runs(groups),
+    )
+
+
+def left_out_table(left_out: Sequence[LeftOut]) -> Table:
+    """The runs that no number contains, and why."""
+    return Table(
+        "Runs that no number contains",
+        (
+            Column("Run", "code", 1.5),
+            Column("Method", "text", 1.2),
+            Column("Seed", width=0.5),
+            Column("Status", "text", 0.8),
+            Column("Reason", "text", 4),
+        ),
+        tuple(
+            (
+                Cell(item.run.run_id),
+                Cell(item.run.method, "modified" if item.run.is_modified else ""),
+                Cell(str(item.run.seed)),
+                Cell(item.run.status),
+                Cell(item.reason),
+            )
+            for item in left_out
+        ),
+    )
+
+
+def _runs(groups: Sequence[Group]) -> Table:
+    return Table(
+        "Runs",
+        (
+            Column("Run", "code", 1.75),
+            Column("Method", "text", 1.4),
+            Column("Seed", width=0.6),
+            Column("Accuracy, %", width=0.95),
+            Column("Started (UTC)", "text", 1.1),
+            Column("Ended (UTC)", "text", 1.1),
+            Column("Command", "code", 3.4),
+        ),
+        tuple(
+            (
+                Cell(run.run_id),
+                Cell(group.label),
+                Cell(str(run.seed)),
+                Cell(percent(float(run.accuracy_matrix[-1].mean()))),
+                Cell(minute(run.started)),
+                Cell(minute(run.ended)),
+                Cell(plain(run.config.get("command"))),
+            )
+            for group in groups
+            for run in group.runs
+        ),
+    )
+
+
+def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
+    """What the runs ran on; where they differ, every value with the number of its runs."""
+    runs = [run for group in groups for run in group.runs]
+
+    def commit(run: RecordedRun) -> str:
+        dirty = " with uncommitted changes" if run.config.get("git_dirty") else ""
+        return plain(run.config.get("git_commit")) + dirty
+
+    def top(key: str) -> Callable[[RecordedRun], str]:
+        return lambda run: plain(run.config.get(key))
+
+    def within(name: str, key: str) -> Callable[[RecordedRun], str]:
+        return lambda run: plain((run.config.get(name) or {}).get(key))
+
+    packages = sorted({package for run in runs for package in run.config.get("versions") or {}})
+    leading = [name for name in ("clbench", "python", "torch") if name in packages]
+    items: list[tuple[str, Callable[[RecordedRun], str]]] = [
+        ("Commit", commit),
+        ("Data source", within("data", "source")),
+        ("Data SHA-256", within("data", "sha256")),
+        ("Images to train on", within("data", "train_images")),
+        ("Images to test", within("data", "test_images")),
+        ("Device", top("device")),
+        ("Precision", top("precision")),
+        ("Threads", top("threads")),
+        ("Host", top("host")),
+        *((package, within("versions", package)) for package in dict.fromkeys([*leading, *packages])),
+    ]
+    for item, read in items:
+        counts = sorted(Counter(read(run) for run in runs).items())
+        if len(counts) == 1:
+            yield item, counts[0][0]
+        else:
+            yield item, "; ".join(f"{value} ({counted(count, 'run')})" for value, count in counts)
+
+
+def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
+    """The suite's settings and each method's own, once for all the groups that share them."""
+    for name, what in (("suite_settings", "the suite"), ("method_settings", "")):
+        shared: dict[str, list[str]] = {}
+        for group in groups:
+            shared.setdefault(plain(group.config.get(name) or {}), []).append(group.label)
+        for number, (settings, labels) in enumerate(shared.items()):
+            # The groups with the suite's own setting come first.
+            whose = ", ".join(labels)
+            yield (f"{what}, for {whose}" if number else what) if what else whose, settings

@@ -1,0 +1,17 @@
+"""The methods under test; `CLNPPlugin` also works in a plain Avalanche strategy."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clbench.strategies.clnp import CLNPPlugin
+
+__all__ = ["CLNPPlugin"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: the module brings Avalanche along, which takes seconds.
+    if name == "CLNPPlugin":
+        from clbench.strategies.clnp import CLNPPlugin
+
+        return CLNPPlugin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

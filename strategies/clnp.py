@@ -1,0 +1,705 @@
+r"""CLNP: Continual Learning via Neural Pruning.
+
+Source: Golkar, Kagan and Cho 2019, "Continual learning via neural pruning" (arXiv 1903.04476).
+
+After each task every hidden neuron is *active* (claimed by a task so far) or *free*. Letters: layers
+l = 1 .. L - 1 are hidden, N_l neurons each, W_l has shape [N_l, N_{l-1}]; A_l active, F_l free; all inputs of
+the network are active. For every task:
+
+1. Train with cross-entropy + alpha |W|_1. What belongs to active neurons is put back after every step of the
+   optimiser: zeroing gradients would not do, since momentum, weight decay and L1 move a weight without one.
+2. Measure each neuron's activity: its mean output after the ReLU over the task's training data.
+3. Prune with graceful forgetting: a free neuron of activity <= theta_l is pruned; theta_l is as large as it can
+   be while the validation accuracy stays within the margin of the unpruned network's.
+4. Partition the weights by (source, destination). Active to active: frozen for ever. Free to active:
+   interference, set to 0 and held there. Anything to free: trainable, initialised anew for the next task.
+
+A row of W_l that leads to an active neuron is therefore constant from then on, all of it, and freezing is by
+row; of a single head's output layer the columns of active neurons are frozen. So what a task computed depends on
+constants only, and *forgetting after the task's own pruning is exactly zero*, while later tasks may read from
+active neurons. Which neurons a task reads is its mask, so the task must be known at test time.
+
+Fine-tuning (the paper's improved variant): after step 3 the neurons just claimed train for a few more epochs
+without L1, the pruned ones removed.
+
+Departs from it, where the paper is silent: the activity is a mean over all inputs; thresholds are found layer by
+layer in order, by bisection over the activities, the margin shared evenly (what an early layer does not spend
+passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if validation accuracy
+falls; a single head has a bias per task; each task has a new optimiser. `l1_activities` is not in the paper and
+is off by default.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from avalanche.benchmarks import CLExperience
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.core import SupervisedPlugin
+from avalanche.models.utils import avalanche_forward
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from clbench.errors import MethodError
+from clbench.loading import TensorLoader
+from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
+from clbench.seeding import RandomStreams
+from clbench.streams import Stream, Task
+
+
+class CLNPSettings(MethodSettings):
+    """Hyper-parameters of CLNP.
+
+    Attributes:
+        margin: m, accuracy in percentage points that pruning may cost on the task's validation data.
+        l1_weights: alpha, the weight of the L1 norm of all trainable weights.
+        l1_activities: weight of the sum, over free neurons, of their mean output in the batch.
+        fine_tune_share: share of the suite's epochs that come after pruning, rounded to whole epochs; 0 is the
+            paper's plain form.
+        fine_tune_rate: their learning rate, as a share of the task's.
+        thresholds: one theta `per-layer`, or one `global` theta for all layers.
+    """
+
+    margin: float = Field(default=0.2, ge=0, le=100)
+    l1_weights: float = Field(default=2e-5, ge=0, le=1)
+    l1_activities: float = Field(default=0.0, ge=0, le=1)
+    fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
+    fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
+    thresholds: Literal["per-layer", "global"] = "per-layer"
+
+
+@dataclass
+class HiddenLayer:
+    """One prunable layer.
+
+    Attributes:
+        linear: its weights.
+        active: bool [N_l], neurons claimed by a task so far.
+    """
+
+    linear: nn.Linear
+    active: Tensor
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one task did to one hidden layer.
+
+    Attributes:
+        layer: its number, from 1.
+        neurons, free, new, reused: counts after the task; `reused` are neurons of earlier tasks that are active
+            on this one and reach a newly claimed neuron, or the head, through a weight that is not 0.
+        threshold: theta_l.
+        margin_spent: accuracy in percentage points that pruning this layer cost on the validation data.
+    """
+
+    layer: int
+    neurons: int
+    free: int
+    new: int
+    reused: int
+    threshold: float
+    margin_spent: float
+
+
+class CLNPPlugin(SupervisedPlugin):
+    """CLNP for any Avalanche strategy whose network is a chain of linear layers.
+
+    The network may hold anything without parameters between the linear layers (ReLU, dropout, flatten). It has
+    one output layer, or one per task (multi-head). Each training experience is a task; an evaluation experience
+    is seen through the mask of the training experience with the same `current_experience`, an experience not
+    learned yet through the latest mask. Outside Avalanche's loops use `with plugin.task(index): model(x)`.
+
+    Args:
+        margin, l1_weights, l1_activities, fine_tune_rate, thresholds: see `CLNPSettings`.
+        fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
+        validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
+            lets the plugin hold out `validation_share` of the task's training data.
+        validation_share: of the training data, where no stream is given.
+        seed: of new initial weights and of the held-out share.
+
+    Attributes:
+        layers: the hidden layers, found when the first task arrives.
+        reports: per task, a `LayerReport` per layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 0.2,
+        l1_weights: float = 2e-5,
+        l1_activities: float = 0.0,
+        fine_tune_epochs: int = 3,
+        fine_tune_rate: float = 0.25,
+        thresholds: Literal["per-layer", "global"] = "per-layer",
+        validation_stream: Sequence[Any] | None = None,
+        validation_share: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.l1_weights = l1_weights
+        self.l1_activities = l1_activities
+        self.fine_tune_epochs = fine_tune_epochs
+        self.fine_tune_rate = fine_tune_rate
+        self.thresholds = thresholds
+        self.validation_stream = validation_stream
+        self.validation_share = validation_share
+        self.seed = seed
+        self.layers: list[HiddenLayer] = []
+        self.masks: dict[int, list[Tensor]] = {}  # task -> per layer, bool [N_l]: active after that task
+        self.head_of: dict[int, str] = {}  # task -> name of its output layer
+        self.output_bias: dict[int, Tensor] = {}  # task -> bias of its output layer, [C], empty without bias
+        self.reports: dict[int, list[LayerReport]] = {}
+        self._heads: dict[str, nn.Linear] = {}  # output layers seen so far, by name
+        self._hooked: set[str] = set()
+        self._mask: list[Tensor] | None = None  # masks in force, None: the whole network
+        self._displaced: tuple[nn.Linear, Tensor] | None = None  # a head and its present bias, while a task's
+        # bias is in its place
+        self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
+        # What must not change: (parameter, dimension, index, values), and whole parameters of other heads.
+        self._frozen: list[tuple[Tensor, int, Tensor, Tensor]] = []
+        self._frozen_heads: list[tuple[Tensor, Tensor]] = []
+        self._phase: Literal["idle", "train", "fine-tune"] = "idle"
+
+    # -- Avalanche's events ------------------------------------------------------------------------------------
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Holds out validation data where no validation stream was given."""
+        if self.validation_stream is not None:
+            return
+        dataset = strategy.adapted_dataset
+        held_out = max(1, round(len(dataset) * self.validation_share))
+        if held_out >= len(dataset):
+            raise MethodError(f"CLNP cannot hold out {held_out} of {len(dataset)} training images for validation")
+        order = torch.randperm(len(dataset), generator=self._generator("validation", strategy)).tolist()
+        self._validation_data = dataset.subset(order[:held_out]).eval()
+        strategy.adapted_dataset = dataset.subset(order[held_out:])
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Finds the layers, gives the free neurons new weights, and notes what must not change."""
+        self._use(None)
+        sample = strategy.experience.dataset[0]
+        self._head_name = self.attach(
+            strategy.model,
+            torch.as_tensor(sample[0]).unsqueeze(0).to(strategy.device),
+            torch.tensor([int(sample[-1])], device=strategy.device),
+        )
+        self._head = self._heads[self._head_name]
+        if self.masks:
+            self._initialise_free(strategy)
+        self._new_optimizer_state(strategy)
+        self._keep_frozen(strategy)
+        self._phase = "train"
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Adds the L1 norm of the activities, if asked for, to the loss."""
+        if self._phase == "train" and self.l1_activities:
+            for layer, output in zip(self.layers, self._inputs, strict=True):
+                assert output is not None
+                strategy.loss += self.l1_activities * output.float().mean(0)[~layer.active].sum()
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Adds the gradient of the L1 norm of the weights."""
+        if self._phase == "train" and self.l1_weights:
+            for linear in (*(layer.linear for layer in self.layers), self._head):
+                assert linear.weight.grad is not None
+                linear.weight.grad.add_(linear.weight.detach().sign(), alpha=self.l1_weights)
+
+    @torch.no_grad()
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Puts back whatever the optimiser moved of the frozen part."""
+        for parameter, dim, index, values in self._frozen:
+            parameter.index_copy_(dim, index, values)
+        for parameter, whole in self._frozen_heads:
+            parameter.copy_(whole)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Prunes, fine-tunes, and freezes what the task has claimed."""
+        task = strategy.experience.current_experience
+        self._phase = "idle"
+        activity = self._measure_activity(strategy)
+        validation = _Validation(self, strategy)
+        masks, thresholds, spent = self._prune(activity, validation)
+        new = [mask & ~layer.active for mask, layer in zip(masks, self.layers, strict=True)]
+        self._cut_interference(masks, new)
+        self._mask = masks
+        if self.fine_tune_epochs and any(bool(claimed.any()) for claimed in new):
+            self._fine_tune(strategy, validation, masks, new)
+        reused = self._count_reused(activity, thresholds, new)
+        for layer, claimed in zip(self.layers, new, strict=True):
+            layer.active |= claimed
+        self.masks[task] = masks
+        self.head_of[task] = self._head_name
+        self.output_bias[task] = _bias_of(self._head).clone()
+        self.reports[task] = [
+            LayerReport(
+                layer=number + 1,
+                neurons=len(layer.active),
+                free=int((~layer.active).sum()),
+                new=int(new[number].sum()),
+                reused=reused[number],
+                threshold=thresholds[number],
+                margin_spent=spent[number],
+            )
+            for number, layer in enumerate(self.layers)
+        ]
+        self._mask = None
+        self._frozen, self._frozen_heads = [], []
+        self._inputs = [None] * len(self.layers)
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Sees the experience through its task's mask."""
+        self._before_eval = self._mask
+        index = strategy.experience.current_experience
+        # In the midst of training, the task at hand has no mask yet: it is seen as it is.
+        if self._phase == "idle" or index in self.masks:
+            self._use(index)
+
+    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Goes back to what was in force."""
+        self._use(None)
+        self._mask = self._before_eval
+
+    # -- Masks -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def task(self, index: int) -> Iterator[None]:
+        """Within this context the network answers as it did right after learning task `index`.
+
+        A task that was not learned is seen through the latest mask.
+        """
+        self._use(index)
+        try:
+            yield
+        finally:
+            self._use(None)
+
+    def _use(self, task: int | None) -> None:
+        if self._displaced is not None:
+            head, bias = self._displaced
+            _bias_of(head).copy_(bias)
+            self._displaced = None
+        if task is None or not self.masks:
+            self._mask = None
+            return
+        known = task if task in self.masks else next(reversed(self.masks))
+        self._mask = self.masks[known]
+        head = self._heads[self.head_of[known]]
+        self._displaced = head, _bias_of(head).clone()
+        _bias_of(head).copy_(self.output_bias[known])
+
+    def _hook(self, number: int) -> Any:
+        """What sits before the layer that reads hidden layer `number`: applies the mask, notes the output."""
+
+        def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            (output,) = args
+            if self._mask is not None:
+                output = output * self._mask[number].to(output.dtype)
+            self._inputs[number] = output
+            return (output,)
+
+        return before
+
+    # -- The network -------------------------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module, x: Tensor, task_labels: Tensor) -> str:
+        """Finds the layers by following a batch through the network: the linear layers it passes are the chain.
+
+        Happens by itself when a task is trained; again for a network that it knows, it does nothing new.
+
+        Returns:
+            The name of the output layer, the last one passed.
+
+        Raises:
+            MethodError: if the network is not a chain of linear layers, or changed since an earlier task.
+        """
+        names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        passed: list[nn.Linear] = []
+        hooks = [module.register_forward_hook(lambda m, _, __: passed.append(m)) for module in names]
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                avalanche_forward(model, x, task_labels)
+        finally:
+            model.train(was_training)
+            for hook in hooks:
+                hook.remove()
+        _check_chain(model, passed, names)
+        hidden, head = passed[:-1], passed[-1]
+        if not self.layers:
+            for number, linear in enumerate(hidden):
+                nobody = torch.zeros(linear.out_features, dtype=torch.bool, device=linear.weight.device)
+                self.layers.append(HiddenLayer(linear, nobody))
+                if number:
+                    linear.register_forward_pre_hook(self._hook(number - 1))
+            self._inputs = [None] * len(self.layers)
+        elif [layer.linear for layer in self.layers] != hidden:
+            raise MethodError(
+                "CLNP needs the same hidden layers for every task, but the network's have changed since the first"
+            )
+        name = names[head]
+        if self._heads.setdefault(name, head) is not head:
+            raise MethodError(
+                f"CLNP needs output layers of fixed size, but '{name}' was replaced after an earlier task; "
+                "build it for all classes from the start, or use a head per task"
+            )
+        if name not in self._hooked:
+            self._hooked.add(name)
+            head.register_forward_pre_hook(self._hook(len(self.layers) - 1))
+        return name
+
+    def _readers(self) -> list[nn.Linear]:
+        """Per hidden layer, the layer that reads it."""
+        return [*(layer.linear for layer in self.layers[1:]), self._head]
+
+    @torch.no_grad()
+    def _initialise_free(self, strategy: Any) -> None:
+        """Free neurons, and what an output layer in its second use reads from them, start anew.
+
+        The distribution is the one that PyTorch gives a linear layer; biases start at 0.
+        """
+        generator = self._generator("weights", strategy)
+
+        def fresh(weight: Tensor) -> Tensor:
+            bound = weight.shape[1] ** -0.5
+            values = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).mul_(2 * bound).sub_(bound)
+            return values.to(weight.device)
+
+        for layer in self.layers:
+            free = ~layer.active
+            layer.linear.weight[free] = fresh(layer.linear.weight)[free]
+            if layer.linear.bias is not None:
+                layer.linear.bias[free] = 0
+        taken = self._columns_of_earlier_tasks()
+        if taken is not None:
+            self._head.weight[:, ~taken] = fresh(self._head.weight)[:, ~taken]
+            _bias_of(self._head).zero_()
+
+    def _columns_of_earlier_tasks(self) -> Tensor | None:
+        """Columns of the present output layer that earlier tasks use, bool [N_{L-1}]; None if it is a new one."""
+        masks = [self.masks[task][-1] for task, name in self.head_of.items() if name == self._head_name]
+        return torch.stack(masks).any(0) if masks else None
+
+    def _keep_frozen(self, strategy: Any) -> None:
+        """Notes the constants of the active part."""
+        self._frozen = []
+        for layer in self.layers:
+            rows = layer.active.nonzero().squeeze(1)
+            if len(rows):
+                for parameter in layer.linear.parameters():
+                    values = parameter.detach().index_select(0, rows)
+                    self._frozen.append((parameter.data, 0, rows, values))
+        taken = self._columns_of_earlier_tasks()
+        if taken is not None:
+            columns = taken.nonzero().squeeze(1)
+            values = self._head.weight.detach().index_select(1, columns)
+            self._frozen.append((self._head.weight.data, 1, columns, values))
+        # Other heads have no gradient now, but momentum and weight decay may move them all the same.
+        self._frozen_heads = [
+            (parameter.data, parameter.detach().clone())
+            for head in self._heads.values()
+            if head is not self._head
+            for parameter in head.parameters()
+        ]
+
+    @torch.no_grad()
+    def _cut_interference(self, masks: list[Tensor], new: list[Tensor]) -> None:
+        """Zeroes the weights from pruned neurons to the ones just claimed, and to the head of the task."""
+        for number, mask in enumerate(masks[:-1]):
+            reader = self.layers[number + 1].linear.weight
+            reader.masked_fill_(new[number + 1][:, None] & ~mask[None, :], 0)
+        self._head.weight.masked_fill_(~masks[-1][None, :], 0)
+
+    # -- Pruning -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _measure_activity(self, strategy: Any) -> list[Tensor]:
+        """Mean output of every hidden neuron over the task's training data: per layer, float64 [N_l]."""
+        sums = [
+            torch.zeros(len(layer.active), dtype=torch.float64, device=layer.active.device) for layer in self.layers
+        ]
+        count = 0
+        was_training = strategy.model.training
+        strategy.model.eval()
+        for batch in strategy.dataloader:
+            x, labels = batch[0].to(strategy.device), batch[-1].to(strategy.device)
+            avalanche_forward(strategy.model, x, labels)
+            for total, output in zip(sums, self._inputs, strict=True):
+                assert output is not None
+                # A ReLU's output is its own size; for other activations the size is what matters.
+                total += output.abs().sum(0)
+            count += len(x)
+        strategy.model.train(was_training)
+        return [total / count for total in sums]
+
+    def _prune(
+        self, activity: list[Tensor], validation: "_Validation"
+    ) -> tuple[list[Tensor], list[float], list[float]]:
+        """Chooses the thresholds.
+
+        Returns:
+            Per layer: the mask (bool [N_l], what stays), theta_l, and the points of accuracy it cost.
+        """
+        base = validation.accuracy(None)
+        everything = [torch.ones_like(layer.active) for layer in self.layers]
+        groups = [[number] for number in range(len(self.layers))]
+        if self.thresholds == "global":
+            groups = [list(range(len(self.layers)))]
+        masks, thresholds, spent = everything, [0.0] * len(self.layers), [0.0] * len(self.layers)
+        accuracy = base
+        for position, group in enumerate(groups):
+            allowed = base - self.margin * (position + 1) / len(groups) / 100
+
+            def pruned(theta: float, group: list[int] = group, masks: list[Tensor] = masks) -> list[Tensor]:
+                return [
+                    mask & (self.layers[number].active | (activity[number] > theta)) if number in group else mask
+                    for number, mask in enumerate(masks)
+                ]
+
+            candidates = torch.cat([activity[number][~self.layers[number].active] for number in group]).unique()
+            with validation.holding(group[0]):
+                theta, reached = _largest_threshold(
+                    [0.0, *candidates[candidates > 0].tolist()],
+                    lambda theta, pruned=pruned: validation.accuracy(pruned(theta)),  # type: ignore[misc]
+                    allowed,
+                )
+            if reached is None:
+                warnings.warn(
+                    f"CLNP pruned nothing in hidden layer {group[0] + 1}: even without its silent neurons the "
+                    f"validation accuracy falls below {100 * allowed:.2f} %",
+                    stacklevel=2,
+                )
+                continue
+            masks = pruned(theta)
+            for number in group:
+                thresholds[number] = theta
+                spent[number] = 100 * (accuracy - reached) / len(group)
+            accuracy = reached
+        return masks, thresholds, spent
+
+    def _fine_tune(self, strategy: Any, validation: "_Validation", masks: list[Tensor], new: list[Tensor]) -> None:
+        """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
+        before = validation.accuracy(masks)
+        state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
+        full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
+        self._new_optimizer_state(strategy)
+        self._phase = "fine-tune"
+        for epoch in range(self.fine_tune_epochs):
+            for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
+                group["lr"] = full * self.fine_tune_rate * (1 - epoch / self.fine_tune_epochs)
+            strategy.training_epoch()
+        self._phase = "idle"
+        for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
+            group["lr"] = full
+        # Their inputs are 0, so nothing has moved them but what an optimiser may do without a gradient.
+        self._cut_interference(masks, new)
+        if validation.accuracy(masks) < before:
+            strategy.model.load_state_dict(state)
+
+    def _count_reused(self, activity: list[Tensor], thresholds: list[float], new: list[Tensor]) -> list[int]:
+        """Per layer, the neurons of earlier tasks that this task works with (see `LayerReport`)."""
+        counts = []
+        for number, (layer, reader) in enumerate(zip(self.layers, self._readers(), strict=True)):
+            awake = layer.active & (activity[number] > thresholds[number])
+            rows = reader.weight if reader is self._head else reader.weight[new[number + 1]]
+            counts.append(int((awake & (rows != 0).any(0)).sum()))
+        return counts
+
+    def _new_optimizer_state(self, strategy: Any) -> None:
+        strategy.optimizer.state.clear()
+
+    def _generator(self, purpose: str, strategy: Any) -> torch.Generator:
+        return RandomStreams(self.seed).generator(f"clnp-{purpose}", strategy.experience.current_experience)
+
+    # -- State -------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be kept between tasks beside the weights: a bit per neuron and task, a bias per task."""
+        return {
+            **{f"mask/{task}/{n}": mask for task, masks in self.masks.items() for n, mask in enumerate(masks)},
+            **{f"bias/{task}/{self.head_of[task]}": bias for task, bias in self.output_bias.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state` gave; call after `attach`."""
+        for key, tensor in state.items():
+            kind, task, name = key.split("/")
+            if kind == "mask":
+                self.masks.setdefault(int(task), []).append(tensor.clone())
+            else:
+                self.head_of[int(task)] = name
+                self.output_bias[int(task)] = tensor.clone()
+        for masks in self.masks.values():
+            for layer, mask in zip(self.layers, masks, strict=True):
+                layer.active |= mask
+
+
+def _check_chain(model: nn.Module, passed: list[nn.Linear], names: Mapping[nn.Linear, str]) -> None:
+    covered = {id(parameter) for linear in names for parameter in linear.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in covered:
+            raise MethodError(
+                f"CLNP prunes networks of linear layers so far, but '{name}' belongs to another kind of layer"
+            )
+    if len(passed) < 2:
+        raise MethodError("CLNP needs at least one hidden linear layer before the output layer")
+    if len(set(passed)) < len(passed):
+        raise MethodError("CLNP needs a network that uses each linear layer once per forward pass")
+    for earlier, later in itertools.pairwise(passed):
+        if earlier.out_features != later.in_features:
+            raise MethodError(
+                "CLNP needs linear layers that follow one another, but "
+                f"'{names[earlier]}' gives {earlier.out_features} values and '{names[later]}' reads "
+                f"{later.in_features}"
+            )
+
+
+def _largest_threshold(
+    candidates: list[float], accuracy: Callable[[float], float], allowed: float
+) -> tuple[float, float | None]:
+    """Bisection for the largest candidate (ascending) whose accuracy is allowed, and that accuracy."""
+    reached = accuracy(candidates[0])
+    if reached < allowed:
+        return 0.0, None
+    low, high = 0, len(candidates)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = accuracy(candidates[middle])
+        if found >= allowed:
+            low, reached = middle, found
+        else:
+            high = middle
+    return candidates[low], reached
+
+
+def _bias_of(linear: nn.Linear) -> Tensor:
+    """The bias itself, outside autograd; an empty tensor for a layer without."""
+    return linear.weight.new_empty(0) if linear.bias is None else linear.bias.detach()
+
+
+class _Validation:
+    """Accuracy on the task's validation data under masks, computing again only what may have changed."""
+
+    def __init__(self, plugin: CLNPPlugin, strategy: Any) -> None:
+        self.plugin = plugin
+        self.model = strategy.model
+        if plugin.validation_stream is None:
+            source = plugin._validation_data
+        else:
+            source = plugin.validation_stream[strategy.experience.current_experience]
+        if isinstance(source, CLExperience):
+            source = source.dataset.eval()
+        if isinstance(source, AvalancheDataset):
+            source = DataLoader(source, batch_size=EVALUATION_BATCH)
+        self.batches = [[part.to(strategy.device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
+
+    @torch.no_grad()
+    def accuracy(self, masks: list[Tensor] | None) -> float:
+        """Share of the validation images classified correctly; None stands for the whole network."""
+        previous, was_training = self.plugin._mask, self.model.training
+        self.plugin._mask = masks
+        self.model.eval()
+        correct = count = 0
+        for number, (x, y, labels) in enumerate(self.batches):
+            self._batch = number
+            correct += int((avalanche_forward(self.model, x, labels).argmax(1) == y).sum())
+            count += len(y)
+        self.plugin._mask = previous
+        self.model.train(was_training)
+        return correct / count
+
+    @contextmanager
+    def holding(self, number: int) -> Iterator[None]:
+        """Within, the hidden layers up to `number` (from 0) compute once per batch and then repeat themselves.
+
+        For a search that changes the masks of layer `number` and later: what lies before does not depend on
+        them.
+        """
+        held = [layer.linear for layer in self.plugin.layers[: number + 1]]
+        for linear in held:
+            outputs: dict[int, Tensor] = {}
+
+            def repeat(x: Tensor, linear: nn.Linear = linear, outputs: dict[int, Tensor] = outputs) -> Tensor:
+                if self._batch not in outputs:
+                    outputs[self._batch] = nn.functional.linear(x, linear.weight, linear.bias)
+                # A copy, because an activation function may work in place.
+                return outputs[self._batch].clone()
+
+            linear.forward = repeat  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            for linear in held:
+                del linear.forward
+
+
+class _ValidationStream(Sequence[TensorLoader]):
+    """The validation batches of every task, made when they are asked for."""
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        self.stream = stream
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.stream.tasks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return TensorLoader([self.stream.tasks[index].validation], EVALUATION_BATCH, self.device)
+
+
+class CLNP(Method):
+    """CLNP on a suite; fine-tuning epochs are taken out of the suite's, so that every method has as many."""
+
+    Settings = CLNPSettings
+    task_known_at_test = True
+
+    def plugins(self) -> list[SupervisedPlugin]:
+        """The CLNP plugin, with the suite's validation images."""
+        s = self.settings
+        self.clnp = CLNPPlugin(
+            margin=s.margin,
+            l1_weights=s.l1_weights,
+            l1_activities=s.l1_activities,
+            fine_tune_epochs=s.epochs - self.training_epochs(),
+            fine_tune_rate=s.fine_tune_rate,
+            thresholds=s.thresholds,
+            validation_stream=_ValidationStream(self.workplace.stream, self.workplace.device),
+            seed=self.workplace.seeds.derive("clnp"),
+        )
+        return [self.clnp]
+
+    def training_epochs(self) -> int:
+        """The epochs before pruning."""
+        return max(1, self.settings.epochs - round(self.settings.epochs * self.settings.fine_tune_share))
+
+    def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:
+        """Builds the strategy and attaches the plugin, so that a state can be loaded before training."""
+        super().prepare(observers)
+        image = torch.zeros(1, *self.workplace.stream.image_shape, device=self.workplace.device)
+        for task in self.workplace.stream.tasks:
+            self.clnp.attach(self.model, image, torch.tensor([task.index], device=self.workplace.device))
+
+    def predict(self, images: Tensor, task: Task) -> Tensor:
+        """Logits through the task's mask."""
+        with self.clnp.task(task.index):
+            return super().predict(images, task)
+
+    def capacity(self) -> list[dict[str, Any]]:
+        """Free, new and reused neurons of each layer after the last task."""
+        task, rows = next(reversed(self.clnp.reports.items()))
+        return [{"task": task + 1, **vars(row)} for row in rows]
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """Masks and biases of every task."""
+        return self.clnp.state()
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes masks and biases back."""
+        self.clnp.load_state(extra)

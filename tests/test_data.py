@@ -1,0 +1,497 @@
+import gzip
+import hashlib
+import io
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from http.client import IncompleteRead
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+
+from clbench import data
+from clbench.data import SOURCES, data_folder, load_images
+from clbench.errors import DataError, SettingError
+
+DIGITS_SHA256 = "82d9d9a6b1f24958111fbc6331ad9d5fceb0f970f5c8cfe9511229c1aef42639"
+MNIST_SHA256 = "0e8383649ea45e02ea84f209cc331c5be5f96b159bfba6afca400beff6e9cdae"
+
+REAL_FILES = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_mnist = pytest.mark.skipif(
+    not (REAL_FILES / "MNIST" / "raw").is_dir(), reason="../shared/data/MNIST is not beside the repository"
+)
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+TRAIN, TEST = 40, 20
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_no_settings(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise URLError("the network is unreachable")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.delenv("CLBENCH_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def content_of(folder):
+    return {
+        path.relative_to(folder): (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def arrays():
+    random = np.random.default_rng(7)
+    return {
+        "train-images-idx3-ubyte": random.integers(0, 256, (TRAIN, 28, 28), dtype=np.uint8),
+        "train-labels-idx1-ubyte": np.arange(TRAIN, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte": random.integers(0, 256, (TEST, 28, 28), dtype=np.uint8),
+        "t10k-labels-idx1-ubyte": np.arange(TEST, dtype=np.uint8)[::-1] % 10,
+    }
+
+
+@pytest.fixture
+def archives(arrays):
+    return {f"{name}.gz": gzip.compress(idx(array), mtime=0) for name, array in arrays.items()}
+
+
+@pytest.fixture
+def small_kmnist(monkeypatch, archives):
+    """KMNIST with 40 and 20 images, published with the MD5s of the archives that the test wrote."""
+    monkeypatch.setitem(SOURCES, "kmnist", replace(SOURCES["kmnist"], train_count=TRAIN, test_count=TEST))
+    published = [(name, md5(content)) for name, content in archives.items()]
+    monkeypatch.setattr(torchvision.datasets.KMNIST, "resources", published)
+
+
+@pytest.fixture
+def raw(small_kmnist, tmp_path):
+    """The folder of KMNIST's files below the data root `tmp_path / "data"`, empty."""
+    folder = tmp_path / "data" / "KMNIST" / "raw"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def unpacked(raw, arrays):
+    for name, array in arrays.items():
+        (raw / name).write_bytes(idx(array))
+    return raw
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cifar100(monkeypatch, root):
+    """The folder of a small CIFAR-100 in the published format, with its own MD5s listed as published."""
+    random = np.random.default_rng(3)
+    batches = {
+        "train": {
+            "data": random.integers(0, 256, (200, 3072), dtype=np.uint8),
+            "fine_labels": [k % 100 for k in range(200)],
+        },
+        "test": {
+            "data": random.integers(0, 256, (100, 3072), dtype=np.uint8),
+            "fine_labels": [99 - k for k in range(100)],
+        },
+        "meta": {"fine_label_names": [f"class {k}" for k in range(100)]},
+    }
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    digests = {}
+    for name, batch in batches.items():
+        content = pickle.dumps(batch, protocol=2)
+        (folder / name).write_bytes(content)
+        digests[name] = md5(content)
+    dataset = torchvision.datasets.CIFAR100
+    monkeypatch.setattr(dataset, "train_list", [["train", digests["train"]]])
+    monkeypatch.setattr(dataset, "test_list", [["test", digests["test"]]])
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": digests["meta"]})
+    monkeypatch.setitem(SOURCES, "cifar100", replace(SOURCES["cifar100"], train_count=200, test_count=100))
+    return folder, batches
+
+
+class Response(io.BytesIO):
+    """What urlopen returns, as far as torchvision uses it."""
+
+    def __init__(self, url, content, *, breaks_off_with=None):
+        super().__init__(content)
+        self.url, self.length, self.breaks_off_with = url, len(content), breaks_off_with
+
+    def read(self, size=-1):
+        chunk = super().read(size)
+        if not chunk and self.breaks_off_with is not None:
+            raise self.breaks_off_with
+        return chunk
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    def serve_files(files, **settings):
+        def urlopen(request, *args, **kwargs):
+            url = request.full_url
+            return Response(url, files[url.rsplit("/", 1)[1]], **settings)
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+
+    return serve_files
+
+
+# Claims
+
+
+def test_digits_are_the_same_bytes_on_every_machine():
+    assert load_images("digits").sha256 == DIGITS_SHA256
+    assert load_images("digits", offline=True).sha256 == DIGITS_SHA256
+
+
+def test_digits_do_not_depend_on_the_state_of_the_global_generators():
+    np.random.seed(5)  # noqa: NPY002 - the global generator is the one that must not matter
+    torch.manual_seed(5)
+    assert load_images("digits").sha256 == DIGITS_SHA256
+
+
+def test_digits_are_scaled_from_16_to_255_and_every_image_is_used_once():
+    from sklearn.datasets import load_digits
+
+    images = load_images("digits")
+    original = load_digits()
+    together = torch.cat([images.train_images, images.test_images]).flatten(1).numpy()
+    labels = torch.cat([images.train_labels, images.test_labels]).numpy()
+    expected = {
+        (bytes(round(v * 255 / 16) for v in row), int(label))
+        for row, label in zip(original.data, original.target, strict=True)
+    }
+    assert {(row.tobytes(), int(label)) for row, label in zip(together, labels, strict=True)} == expected
+    assert len(together) == len(original.data) == 1797
+
+
+def test_one_fifth_of_every_class_of_digits_is_for_testing():
+    images = load_images("digits")
+    assert images.train_images.shape == (1438, 1, 8, 8)
+    assert images.test_images.shape == (359, 1, 8, 8)
+    test, train = images.test_labels.bincount(), images.train_labels.bincount()
+    assert ((test - 0.2 * (test + train)).abs() <= 0.5).all()
+
+
+def test_idx_files_are_handed_out_pixel_by_pixel(unpacked, root, arrays):
+    images = load_images("kmnist", root, offline=True)
+    assert images.source == "kmnist"
+    assert images.class_names[:3] == ("o", "ki", "su")
+    for tensor, name in [(images.train_images, IDX_FILES[0]), (images.test_images, IDX_FILES[2])]:
+        assert tensor.dtype == torch.uint8
+        assert tensor.shape == (len(arrays[name]), 1, 28, 28)
+        assert np.array_equal(tensor[:, 0].numpy(), arrays[name])
+    for tensor, name in [(images.train_labels, IDX_FILES[1]), (images.test_labels, IDX_FILES[3])]:
+        assert tensor.dtype == torch.int64
+        assert tensor.tolist() == arrays[name].tolist()
+
+
+def test_packed_files_alone_give_the_same_images_as_unpacked_ones(raw, root, arrays, archives):
+    for name, content in archives.items():
+        (raw / name).write_bytes(content)
+    packed = load_images("kmnist", root, offline=True)
+    for name, array in arrays.items():
+        (raw / name).write_bytes(idx(array))
+    both = load_images("kmnist", root, offline=True)
+    for name in archives:
+        (raw / name).unlink()
+    assert packed.sha256 == both.sha256 == load_images("kmnist", root, offline=True).sha256
+
+
+def test_the_digest_tells_apart_files_that_differ_in_one_pixel(unpacked, root):
+    before = load_images("kmnist", root).sha256
+    path = unpacked / IDX_FILES[2]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert load_images("kmnist", root).sha256 != before
+
+
+def test_the_digest_covers_types_shapes_and_bytes_in_a_fixed_form(unpacked, root, arrays):
+    digest = hashlib.sha256()
+    for part, prefix, count in [("train", "train", TRAIN), ("test", "t10k", TEST)]:
+        digest.update(f"{part}_images uint8 [{count}, 1, 28, 28]\n".encode())
+        digest.update(arrays[f"{prefix}-images-idx3-ubyte"].tobytes())
+        digest.update(f"{part}_labels int64 [{count}]\n".encode())
+        digest.update(struct.pack(f"<{count}q", *arrays[f"{prefix}-labels-idx1-ubyte"]))
+    assert load_images("kmnist", root).sha256 == digest.hexdigest()
+
+
+def test_cifar_is_handed_out_with_channels_first_and_fine_labels(cifar100, root):
+    _, batches = cifar100
+    images = load_images("cifar100", root, offline=True)
+    for part in ("train", "test"):
+        expected = batches[part]["data"].reshape(-1, 3, 32, 32)
+        assert np.array_equal(getattr(images, f"{part}_images").numpy(), expected)
+        assert getattr(images, f"{part}_labels").tolist() == batches[part]["fine_labels"]
+    assert images.class_names == tuple(batches["meta"]["fine_label_names"])
+
+
+@needs_mnist
+def test_real_mnist_is_read_as_torchvision_reads_it():
+    images = load_images("mnist", REAL_FILES, offline=True)
+    assert images.sha256 == MNIST_SHA256
+    for train, pixels, labels in [
+        (True, images.train_images, images.train_labels),
+        (False, images.test_images, images.test_labels),
+    ]:
+        theirs = torchvision.datasets.MNIST(REAL_FILES, train=train)
+        assert torch.equal(pixels[:, 0], theirs.data)
+        assert torch.equal(labels, theirs.targets)
+
+
+def test_the_folder_given_comes_before_the_environment_and_that_before_the_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data_folder() == tmp_path / "home" / ".cache" / "clbench"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_folder() == tmp_path / "cache" / "clbench"
+    monkeypatch.setenv("CLBENCH_DATA", "~/sets")
+    assert data_folder() == tmp_path / "home" / "sets"
+    assert data_folder(Path("~/given")) == tmp_path / "home" / "given"
+
+
+def test_files_are_read_from_the_folder_that_the_environment_names(unpacked, root, monkeypatch):
+    monkeypatch.setenv("CLBENCH_DATA", str(root))
+    assert len(load_images("kmnist", offline=True).train_labels) == TRAIN
+
+
+def test_a_complete_folder_is_never_written_and_may_be_read_only(unpacked, root, cifar100):
+    before = content_of(root)
+    folders = [path for path in [root, *root.rglob("*")] if path.is_dir()]
+    for path in folders:
+        path.chmod(0o555)
+    try:
+        load_images("kmnist", root)
+        load_images("cifar100", root)
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+    assert content_of(root) == before
+
+
+def test_importing_the_module_imports_nothing_heavy():
+    heavy = "('torch', 'torchvision', 'sklearn', 'avalanche')"
+    code = f"import sys, clbench.data; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_download_leaves_complete_files_that_serve_offline_later(small_kmnist, tmp_path, archives, serve):
+    serve(archives)
+    first = load_images("kmnist")
+    folder = tmp_path / "cache" / "clbench"
+    assert {path.name for path in (folder / "KMNIST" / "raw").iterdir()} == {*IDX_FILES, *archives}
+    assert [path.name for path in folder.iterdir()] == ["KMNIST"]
+    assert load_images("kmnist", offline=True).sha256 == first.sha256
+
+
+def test_a_download_adds_what_is_missing_and_leaves_the_rest_alone(unpacked, root, archives, serve):
+    expected = load_images("kmnist", root).sha256
+    (unpacked / IDX_FILES[0]).unlink()
+    kept = (unpacked / IDX_FILES[1]).stat().st_ino
+    serve(archives)
+    assert load_images("kmnist", root).sha256 == expected
+    assert (unpacked / IDX_FILES[1]).stat().st_ino == kept
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_an_absent_source_is_said_in_one_message_that_helps(source, offline, tmp_path, capsys):
+    with pytest.raises(DataError) as caught:
+        load_images(source, tmp_path, offline=offline)
+    message = str(caught.value)
+    dataset = getattr(torchvision.datasets, SOURCES[source].torchvision_class)
+    if SOURCES[source].form == "idx":
+        wanted = [f"{dataset.__name__}/raw/{name}" for name in IDX_FILES]
+    else:
+        wanted = [f"{dataset.base_folder}/{name}" for name, _ in (*dataset.train_list, *dataset.test_list)]
+    settings = ["--offline", "--data-root", "CLBENCH_DATA"]
+    for part in [source, str(tmp_path), *wanted, *settings, "permuted-digits"]:
+        assert part in message
+    assert ("unreachable" in message) is not offline
+    assert "\n" not in message
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_refused_network_leaves_the_folder_and_the_timeout_as_they_were(root):
+    root.mkdir()
+    with pytest.raises(DataError, match="could not be downloaded"):
+        load_images("cifar10", root)
+    assert list(root.iterdir()) == []
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ConnectionResetError("connection reset"),
+        TimeoutError("timed out"),
+        IncompleteRead(b""),
+        KeyboardInterrupt(),
+        None,
+    ],
+)
+def test_a_download_that_breaks_off_leaves_nothing_that_is_taken_for_good(failure, small_kmnist, root, archives, serve):
+    root.mkdir()
+    halves = {name: content[: len(content) // 2] for name, content in archives.items()}
+    serve(halves, breaks_off_with=failure)
+    with pytest.raises(KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else DataError):
+        load_images("kmnist", root)
+    assert list(root.iterdir()) == []
+    serve(archives)
+    assert len(load_images("kmnist", root).train_labels) == TRAIN
+
+
+def test_a_half_downloaded_archive_of_another_program_is_refused_by_name(raw, root, archives):
+    for name, content in archives.items():
+        (raw / name).write_bytes(content)
+    cut = raw / f"{IDX_FILES[0]}.gz"
+    cut.write_bytes(cut.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is damaged: expected the MD5 .* delete it"):
+        load_images("kmnist", root)
+
+
+def test_an_unpacked_file_that_differs_from_its_archive_is_refused_by_name(unpacked, root, archives):
+    name = IDX_FILES[2]
+    (unpacked / f"{name}.gz").write_bytes(archives[f"{name}.gz"])
+    load_images("kmnist", root)
+    content = bytearray((unpacked / name).read_bytes())
+    content[100] ^= 1
+    (unpacked / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte is damaged: it differs from .*ubyte\.gz"):
+        load_images("kmnist", root)
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0", lambda _: b""])
+def test_a_file_of_the_wrong_size_is_refused_by_name(change, name, unpacked, root):
+    path = unpacked / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"{name} is damaged: expected \d+ bytes, but got \d+; delete it"):
+        load_images("kmnist", root)
+
+
+@pytest.mark.parametrize("position", [2, 3, 7])
+def test_a_file_with_another_header_is_refused_by_name(position, unpacked, root):
+    path = unpacked / IDX_FILES[0]
+    content = bytearray(path.read_bytes())
+    content[position] += 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is damaged: expected the IDX header"):
+        load_images("kmnist", root)
+
+
+def test_labels_out_of_range_are_refused_by_name(unpacked, root, arrays):
+    labels = arrays[IDX_FILES[3]].copy()
+    labels[3] = 10
+    (unpacked / IDX_FILES[3]).write_bytes(idx(labels))
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte is not kmnist: expected each label from 0 to 9"):
+        load_images("kmnist", root)
+
+
+def test_a_class_without_an_image_is_refused(unpacked, root):
+    (unpacked / IDX_FILES[1]).write_bytes(idx(np.arange(TRAIN, dtype=np.uint8) % 9))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte is not kmnist: .* got 9 different ones"):
+        load_images("kmnist", root)
+
+
+def test_other_images_are_never_taken_for_mnist(unpacked, root, monkeypatch):
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], train_count=TRAIN, test_count=TEST))
+    (root / "KMNIST").rename(root / "MNIST")
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is damaged: expected the SHA-256 ba891046"):
+        load_images("mnist", root)
+
+
+@needs_mnist
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_one_altered_byte_of_real_mnist_is_refused_by_name(name, root):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for other in IDX_FILES:
+        (raw / other).symlink_to(REAL_FILES / "MNIST" / "raw" / other)
+    load_images("mnist", root, offline=True)
+    content = bytearray((raw / name).read_bytes())
+    content[-1] ^= 1
+    (raw / name).unlink()
+    (raw / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is damaged: expected the SHA-256 .* delete it"):
+        load_images("mnist", root, offline=True)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_cifar_file_with_another_md5_is_refused_by_name_and_never_unpickled(name, cifar100, root, tmp_path):
+    folder, _ = cifar100
+    marker = tmp_path / "unpickled"
+
+    class Touch:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    (folder / name).write_bytes(pickle.dumps(Touch()))
+    with pytest.raises(DataError, match=rf"cifar-100-python/{name} is damaged: expected the MD5 .* delete it"):
+        load_images("cifar100", root)
+    assert not marker.exists()
+
+
+def test_cifar_of_the_wrong_size_is_refused(cifar100, root, monkeypatch):
+    monkeypatch.setitem(SOURCES, "cifar100", replace(SOURCES["cifar100"], train_count=201))
+    with pytest.raises(DataError, match=r"is not cifar100: expected uint8 images of shape \[201, 3, 32, 32\]"):
+        load_images("cifar100", root)
+
+
+def test_a_file_that_cannot_be_read_is_named(unpacked, root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(data.Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte cannot be read \(Permission denied\)"):
+        load_images("kmnist", root)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_folder_that_was_named_but_does_not_exist_is_said_and_not_created(offline, tmp_path, monkeypatch):
+    absent = tmp_path / "absent"
+    with pytest.raises(DataError, match=f"the data folder {absent} .* create it, or name another"):
+        load_images("mnist", absent, offline=offline)
+    monkeypatch.setenv("CLBENCH_DATA", str(absent))
+    with pytest.raises(DataError, match=f"the data folder {absent} .* create it, or name another"):
+        load_images("mnist", offline=offline)
+    assert not absent.exists()
+    assert load_images("digits").sha256 == DIGITS_SHA256
+
+
+def test_an_unknown_source_lists_the_right_ones_and_the_nearest():
+    with pytest.raises(SettingError, match=r"did you mean 'fashion-mnist'\? expected one of cifar10, cifar100"):
+        load_images("fashionmnist")
