@@ -169,7 +169,7 @@ def run_command(
     uri = resolve_uri(tracking_uri)
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn)
-    tracker.begin(chosen.name, shlex.join(sys.argv))
+    tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]))
     outcome = _run_all(specs, images, place, output, tracker, screen)
     tracker.end(status=outcome)
     _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)

@@ -309,7 +309,7 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device")
         "versions": package_versions(),
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["clbench", *sys.argv[1:]]),
         "host": socket.gethostname(),
     }
 

@@ -58,7 +58,9 @@ class CLNPSettings(MethodSettings):
     Attributes:
         margin: m, accuracy in percentage points that pruning may cost on the task's validation data.
         l1_weights: alpha, the weight of the L1 norm of all trainable weights.
-        l1_activities: weight of the sum, over free neurons, of their mean output in the batch.
+        l1_proximal: strength of the same L1 norm by soft thresholding: after a step of learning rate r every weight
+            moves r * l1_proximal towards 0, whatever the optimiser's scaling. Beyond the paper.
+        l1_activities: weight of the sum, over free neurons, of their mean output in the batch. Beyond the paper.
         fine_tune_share: share of the suite's epochs that come after pruning, rounded to whole epochs; 0 is the
             paper's plain form.
         fine_tune_rate: their learning rate, as a share of the task's.
@@ -67,6 +69,7 @@ class CLNPSettings(MethodSettings):
 
     margin: float = Field(default=0.2, ge=0, le=100)
     l1_weights: float = Field(default=2e-5, ge=0, le=1)
+    l1_proximal: float = Field(default=0.0, ge=0, le=100)
     l1_activities: float = Field(default=0.0, ge=0, le=1)
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
@@ -116,7 +119,7 @@ class CLNPPlugin(SupervisedPlugin):
     learned yet through the latest mask. Outside Avalanche's loops use `with plugin.task(index): model(x)`.
 
     Args:
-        margin, l1_weights, l1_activities, fine_tune_rate, thresholds: see `CLNPSettings`.
+        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, thresholds: see `CLNPSettings`.
         fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
         validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
             lets the plugin hold out `validation_share` of the task's training data.
@@ -133,6 +136,7 @@ class CLNPPlugin(SupervisedPlugin):
         *,
         margin: float = 0.2,
         l1_weights: float = 2e-5,
+        l1_proximal: float = 0.0,
         l1_activities: float = 0.0,
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
@@ -144,6 +148,7 @@ class CLNPPlugin(SupervisedPlugin):
         super().__init__()
         self.margin = margin
         self.l1_weights = l1_weights
+        self.l1_proximal = l1_proximal
         self.l1_activities = l1_activities
         self.fine_tune_epochs = fine_tune_epochs
         self.fine_tune_rate = fine_tune_rate
@@ -213,7 +218,11 @@ class CLNPPlugin(SupervisedPlugin):
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Puts back whatever the optimiser moved of the frozen part."""
+        """Shrinks the weights, if asked for, and puts back whatever has moved of the frozen part."""
+        if self._phase == "train" and self.l1_proximal:
+            bound = self.l1_proximal * strategy.optimizer.param_groups[0]["lr"]
+            for linear in (*(layer.linear for layer in self.layers), self._head):
+                linear.weight.sub_(linear.weight.clamp(-bound, bound))
         for parameter, dim, index, values in self._frozen:
             parameter.index_copy_(dim, index, values)
         for parameter, whole in self._frozen_heads:
@@ -666,6 +675,7 @@ class CLNP(Method):
         self.clnp = CLNPPlugin(
             margin=s.margin,
             l1_weights=s.l1_weights,
+            l1_proximal=s.l1_proximal,
             l1_activities=s.l1_activities,
             fine_tune_epochs=s.epochs - self.training_epochs(),
             fine_tune_rate=s.fine_tune_rate,

@@ -1,0 +1,388 @@
+"""What CLNP claims, checked to the bit."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from avalanche.benchmarks import dataset_benchmark
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.models import MTSimpleMLP, SimpleMLP
+from avalanche.training import Naive
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
+
+from clbench.errors import MethodError
+from clbench.strategies import CLNPPlugin
+from clbench.strategies.clnp import _largest_threshold
+
+SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6}
+CLAIMING_LITTLE = {"l1_weights": 1e-3, "margin": 2.0}
+
+
+def logits(method, task):
+    method.set_training(False)
+    with torch.inference_mode():
+        return method.predict(task.test.tensors()[0], task).clone()
+
+
+OPTIMIZERS = {
+    "adam": {"optimizer": "adam"},
+    "momentum sgd": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05},
+    "adam with weight decay": {"optimizer": "adam", "weight_decay": 0.01},
+    "momentum sgd with weight decay": {
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "learning_rate": 0.05,
+        "weight_decay": 0.01,
+    },
+}
+
+
+@pytest.mark.parametrize("head", ["single", "multi"])
+@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_logits_stay_bit_identical_through_all_later_tasks(options, head, make_method, make_workplace, split_digits):
+    if head == "multi":
+        workplace = make_workplace(split_digits, hidden_sizes=[128, 128], epochs=6)
+    else:
+        workplace = make_workplace(**SMALL)
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE, **options)
+    after_own_pruning = {}
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        after_own_pruning[task.index] = logits(method, task)
+        for earlier in workplace.stream.tasks[: task.index + 1]:
+            assert torch.equal(logits(method, earlier), after_own_pruning[earlier.index])
+    # The claim would hold trivially if later tasks had changed nothing.
+    assert all(report.new > 0 for reports in method.clnp.reports.values() for report in reports)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bfloat16_training_forgets_as_little(precision, make_method, make_workplace):
+    workplace = make_workplace(precision=precision, **SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    before = logits(method, first)
+    method.learn(second)
+    assert torch.equal(logits(method, first), before)
+
+
+def test_putting_back_is_what_prevents_the_drift(make_method, make_workplace, monkeypatch):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    before = logits(method, first)
+    monkeypatch.setattr(CLNPPlugin, "after_update", lambda self, strategy, **kwargs: None)
+    method.learn(second)
+    assert not torch.equal(logits(method, first), before)
+
+
+def test_interference_weights_are_exactly_zero(make_method, make_workplace):
+    workplace = make_workplace(**SMALL)
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        first, second = method.clnp.layers
+        block = second.linear.weight[second.active][:, ~first.active]
+        assert block.numel() > 0
+        assert torch.count_nonzero(block) == 0
+        assert torch.count_nonzero(method.model.head.weight[:, ~second.active]) == 0
+
+
+def test_free_and_active_neurons_make_up_the_layer_and_claims_only_grow(make_method, make_workplace):
+    workplace = make_workplace(**SMALL)
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    claimed = [0, 0]
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        rows = method.capacity()
+        for number, (row, layer) in enumerate(zip(rows, method.clnp.layers, strict=True)):
+            assert row["task"] == task.index + 1
+            assert row["layer"] == number + 1
+            assert row["free"] + int(layer.active.sum()) == row["neurons"] == 128
+            claimed[number] += row["new"]
+            assert claimed[number] == int(layer.active.sum())
+            assert 0 <= row["reused"] <= claimed[number] - row["new"]
+
+
+def test_frozen_weights_do_not_change_and_free_ones_start_anew(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    active = [layer.active.clone() for layer in method.clnp.layers]
+    weights = [layer.linear.weight.detach().clone() for layer in method.clnp.layers]
+    biases = [layer.linear.bias.detach().clone() for layer in method.clnp.layers]
+    method.learn(second)
+    for layer, was_active, weight, bias in zip(method.clnp.layers, active, weights, biases, strict=True):
+        assert torch.equal(layer.linear.weight[was_active], weight[was_active])
+        assert torch.equal(layer.linear.bias[was_active], bias[was_active])
+        assert not torch.isclose(layer.linear.weight[~was_active], weight[~was_active]).any(1).all()
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("thresholds", ["per-layer", "global"])
+def test_pruning_costs_no_more_than_the_margin_on_the_validation_data(
+    margin, thresholds, make_method, make_workplace, monkeypatch
+):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, margin=margin, thresholds=thresholds, l1_weights=1e-3)
+    unpruned = []
+    original = CLNPPlugin._prune
+
+    def remember(self, activity, validation):
+        unpruned.append(validation.accuracy(None))
+        return original(self, activity, validation)
+
+    monkeypatch.setattr(CLNPPlugin, "_prune", remember)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        x, y = task.validation.tensors()
+        method.set_training(False)
+        with torch.inference_mode():
+            pruned = float((method.predict(x, task).argmax(1) == y).float().mean())
+        assert pruned >= unpruned[task.index] - margin / 100 - 1e-6
+        spent = sum(row["margin_spent"] for row in method.capacity())
+        assert spent <= margin + 1e-6
+
+
+def test_a_wider_margin_frees_more_neurons(make_method, make_workplace):
+    free = []
+    for margin in (0.0, 10.0):
+        workplace = make_workplace(**SMALL | {"n_tasks": 1})
+        method = make_method("clnp", workplace, margin=margin, l1_weights=1e-3, fine_tune_share=0.0)
+        method.learn(workplace.stream.tasks[0])
+        free.append([row["free"] for row in method.capacity()])
+    assert all(narrow < wide for narrow, wide in zip(*free, strict=True))
+
+
+def test_bisection_finds_the_largest_threshold_that_brute_force_finds():
+    thresholds = [0.0, 0.1, 0.2, 0.5, 0.9]
+    accuracies = dict(zip(thresholds, [0.99, 0.985, 0.98, 0.7, 0.1], strict=True))
+    for allowed, best in [(0.99, 0.0), (0.985, 0.1), (0.98, 0.2), (0.71, 0.2), (0.7, 0.5), (0.0, 0.9)]:
+        assert _largest_threshold(thresholds, accuracies.__getitem__, allowed) == (best, accuracies[best])
+    assert _largest_threshold(thresholds, accuracies.__getitem__, 1.0) == (0.0, None)
+
+
+def test_silent_neurons_are_pruned_whatever_the_margin(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
+    method = make_method("clnp", workplace, margin=0.0, l1_weights=0.0)
+    with torch.no_grad():
+        linear = method.clnp.layers[0].linear
+        linear.bias[:5] = -1e4  # these five can never fire, and no gradient reaches them
+    method.learn(workplace.stream.tasks[0])
+    assert not method.clnp.layers[0].active[:5].any()
+
+
+def test_activity_is_the_mean_output_over_the_training_data(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
+    method = make_method("clnp", workplace, fine_tune_share=0.0)
+    measured = []
+    original = method.clnp._prune
+    method.clnp._prune = lambda activity, validation: (measured.extend(activity), original(activity, validation))[1]
+    weights = []
+    method.clnp._cut_interference = lambda masks, new: weights.extend(
+        (layer.linear.weight.detach().clone(), layer.linear.bias.detach().clone()) for layer in method.clnp.layers
+    )
+    task = workplace.stream.tasks[0]
+    method.learn(task)
+    hidden = task.train.tensors()[0].flatten(1).double()
+    for (weight, bias), activity in zip(weights, measured, strict=True):
+        hidden = (hidden @ weight.double().T + bias.double()).relu()
+        torch.testing.assert_close(activity, hidden.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_holding_layers_changes_no_accuracy(make_method, make_workplace, monkeypatch):
+    import contextlib
+
+    from clbench.strategies.clnp import _Validation
+
+    results = []
+    for held in (True, False):
+        if not held:
+            monkeypatch.setattr(_Validation, "holding", lambda self, number: contextlib.nullcontext())
+        workplace = make_workplace(**SMALL | {"n_tasks": 2})
+        method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        results.append([logits(method, task) for task in workplace.stream.tasks])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_task_may_read_neurons_of_an_earlier_one(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    method.learn(workplace.stream.tasks[0])
+    old = method.clnp.layers[0].active.clone()
+    method.learn(workplace.stream.tasks[1])
+    new = method.clnp.layers[1].active & ~method.clnp.masks[0][1]
+    assert torch.count_nonzero(method.clnp.layers[1].linear.weight[new][:, old]) > 0
+    assert method.capacity()[0]["reused"] > 0
+
+
+# -- In a plain Avalanche strategy ------------------------------------------------------------------------------------
+
+
+class Experiences(Sequence):
+    def __init__(self, workplace, task_labels):
+        def datasets(split):
+            out = []
+            for task in workplace.stream.tasks:
+                x, y = getattr(task, split).tensors()
+                from avalanche.benchmarks.utils.classification_dataset import (
+                    _make_taskaware_tensor_classification_dataset as make,
+                )
+
+                out.append(make(x, y, task_labels=task.index if task_labels else 0))
+            return out
+
+        self.benchmark = dataset_benchmark(datasets("train"), datasets("test"))
+
+    def __getitem__(self, index):
+        return self.benchmark.train_stream[index]
+
+    def __len__(self):
+        return len(self.benchmark.train_stream)
+
+
+def plain_strategy(model, plugin, optimizer=None, epochs=8):
+    return Naive(
+        model=model,
+        optimizer=optimizer or torch.optim.Adam(model.parameters(), lr=0.003, weight_decay=1e-4),
+        plugins=[plugin],
+        train_mb_size=32,
+        train_epochs=epochs,
+        eval_mb_size=128,
+        evaluator=EvaluationPlugin(),
+    )
+
+
+def collected_logits(strategy, experience):
+    from avalanche.core import SupervisedPlugin
+
+    class Collect(SupervisedPlugin):
+        def __init__(self):
+            super().__init__()
+            self.logits = []
+
+        def after_eval_iteration(self, strategy, **kwargs):
+            self.logits.append(strategy.mb_output.clone())
+
+    collect = Collect()
+    strategy.plugins.append(collect)
+    strategy.eval([experience])
+    strategy.plugins.remove(collect)
+    return torch.cat(collect.logits)
+
+
+def networks():
+    return {
+        "sequential": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 10)
+        ),
+        "SimpleMLP with dropout": lambda: SimpleMLP(
+            num_classes=10, input_size=64, hidden_size=96, hidden_layers=2, drop_rate=0.1
+        ),
+        "without biases": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 96, bias=False), nn.ReLU(), nn.Linear(96, 10, bias=False)
+        ),
+    }
+
+
+@pytest.mark.parametrize("build", networks().values(), ids=networks())
+@pytest.mark.parametrize("task_labels", [True, False])
+def test_in_plain_avalanche_with_its_defaults_nothing_is_forgotten(build, task_labels, make_workplace):
+    torch.manual_seed(0)
+    workplace = make_workplace(n_tasks=3)
+    experiences = Experiences(workplace, task_labels)
+    plugin = CLNPPlugin()
+    strategy = plain_strategy(build(), plugin)
+    before = {}
+    for index, experience in enumerate(experiences):
+        strategy.train(experience)
+        before[index] = collected_logits(strategy, experiences.benchmark.test_stream[index])
+    for index in range(len(experiences)):
+        after = collected_logits(strategy, experiences.benchmark.test_stream[index])
+        assert torch.equal(after, before[index])
+        with plugin.task(index), torch.no_grad():
+            x = workplace.stream.tasks[index].test.tensors()[0]
+            strategy.model.eval()
+            assert torch.allclose(strategy.model(x), after, atol=1e-5)
+
+
+def test_in_plain_avalanche_a_first_task_is_learned_well(make_workplace):
+    torch.manual_seed(0)
+    workplace = make_workplace(n_tasks=2)
+    experiences = Experiences(workplace, True)
+    strategy = plain_strategy(networks()["sequential"](), CLNPPlugin())
+    strategy.train(experiences[0])
+    predicted = collected_logits(strategy, experiences.benchmark.test_stream[0]).argmax(1)
+    assert float((predicted == workplace.stream.tasks[0].test.labels).float().mean()) > 0.9
+
+
+def test_in_plain_avalanche_each_task_may_have_a_head_of_avalanches_own(make_workplace, split_digits):
+    torch.manual_seed(0)
+    workplace = make_workplace(split_digits)
+    experiences = Experiences(workplace, True)
+    strategy = plain_strategy(MTSimpleMLP(input_size=64, hidden_size=96), CLNPPlugin())
+    before = {}
+    for index, experience in enumerate(experiences):
+        strategy.train(experience)
+        before[index] = collected_logits(strategy, experiences.benchmark.test_stream[index])
+    assert torch.equal(collected_logits(strategy, experiences.benchmark.test_stream[0]), before[0])
+
+
+def test_evaluating_all_tasks_in_the_midst_of_training_forgets_nothing(make_workplace):
+    torch.manual_seed(0)
+    experiences = Experiences(make_workplace(n_tasks=2), True)
+    test_stream = experiences.benchmark.test_stream
+    plugin, model = CLNPPlugin(), networks()["sequential"]()
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.003),
+        plugins=[plugin],
+        train_mb_size=32,
+        train_epochs=4,
+        eval_mb_size=128,
+        evaluator=EvaluationPlugin(),
+        eval_every=1,
+    )
+    strategy.train(experiences[0], eval_streams=[test_stream])
+    before = collected_logits(strategy, test_stream[0])
+    strategy.train(experiences[1], eval_streams=[test_stream])
+    assert torch.equal(collected_logits(strategy, test_stream[0]), before)
+    assert plugin.reports[1][0].new > 0
+
+
+def test_validation_data_held_out_by_the_plugin_are_not_trained_on(make_workplace):
+    workplace = make_workplace(n_tasks=1)
+    experiences = Experiences(workplace, True)
+    plugin = CLNPPlugin(validation_share=0.25)
+    sizes = []
+
+    from avalanche.core import SupervisedPlugin
+
+    class Look(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            sizes.append((len(strategy.adapted_dataset), len(plugin._validation_data)))
+
+    strategy = plain_strategy(networks()["sequential"](), plugin, epochs=1)
+    strategy.plugins.append(Look())
+    strategy.train(experiences[0])
+    total = len(workplace.stream.tasks[0].train)
+    assert sizes == [(total - round(total / 4), round(total / 4))]
+    assert isinstance(plugin._validation_data, AvalancheDataset)
+
+
+def test_a_network_that_cannot_be_pruned_is_refused_with_a_reason(make_workplace):
+    experiences = Experiences(make_workplace(n_tasks=1), True)
+    refused = {
+        "'1.weight' belongs to another kind of layer": nn.Sequential(
+            nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)
+        ),
+        "at least one hidden linear layer": nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+    }
+    for reason, model in refused.items():
+        with pytest.raises(MethodError, match=reason):
+            plain_strategy(model, CLNPPlugin(), epochs=1).train(experiences[0])

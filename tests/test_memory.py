@@ -1,0 +1,99 @@
+import mmap
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from clbench.memory import peak_memory_bytes, reset_peak_memory
+
+MEGABYTE = 2**20
+CPU = SimpleNamespace(type="cpu")
+
+
+def can_reset():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return "VmHWM" in Path("/proc/self/status").read_text()
+
+
+needs_reset = pytest.mark.skipif(not can_reset(), reason="this system cannot reset a process's peak memory")
+
+
+def touch(megabytes):
+    """Takes fresh pages from the kernel, writes one byte into each, and gives them back.
+
+    Not through malloc, which may hand out memory that the process holds anyway.
+    """
+    with mmap.mmap(-1, megabytes * MEGABYTE) as block:
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+
+
+@needs_reset
+def test_the_peak_since_a_reset_rises_by_what_was_taken():
+    reset_peak_memory(CPU)
+    before = peak_memory_bytes(CPU)
+    touch(200)
+    assert (peak_memory_bytes(CPU) - before) / MEGABYTE == pytest.approx(200, abs=20)
+
+
+@needs_reset
+def test_the_peak_stays_after_the_memory_was_given_back_until_it_is_reset():
+    reset_peak_memory(CPU)
+    before = peak_memory_bytes(CPU)
+    touch(100)
+    peak = peak_memory_bytes(CPU)
+    assert peak - before > 80 * MEGABYTE
+    assert peak_memory_bytes(CPU) == peak
+    reset_peak_memory(CPU)
+    assert peak_memory_bytes(CPU) < peak - 80 * MEGABYTE
+
+
+def test_a_new_process_sees_its_peak_rise_even_where_no_reset_is_possible():
+    code = (
+        "import mmap\n"
+        "from types import SimpleNamespace\n"
+        "from clbench.memory import peak_memory_bytes\n"
+        "before = peak_memory_bytes(SimpleNamespace(type='cpu'))\n"
+        "block = mmap.mmap(-1, 200 * 2**20)\n"
+        "for page in range(0, len(block), mmap.PAGESIZE): block[page] = 1\n"
+        "print(peak_memory_bytes(SimpleNamespace(type='cpu')) - before)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(printed) / MEGABYTE == pytest.approx(200, abs=20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident set from /proc")
+def test_keeping_freed_memory_holds_on_to_a_large_block_and_the_default_gives_it_back():
+    code = (
+        "import mmap, sys\n"
+        "from pathlib import Path\n"
+        "if sys.argv[1] == 'keep':\n"
+        "    from clbench.memory import keep_freed_memory\n"
+        "    keep_freed_memory()\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * mmap.PAGESIZE\n"
+        "before = resident()\n"
+        "block = bytearray(b'x') * (200 * 2**20)\n"
+        "held = resident() - before\n"
+        "del block\n"
+        "print(held, resident() - before)"
+    )
+
+    def megabytes(mode):
+        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
+        return [int(number) / MEGABYTE for number in run.stdout.split()]
+
+    held, kept = megabytes("default")
+    assert held == pytest.approx(200, abs=20)
+    if kept > 20:
+        pytest.skip("this C library keeps freed memory by default")
+    held, kept = megabytes("keep")
+    assert held == pytest.approx(200, abs=20)
+    if "glibc" not in platform.libc_ver():
+        pytest.skip("only glibc can be told to keep freed memory")
+    assert kept > 180

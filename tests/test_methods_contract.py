@@ -1,0 +1,134 @@
+"""What every method must do, whatever it is."""
+
+import pytest
+import torch
+
+from clbench.errors import MethodError, SettingError
+from clbench.methods import METHODS, find_method, resolve_settings
+from clbench.runner import accuracy
+from clbench.suites import SUITES
+
+SMALL = {"n_tasks": 2, "hidden_sizes": [64, 64], "epochs": 4}
+# Accuracy on a task of digits right after learning it; chance is 0.1. PSP's learning rate is its authors', for
+# far longer training.
+LEARNS_ABOVE = 0.85
+FASTER = {"psp": {"learning_rate": 0.002}}
+REFUSES_MULTI_HEAD = {"avalanche-si"}
+
+
+def trained(make_method, name, workplace, n_tasks):
+    method = make_method(name, workplace, **FASTER.get(name, {}))
+    for task in workplace.stream.tasks[:n_tasks]:
+        method.learn(task)
+    return method
+
+
+def logits(method, task):
+    method.set_training(False)
+    with torch.inference_mode():
+        return method.predict(task.test.tensors()[0], task).clone()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_a_toy_stream(name, make_method, make_workplace):
+    workplace = make_workplace(**SMALL)
+    method = make_method(name, workplace, **FASTER.get(name, {}))
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        assert accuracy(method, task) > LEARNS_ABOVE
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, make_method, make_workplace):
+    small = SMALL | {"epochs": 1}
+    first = trained(make_method, name, make_workplace(**small), 2)
+    torch.rand(7)  # whatever else draws from the global generator must not matter
+    torch.manual_seed(123)
+    again = trained(make_method, name, make_workplace(**small), 2)
+    other = trained(make_method, name, make_workplace(seed=1, **small), 2)
+    for task in first.workplace.stream.tasks:
+        assert torch.equal(logits(first, task), logits(again, task))
+        assert not torch.equal(logits(first, task), logits(other, task))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_leaves_the_global_generator_as_it_was(name, make_method, make_workplace):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trained(make_method, name, make_workplace(**SMALL | {"epochs": 1}), 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_saved_state_goes_on_as_if_nothing_had_happened(name, make_method, make_workplace, tmp_path):
+    small = SMALL | {"epochs": 1, "n_tasks": 3}
+    whole = trained(make_method, name, make_workplace(**small), 3)
+
+    torch.save(trained(make_method, name, make_workplace(**small), 2).state_dict(), tmp_path / "state.pt")
+    workplace = make_workplace(**small)
+    continued = make_method(name, workplace, **FASTER.get(name, {}))
+    # weights_only: a state must be made of tensors, numbers and strings alone.
+    continued.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    continued.learn(workplace.stream.tasks[2])
+
+    for task in workplace.stream.tasks:
+        assert torch.equal(logits(whole, task), logits(continued, task))
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - REFUSES_MULTI_HEAD))
+def test_it_trains_a_head_per_task(name, make_method, make_workplace, split_digits):
+    workplace = make_workplace(split_digits, hidden_sizes=[64, 64], epochs=4)
+    method = make_method(name, workplace, **FASTER.get(name, {}))
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        assert accuracy(method, task) > LEARNS_ABOVE
+
+
+@pytest.mark.parametrize("name", sorted(REFUSES_MULTI_HEAD))
+def test_it_refuses_a_head_per_task_with_a_reason(name, make_method, make_workplace, split_digits):
+    with pytest.raises(MethodError, match="multi-head"):
+        make_method(name, make_workplace(split_digits))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
+    method = trained(make_method, name, make_workplace(**SMALL | {"epochs": 1}), 2)
+    weights = sum(4 * p.numel() for p in method.model.parameters())
+    masks = 2 * 2 * 64 // 8 + 2 * 10 * 4  # two tasks of two layers of 64 bits, and two biases
+    expected = {
+        "naive": 0,
+        "joint": 0,
+        "psp": 0,
+        "clnp": masks,
+        "ewc": 2 * weights,
+        "si": 2 * weights,
+        "single-task": weights,
+        "avalanche-ewc": 4 * weights,
+        "avalanche-si": 7 * weights,
+    }
+    assert method.extra_state_bytes() == expected[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_suite_has_settings_that_fit_it(name):
+    for suite in SUITES.values():
+        settings = resolve_settings(suite, name, {})
+        assert settings.epochs >= 1
+        assert settings.learning_rate > 0
+        assert None not in (settings.optimizer, settings.batch_size, settings.learning_rate_schedule)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unknown_setting_is_refused_by_name(name):
+    with pytest.raises(SettingError, match="unknown setting of .* 'no_such': .*expected one of .*epochs"):
+        resolve_settings(SUITES["permuted-digits"], name, {"no_such": 1})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_module_names_its_source_and_its_departures(name):
+    import sys
+
+    text = sys.modules[find_method(name).__module__].__doc__
+    assert "\nSource:" in text
+    assert "\nDeparts from it" in text

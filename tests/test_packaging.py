@@ -1,0 +1,163 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import clbench
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+NOT_OURS = {"build", "dist"}
+HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "avalanche", "sklearn", "scipy", "numpy")
+# What is read at run time beside the modules: the templates of the reports and the published numbers.
+DATA_FILES = [*(ROOT / "reports" / "templates").iterdir(), *(ROOT / "baselines").glob("*.toml")]
+
+
+def folder_of(package):
+    return SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
+
+
+def isolated(code, *first_on_path, cwd):
+    """Runs code where no `.pth` file, and so no editable install, is heeded; returns what it printed."""
+    path = os.pathsep.join([*map(str, first_on_path), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run([sys.executable, "-S", "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def project_name(requirement):
+    return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
+
+
+def numbers(version):
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel's path, built offline from a copy of what the project consists of."""
+    pytest.importorskip("setuptools", minversion="77", reason="building a wheel needs setuptools 77 or newer")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for package in SETUPTOOLS["packages"]:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder_of(package), source / folder_of(package), ignore=ignored)
+    for name in ("pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]):
+        shutil.copy(ROOT / name, source / name)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    run = subprocess.run([sys.executable, "-c", code, str(target)], cwd=source, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (built,) = target.glob("*.whl")
+    return built
+
+
+def test_the_list_of_packages_names_every_folder_that_is_one():
+    on_disk = {
+        path.parent.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("__init__.py")
+        if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts)
+    }
+    assert {folder_of(package) for package in SETUPTOOLS["packages"]} == on_disk
+    assert len(SETUPTOOLS["packages"]) == len(on_disk)
+
+
+def test_no_global_name_but_clbench_is_claimed():
+    assert {package.partition(".")[0] for package in SETUPTOOLS["packages"]} == {"clbench"}
+
+
+def test_the_tests_are_no_package():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_the_version_is_the_same_in_both_places():
+    assert PROJECT["project"]["version"] == clbench.__version__
+
+
+def test_a_checkout_that_was_never_installed_imports_all_packages(tmp_path):
+    code = (
+        "import clbench, clbench.strategies, clbench.reports, clbench.baselines.naive as naive\n"
+        "print(clbench.__file__, clbench.strategies.__file__, clbench.reports.__file__, naive.__file__)"
+    )
+    assert isolated(code, ROOT, cwd=tmp_path) == [
+        str(ROOT / place)
+        for place in ("clbench/__init__.py", "strategies/__init__.py", "reports/__init__.py", "baselines/naive.py")
+    ]
+
+
+def test_the_command_line_answers_before_anything_heavy_is_imported():
+    code = f"import sys, clbench.cli; print(*(name for name in {HEAVY} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
+def test_every_dependency_is_pinned_within_its_bounds(requirement):
+    check_pin(requirement)
+
+
+@pytest.mark.parametrize("requirement", PROJECT["project"]["optional-dependencies"]["dev"])
+def test_every_tool_of_development_is_pinned_within_its_bounds(requirement):
+    check_pin(requirement)
+
+
+def check_pin(requirement):
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    versions = {project_name(name): version for name, version in pins.items()}
+    pinned = numbers(versions[project_name(requirement)])
+    for operator, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
+        assert (pinned >= numbers(bound)) if operator == ">=" else (pinned < numbers(bound))
+
+
+def test_the_constraints_pin_each_project_once_and_exactly():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)] == []
+    names = [project_name(line) for line in lines]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", DATA_FILES, ids=lambda path: path.name)
+def test_every_file_read_at_run_time_is_package_data(path):
+    packages = {ROOT / folder_of(package): package for package in SETUPTOOLS["packages"]}
+    owner = next(folder for folder in path.parents if folder in packages)
+    patterns = SETUPTOOLS["package-data"][packages[owner]]
+    assert any(fnmatch(path.relative_to(owner).as_posix(), pattern) for pattern in patterns)
+
+
+def test_the_wheel_holds_every_module_and_every_data_file_and_nothing_else(wheel):
+    expected = {
+        f"{package.replace('.', '/')}/{module.name}"
+        for package in SETUPTOOLS["packages"]
+        for module in (ROOT / folder_of(package)).glob("*.py")
+    } | {f"clbench/{path.relative_to(ROOT).as_posix()}" for path in DATA_FILES}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == expected
+
+
+def test_the_wheel_installs_the_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "clbench = clbench.cli:main" in archive.read(entry_points).decode()
+
+
+def test_the_wheels_content_imports_all_packages_from_its_own_folder(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = (
+        "import clbench, clbench.strategies, clbench.reports, clbench.baselines.naive\n"
+        "print(clbench.__file__, clbench.strategies.__file__, clbench.reports.__file__, *clbench.__path__)"
+    )
+    package = tmp_path / "installed" / "clbench"
+    assert isolated(code, tmp_path / "installed", cwd=tmp_path) == [
+        str(package / "__init__.py"),
+        str(package / "strategies" / "__init__.py"),
+        str(package / "reports" / "__init__.py"),
+        str(package),
+    ]

@@ -1,0 +1,117 @@
+"""What PSP claims: contexts, equivalence to a plain network, and interference that shrinks with width."""
+
+import pytest
+import torch
+
+from clbench.baselines.psp import ComplexLinear, SuperposedMLP, draw_context
+
+KINDS = ["binary", "complex", "rotation"]
+
+
+def network(kind, sizes=(12, 16, 16, 4)):
+    torch.manual_seed(0)
+    return SuperposedMLP(sizes, 1, kind, lambda task, layer: 1000 * task + layer, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contexts_do_not_depend_on_the_order_in_which_tasks_are_asked_for(kind):
+    forwards, backwards = network(kind), network(kind)
+    first = [[c.clone() for c in forwards.contexts(task)] for task in (0, 1, 2)]
+    second = [[c.clone() for c in backwards.contexts(task)] for task in (2, 1, 0)][::-1]
+    for ours, theirs in zip(first, second, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(first[0][0], first[1][0])
+    assert not torch.equal(first[0][1], first[0][2])
+
+
+def test_binary_contexts_are_fair_signs():
+    context = draw_context("binary", 10_000, seed=3)
+    assert set(context.tolist()) == {-1.0, 1.0}
+    assert abs(float(context.mean())) < 0.05
+
+
+def test_complex_contexts_lie_on_the_unit_circle_in_all_directions():
+    context = draw_context("complex", 10_000, seed=3)
+    torch.testing.assert_close(context.abs(), torch.ones(10_000))
+    assert abs(complex(context.mean())) < 0.05
+
+
+def test_rotation_contexts_are_orthogonal():
+    context = draw_context("rotation", 50, seed=3)
+    torch.testing.assert_close(context @ context.T, torch.eye(50), atol=1e-5, rtol=0)
+
+
+def test_the_rotations_are_haar_distributed():
+    # Under Haar measure the trace has mean 0 and variance 1 in every dimension; QR without the correction of
+    # signs gives a biased trace.
+    traces = torch.stack([draw_context("rotation", 5, seed=s).trace() for s in range(4000)])
+    assert abs(float(traces.mean())) < 0.06
+    assert abs(float(traces.var()) - 1) < 0.1
+
+
+def test_with_one_task_binary_psp_is_a_plain_network_with_its_columns_signed():
+    model, x = network("binary"), torch.randn(7, 12)
+    h = x
+    layers = [*model.hidden, model.heads[0]]
+    for number, (layer, context) in enumerate(zip(layers, model.contexts(5), strict=True)):
+        h = h @ (layer.weight * context[None, :]).T
+        h = h.relu() if number < len(layers) - 1 else h
+    torch.testing.assert_close(model(x, 5), h)
+
+
+def test_with_one_task_rotated_psp_is_a_plain_network_with_rotated_weights():
+    model, x = network("rotation"), torch.randn(7, 12)
+    h = x
+    layers = [*model.hidden, model.heads[0]]
+    for number, (layer, context) in enumerate(zip(layers, model.contexts(5), strict=True)):
+        h = h @ (layer.weight @ context.T).T + layer.bias
+        h = h.relu() if number < len(layers) - 1 else h
+    torch.testing.assert_close(model(x, 5), h, atol=1e-5, rtol=1e-5)
+
+
+def test_with_one_task_complex_psp_is_a_plain_complex_network():
+    model, x = network("complex"), torch.randn(7, 12)
+    h = x.to(torch.complex64)
+    layers = [*model.hidden, model.heads[0]]
+    for number, (layer, context) in enumerate(zip(layers, model.contexts(5), strict=True)):
+        real, imag = layer.weight.chunk(2)
+        h = (h * context) @ torch.complex(real, imag).T
+        h = torch.complex(h.real.relu(), h.imag.relu()) if number < len(layers) - 1 else h
+    torch.testing.assert_close(model(x, 5), h.real, atol=1e-5, rtol=1e-5)
+
+
+def test_the_complex_layer_equals_torchs_complex_product():
+    layer = ComplexLinear(6, 5)
+    x = torch.randn(3, 6, dtype=torch.complex64)
+    real, imag = layer.weight.chunk(2)
+    torch.testing.assert_close(layer(x), x @ torch.complex(real, imag).T)
+
+
+@pytest.mark.parametrize("kind", ["binary", "complex"])
+def test_interference_between_tasks_falls_as_one_over_the_width(kind):
+    def interference(width):
+        # What task 0 reads of a weight row that task 1 has written for a random input.
+        values = []
+        for trial in range(400):
+            generator = torch.Generator().manual_seed(trial)
+            x = torch.randn(width, generator=generator)
+            w = torch.randn(width, generator=generator) / width
+            ours = draw_context(kind, width, seed=2 * trial)
+            theirs = draw_context(kind, width, seed=2 * trial + 1)
+            values.append(((w * theirs.conj()) * (x * ours)).sum().abs() ** 2)
+        return float(torch.stack(values).mean())
+
+    narrow, wide = interference(64), interference(512)
+    assert narrow / wide == pytest.approx(8, rel=0.3)
+
+
+def test_kinds_are_a_setting_and_each_learns(make_method, make_workplace):
+    from clbench.runner import accuracy
+
+    for kind in KINDS:
+        workplace = make_workplace(n_tasks=2, hidden_sizes=[128, 128], epochs=4)
+        method = make_method("psp", workplace, kind=kind, learning_rate=0.001)
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        assert accuracy(method, workplace.stream.tasks[1]) > 0.85
+        assert accuracy(method, workplace.stream.tasks[0]) > 0.75

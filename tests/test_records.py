@@ -1,0 +1,374 @@
+"""What a run folder promises: files whole or not at all, nothing overwritten, damage refused by name."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clbench.errors import RecordError
+from clbench.records import (
+    CAPACITY_COLUMNS,
+    REQUIRED_FILES,
+    TASK_COLUMNS,
+    RunFolder,
+    check_writable,
+    read_run,
+    run_id_of,
+)
+
+RUN_ID = "0123456789abcdef"
+CONFIG = {
+    "run_id": RUN_ID,
+    "suite": "permuted-digits",
+    "method": "clnp",
+    "seed": 3,
+    "modified": True,
+    "suite_settings": {"n_tasks": 3},
+}
+ENVIRONMENT = "python: 3.11\nnaïve==1.0\n"
+# Two of three tasks learned; the third was tried before it was learned.
+MATRIX = np.array([[0.1, 1 / 3, 0.12], [0.9, 0.2, np.nan], [0.7, 0.95, 0.15], [np.nan, np.nan, np.nan]])
+TASKS = [
+    {
+        "task": task,
+        "train_seconds": 0.1 + task,
+        "train_images_per_second": 1e5 / 3,
+        "eval_seconds": 1e-4,
+        "peak_memory_bytes": 2**31,
+        "extra_state_bytes": 44 * task,
+    }
+    for task in (1, 2)
+]
+CAPACITY = [
+    {
+        "task": task,
+        "layer": layer,
+        "neurons": 16,
+        "free": 8,
+        "new": 5,
+        "reused": 3,
+        "threshold": 1 / 7,
+        "margin_spent": 0.0,
+    }
+    for task in (1, 2)
+    for layer in (1, 2)
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run."""
+    made = RunFolder(tmp_path / "runs", RUN_ID)
+    made.begin(CONFIG, ENVIRONMENT)
+    made.write_tables(MATRIX, TASKS, CAPACITY)
+    made.set_status("finished")
+    return made
+
+
+def contents(root):
+    """Every file below, hidden ones as well, with its bytes."""
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# Reading back
+
+
+def test_a_run_comes_back_as_it_was_recorded(folder):
+    run = read_run(folder.path)
+    assert (run.run_id, run.suite, run.method, run.seed) == (RUN_ID, "permuted-digits", "clnp", 3)
+    assert run.is_modified
+    assert run.config == CONFIG
+    assert run.environment == ENVIRONMENT
+    assert run.status == "finished"
+    assert run.reason == ""
+    assert run.started <= run.ended
+    # The very same numbers, NaN for NaN: what is written must not lose a digit.
+    np.testing.assert_array_equal(run.accuracy_matrix, MATRIX)
+    assert run.tasks.to_dict("records") == TASKS
+    assert run.capacity.to_dict("records") == CAPACITY
+
+
+def test_a_run_without_units_to_count_has_an_empty_capacity_table(tmp_path):
+    folder = RunFolder(tmp_path, RUN_ID)
+    folder.begin(CONFIG, ENVIRONMENT)
+    folder.write_tables(MATRIX, TASKS, [])
+    run = read_run(folder.path)
+    assert not (folder.path / "capacity.csv").exists()
+    assert list(run.capacity.columns) == list(CAPACITY_COLUMNS)
+    assert run.capacity.empty
+
+
+def test_a_run_that_has_learned_nothing_yet_can_be_read(tmp_path):
+    folder = RunFolder(tmp_path, RUN_ID)
+    folder.begin(CONFIG, ENVIRONMENT)
+    matrix = np.full((4, 3), np.nan)
+    matrix[0] = 0.1
+    folder.write_tables(matrix, [], [])
+    run = read_run(folder.path)
+    assert run.status == "running"
+    assert run.ended == ""
+    assert run.tasks.empty
+    np.testing.assert_array_equal(run.accuracy_matrix, matrix)
+
+
+def test_the_tables_have_the_documented_columns_and_leave_unmeasured_cells_empty(folder):
+    lines = (folder.path / "accuracy_matrix.csv").read_text().splitlines()
+    assert lines[0] == "tasks_learned,task_01,task_02,task_03"
+    assert lines[1:] == ["0,0.1,0.3333333333333333,0.12", "1,0.9,0.2,", "2,0.7,0.95,0.15", "3,,,"]
+    assert (folder.path / "tasks.csv").read_text().splitlines()[0] == ",".join(TASK_COLUMNS)
+    assert (folder.path / "capacity.csv").read_text().splitlines()[0] == ",".join(CAPACITY_COLUMNS)
+
+
+def test_a_reason_is_kept_with_the_status(folder):
+    folder.set_status("failed", "MethodError: needs one head")
+    run = read_run(folder.path)
+    assert (run.status, run.reason) == ("failed", "MethodError: needs one head")
+    assert run.ended
+
+
+# Refusals
+
+
+def damaged(path, how):
+    text = path.read_text(encoding="utf-8")
+    if how == "missing":
+        path.unlink()
+    elif how == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "not text":
+        path.write_bytes(b"\xff\xfe\x00" + os.urandom(20))
+    elif how == "empty":
+        path.write_text("")
+    elif how == "truncated":
+        # In the midst of the last line that says something.
+        cut = text.rstrip("3,\n}")
+        path.write_text(cut[: cut.rindex("," if path.suffix == ".csv" else ":") - 1])
+    elif how == "other content":
+        path.write_text("[1, 2]\n")
+
+
+@pytest.mark.parametrize("how", ["missing", "a folder", "not text", "empty", "truncated", "other content"])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "capacity.csv"])
+def test_a_damaged_file_is_refused_by_name(folder, name, how):
+    if name == "environment.txt" and how in ("empty", "truncated", "other content"):
+        pytest.skip("free text: nothing tells what it should have been")
+    if name == "capacity.csv" and how in ("missing", "a folder"):
+        pytest.skip("not every method has one")
+    damaged(folder.path / name, how)
+    with pytest.raises(RecordError, match=re.escape(str(folder.path / name))) as error:
+        read_run(folder.path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["accuracy_matrix.csv", "tasks.csv", "capacity.csv"])
+@pytest.mark.parametrize("change", ["renamed", "left out", "swapped"])
+def test_a_table_with_other_columns_is_refused_by_name(folder, name, change):
+    path = folder.path / name
+    frame = pd.read_csv(path)
+    columns = list(frame.columns)
+    if change == "renamed":
+        frame = frame.rename(columns={columns[1]: "something"})
+    elif change == "left out":
+        frame = frame[columns[:-1]]
+    else:
+        frame = frame[[*columns[:1], columns[2], columns[1], *columns[3:]]]
+    frame.to_csv(path, index=False)
+    with pytest.raises(RecordError, match=re.escape(f"{path} is not a record")) as error:
+        read_run(folder.path)
+    assert "expected the columns " + ", ".join(columns) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("tasks_learned,task_01,task_02,task_03\n0,0.1,0.1,0.1\n1,0.9,0.2,\n", "4 rows"),
+        ("tasks_learned,task_01,task_02,task_03\n1,,,\n0,,,\n2,,,\n3,,,\n", "4 rows"),
+        ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,90,,\n2,,,\n3,,,\n", "[0, 1]"),
+        ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,-0.5,,\n2,,,\n3,,,\n", "[0, 1]"),
+        ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,inf,,\n2,,,\n3,,,\n", "[0, 1]"),
+        ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,good,,\n2,,,\n3,,,\n", "good"),
+        ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,,0.5,\n2,0.5,0.5,\n3,,,\n", "row 1"),
+    ],
+)
+def test_an_accuracy_matrix_that_cannot_be_one_is_refused(folder, table, said):
+    (folder.path / "accuracy_matrix.csv").write_text(table)
+    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not a record") as error:
+        read_run(folder.path)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tasks.csv", "capacity.csv"])
+def test_a_table_with_words_for_numbers_is_refused_by_name(folder, name):
+    path = folder.path / name
+    frame = pd.read_csv(path).astype(object)
+    frame.iloc[0, 2] = "many"
+    frame.to_csv(path, index=False)
+    with pytest.raises(RecordError, match=re.escape(str(path))):
+        read_run(folder.path)
+
+
+@pytest.mark.parametrize("key", ["suite", "method", "seed", "modified", "run_id", "suite_settings"])
+def test_a_config_without_a_key_is_refused_naming_file_and_key(folder, key):
+    folder.write("config.json", json.dumps({k: v for k, v in CONFIG.items() if k != key}))
+    with pytest.raises(RecordError, match=rf"config\.json is not a record.*'{key}'"):
+        read_run(folder.path)
+
+
+@pytest.mark.parametrize("key", ["status", "started", "ended", "reason"])
+def test_a_status_without_a_key_is_refused_naming_file_and_key(folder, key):
+    path = folder.path / "status.json"
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=rf"status\.json is not a record.*'{key}'"):
+        read_run(folder.path)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=re.escape(str(tmp_path / "gone"))):
+        read_run(tmp_path / "gone")
+
+
+# Writing
+
+
+def test_a_write_that_fails_leaves_the_old_content(folder, monkeypatch):
+    before = contents(folder.path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(RecordError, match=r"config\.json cannot be written \(No space left on device\)"):
+                folder.write("config.json", "{}")
+        assert {name: before[name] for name in before} == {name: contents(folder.path)[name] for name in before}
+
+
+def test_a_write_that_fails_leaves_no_scrap_behind(folder, monkeypatch):
+    before = contents(folder.path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError):
+        folder.write("config.json", "{}")
+    assert contents(folder.path) == before
+
+
+def test_a_reader_never_sees_a_part_of_a_file(folder, monkeypatch):
+    path = folder.path / "environment.txt"
+    seen = []
+    replace = os.replace
+
+    def look_first(source, target):
+        seen.append((path.read_text(), Path(source).read_text()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look_first)
+    folder.write("environment.txt", "new\n" * 10_000)
+    assert seen == [(ENVIRONMENT, "new\n" * 10_000)]
+    assert path.read_text() == "new\n" * 10_000
+
+
+def test_recorded_files_can_be_read_by_others(folder):
+    for path in folder.files():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_files_are_the_recorded_ones_and_nothing_else(folder):
+    folder.write("traceback.txt", "not a record")
+    assert [path.name for path in folder.files()] == [*REQUIRED_FILES, "capacity.csv"]
+    (folder.path / "capacity.csv").unlink()
+    assert [path.name for path in folder.files()] == list(REQUIRED_FILES)
+
+
+def test_an_unfinished_folder_is_moved_aside_with_everything_in_it(tmp_path, folder):
+    folder.set_status("stopped", "stopped by the user")
+    first = contents(folder.path)
+    (folder.path / "notes.txt").write_text("mine")
+    for attempt in range(1, 4):
+        again = RunFolder(tmp_path / "runs", RUN_ID)
+        again.begin(CONFIG, f"attempt {attempt}\n")
+        aside = sorted(path for path in (tmp_path / "runs").iterdir() if path != again.path)
+        # Three attempts within a second get three names.
+        assert len(aside) == attempt
+        assert all(path.name.startswith(f"{RUN_ID}.unfinished-") for path in aside)
+        assert not any(c in path.name for path in aside for c in ":+ ")
+    kept = [contents(path) for path in aside]
+    assert {**first, Path("notes.txt"): b"mine"} in kept
+    told = {held[Path("environment.txt")] for held in kept}
+    assert told == {ENVIRONMENT.encode(), b"attempt 1\n", b"attempt 2\n"}
+    assert again.status == "running"
+
+
+def test_the_status_of_a_folder_that_is_not_there_is_absent(tmp_path):
+    assert RunFolder(tmp_path, RUN_ID).status == "absent"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"finished"', '{"state": "finished"}', "\ud800"])
+def test_a_status_that_cannot_be_read_is_refused_by_name(folder, text):
+    (folder.path / "status.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(RecordError, match=r"status\.json cannot be read .*move the folder away"):
+        _ = folder.status
+
+
+# Folders that cannot be written
+
+
+def test_a_folder_below_a_file_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(RecordError, match=re.escape(f"the output folder {path} cannot be written")) as error:
+            check_writable(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(RecordError, match=r"the run folder .* cannot be created"):
+        RunFolder(tmp_path / "file", RUN_ID).begin(CONFIG, ENVIRONMENT)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o555)
+    with pytest.raises(RecordError, match="cannot be written \\(Permission denied\\)"):
+        check_writable(tmp_path / "runs")
+    with pytest.raises(RecordError, match="cannot be created \\(Permission denied\\)"):
+        RunFolder(tmp_path / "runs", RUN_ID).begin(CONFIG, ENVIRONMENT)
+
+
+def test_the_check_creates_the_folder_and_leaves_nothing_in_it(tmp_path):
+    root = tmp_path / "with spaces" / "runs"
+    check_writable(root)
+    check_writable(root)
+    assert list(root.iterdir()) == []
+
+
+# Run ids
+
+
+def test_a_run_id_is_the_hash_of_the_canonical_json():
+    wanted = hashlib.sha256(b'{"a":1,"b":[1.5,null,"\\u00e4"]}').hexdigest()[:16]
+    assert run_id_of({"b": [1.5, None, "ä"], "a": 1}) == wanted
+    assert re.fullmatch("[0-9a-f]{16}", wanted)
+
+
+def test_run_ids_tell_apart_what_differs_and_nothing_else():
+    base = {"method": "clnp", "seed": 0, "settings": {"margin": 0.2, "epochs": 1}}
+    same = {"settings": {"epochs": 1, "margin": 0.2}, "seed": 0, "method": "clnp"}
+    others = [{**base, "seed": 1}, {**base, "seed": "0"}, {**base, "settings": {"margin": 0.2}}, {**base, "x": None}]
+    assert run_id_of(base) == run_id_of(same)
+    assert len({run_id_of(identity) for identity in [base, *others]}) == 5
+
+
+def test_an_identity_without_a_number_has_no_id():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_id_of({"learning_rate": float("nan")})

@@ -1,0 +1,115 @@
+"""SI's path integral and importance against cases solved by hand."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from clbench.baselines.si import SIPlugin
+
+
+class Line(nn.Module):
+    """Two free numbers, so that every step can be followed by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.double))
+
+
+CURVATURE = torch.tensor([3.0, 0.5], dtype=torch.double)
+
+
+def loss_of(theta, optimum=0.0):
+    return (CURVATURE * (theta - optimum) ** 2).sum() / 2
+
+
+def train(plugin, model, steps, rate, optimum=0.0, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=rate)
+    strategy = SimpleNamespace(model=model)
+    plugin.before_training_exp(strategy)
+    seen = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model.theta, optimum).backward()
+        gradient, before = model.theta.grad.clone(), model.theta.detach().clone()
+        plugin.before_update(strategy)
+        total = model.theta.grad.clone()
+        optimizer.step()
+        plugin.after_update(strategy)
+        seen.append((gradient, total, model.theta.detach() - before))
+    plugin.after_training_exp(strategy)
+    return seen
+
+
+def test_on_a_quadratic_loss_small_steps_give_the_loss_decrease_per_parameter():
+    plugin, model = SIPlugin(strength=0.0, damping=0.1), Line()
+    start = model.theta.detach().clone()
+    train(plugin, model, steps=20_000, rate=1e-4)
+    end = model.theta.detach()
+    decrease = CURVATURE / 2 * (start**2 - end**2)  # per parameter; the loss is separable
+    expected = decrease / ((end - start) ** 2 + 0.1)
+    torch.testing.assert_close(plugin.importance["theta"], expected, rtol=1e-3, atol=1e-6)
+    assert torch.equal(plugin.reference["theta"], end)
+
+
+def test_the_path_integral_uses_the_gradient_of_the_task_alone():
+    plugin, model = SIPlugin(strength=2.0, damping=0.1), Line()
+    train(plugin, model, steps=50, rate=0.01)
+    importance, reference = plugin.importance["theta"].clone(), plugin.reference["theta"].clone()
+    seen = train(plugin, model, steps=50, rate=0.01, optimum=5.0)
+    # The optimiser did see the penalty ...
+    assert any(not torch.equal(gradient, total) for gradient, total, _ in seen)
+    # ... and the path integral did not.
+    path = sum(-gradient * change for gradient, _, change in seen)
+    expected = importance + (path / ((model.theta.detach() - reference) ** 2 + 0.1)).clamp(min=0)
+    torch.testing.assert_close(plugin.importance["theta"], expected)
+
+
+def test_the_penalty_gradient_is_that_of_c_times_importance_times_squared_distance():
+    plugin, model = SIPlugin(strength=0.7), Line()
+    plugin.before_training_exp(SimpleNamespace(model=model))
+    plugin.importance["theta"] = torch.tensor([2.0, 4.0], dtype=torch.double)
+    plugin.reference["theta"] = torch.tensor([0.5, 0.5], dtype=torch.double)
+    penalty = 0.7 * (plugin.importance["theta"] * (model.theta - plugin.reference["theta"]) ** 2).sum()
+    (expected,) = torch.autograd.grad(penalty, model.theta)
+    model.theta.grad = torch.zeros_like(model.theta)
+    plugin.before_update(SimpleNamespace(model=model))
+    torch.testing.assert_close(model.theta.grad, expected)
+
+
+def test_importance_is_never_negative_and_never_falls():
+    plugin, model = SIPlugin(strength=0.0), Line()
+    before = torch.zeros(2, dtype=torch.double)
+    for optimum in (0.0, 4.0, -3.0):
+        # A rate this high overshoots in the first parameter: its path integral may turn negative.
+        train(plugin, model, steps=3, rate=0.9, optimum=optimum)
+        assert (plugin.importance["theta"] >= before).all()
+        before = plugin.importance["theta"].clone()
+
+
+def test_adams_own_steps_count_not_the_gradient_times_a_rate():
+    plugin, model = SIPlugin(strength=0.0, damping=0.1), Line()
+    start = model.theta.detach().clone()
+    seen = train(plugin, model, 10, 0, optimizer=torch.optim.Adam(model.parameters(), lr=0.05))
+    path = sum(-gradient * change for gradient, _, change in seen)
+    expected = path / ((model.theta.detach() - start) ** 2 + 0.1)
+    torch.testing.assert_close(plugin.importance["theta"], expected)
+
+
+def test_every_parameter_is_protected_biases_and_output_layer_included(make_method, make_workplace):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=1)
+    method = make_method("si", workplace)
+    method.learn(workplace.stream.tasks[0])
+    for name, parameter in method.model.named_parameters():
+        assert method.si.importance[name].shape == parameter.shape
+        assert torch.count_nonzero(method.si.importance[name]) > 0
+
+
+def test_the_optimisers_state_is_kept_between_tasks_as_the_authors_do(make_method, make_workplace):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[16], epochs=1)
+    method = make_method("si", workplace)
+    steps = []
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        steps.append(int(next(iter(method.strategy.optimizer.state.values()))["step"]))
+    assert steps[1] == 2 * steps[0]

@@ -1,0 +1,206 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from clbench.data import SOURCES
+from clbench.errors import SettingError
+from clbench.methods import METHODS, MethodSettings, resolve_settings
+from clbench.suites import OVERRIDABLE, PERMUTED_DIGITS, SPLIT_MNIST, SUITES, Suite, find_suite, parse_overrides
+
+NO_SUITE = "expected one of permuted-digits, permuted-mnist, rotated-mnist, split-mnist"
+
+
+def message_of(call, *args, **kwargs):
+    with pytest.raises(SettingError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_is_found_under_its_own_name_and_passes_its_own_checks(name):
+    suite = find_suite(name)
+    assert suite.name == name
+    # `model_copy` checks nothing; this does.
+    assert Suite.model_validate(suite.model_dump()) == suite
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_says_where_it_comes_from_and_names_what_exists(name):
+    suite = find_suite(name)
+    assert suite.data in SOURCES
+    assert set(suite.methods) <= set(METHODS)
+    assert set(suite.method_settings) <= set(METHODS)
+    assert "Our choice" in suite.source
+    assert len(set(suite.seeds)) == len(suite.seeds) >= 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SUITES)
+def test_the_settings_of_every_method_resolve_in_every_suite(name, method):
+    suite = find_suite(name)
+    settings = resolve_settings(suite, method, {})
+    for key, value in suite.method_settings.get(method, {}).items():
+        assert getattr(settings, key) == value
+    assert None not in (
+        settings.optimizer,
+        settings.learning_rate,
+        settings.learning_rate_schedule,
+        settings.batch_size,
+        settings.epochs,
+    )
+
+
+def test_a_setting_comes_from_the_override_then_the_suite_then_the_method_then_the_suites_common_value():
+    suite = PERMUTED_DIGITS.model_copy(update={"method_settings": {"psp": {"learning_rate": 0.5}}})
+    assert resolve_settings(suite, "psp", {"learning_rate": 0.25}).learning_rate == 0.25
+    assert resolve_settings(suite, "psp", {}).learning_rate == 0.5
+    assert resolve_settings(PERMUTED_DIGITS, "psp", {}).learning_rate == 1e-4
+    assert resolve_settings(PERMUTED_DIGITS, "naive", {}).learning_rate == 0.002
+
+
+def test_a_suite_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError, match="frozen"):
+        PERMUTED_DIGITS.epochs = 1
+
+
+def test_overrides_give_a_new_suite_and_leave_the_old_one():
+    changed = PERMUTED_DIGITS.with_overrides({"epochs": 2, "hidden_sizes": [100, 50]})
+    assert (changed.epochs, changed.hidden_sizes) == (2, (100, 50))
+    assert changed.model_copy(update={"epochs": 10, "hidden_sizes": (256, 256)}) == PERMUTED_DIGITS
+    assert find_suite("permuted-digits").epochs == 10
+
+
+def test_no_overrides_give_an_equal_suite():
+    assert SPLIT_MNIST.with_overrides({}) == SPLIT_MNIST
+
+
+@pytest.mark.parametrize("key", OVERRIDABLE)
+def test_every_setting_that_may_be_changed_takes_its_own_value(key):
+    assert PERMUTED_DIGITS.with_overrides({key: getattr(PERMUTED_DIGITS, key)}) == PERMUTED_DIGITS
+
+
+@pytest.mark.parametrize("key", sorted(set(Suite.model_fields) - set(OVERRIDABLE)))
+def test_what_makes_the_suite_what_it_is_cannot_be_overridden(key):
+    said = message_of(PERMUTED_DIGITS.with_overrides, {key: getattr(PERMUTED_DIGITS, key)})
+    assert said.startswith(f"unknown setting '{key}': ")
+
+
+def test_an_unknown_suite_is_refused_with_the_nearest_and_all_names():
+    assert message_of(find_suite, "permuted-minst") == (
+        f"unknown suite 'permuted-minst': did you mean 'permuted-mnist'? {NO_SUITE}"
+    )
+
+
+def test_a_suite_like_no_other_is_refused_without_a_guess():
+    assert message_of(find_suite, "42") == f"unknown suite '42': {NO_SUITE}"
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names():
+    assert message_of(PERMUTED_DIGITS.with_overrides, {"epoch": 2}) == (
+        "unknown setting 'epoch': did you mean 'epochs'? expected one of batch_size, class_order, epochs, "
+        "hidden_sizes, learning_rate, learning_rate_schedule, n_tasks, optimizer, validation_share"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"epochs": 0}, "the setting epochs=0 does not fit: input should be greater than or equal to 1"),
+        (
+            {"epochs": "many"},
+            "the setting epochs=many does not fit: "
+            "input should be a valid integer, unable to parse string as an integer",
+        ),
+        (
+            {"hidden_sizes": [100, 0]},
+            "the setting hidden_sizes.1=0 does not fit: input should be greater than or equal to 1",
+        ),
+        (
+            {"learning_rate": float("nan")},
+            "the setting learning_rate=nan does not fit: input should be a finite number",
+        ),
+        ({"validation_share": 1}, "the setting validation_share=1 does not fit: input should be less than 1"),
+        (
+            {"optimizer": "adamw"},
+            "the setting optimizer=adamw does not fit: input should be 'adam', 'sgd' or 'rmsprop'",
+        ),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_in_one_sentence(override, said):
+    assert message_of(PERMUTED_DIGITS.with_overrides, override) == said
+
+
+def test_a_long_value_is_cut_in_the_message():
+    said = message_of(PERMUTED_DIGITS.with_overrides, {"optimizer": "x" * 1000})
+    assert f"optimizer={'x' * 57}... does not fit" in said
+
+
+def test_a_methods_unknown_setting_is_refused_with_the_nearest_and_all_names():
+    said = message_of(resolve_settings, PERMUTED_DIGITS, "ewc", {"strenght": 1})
+    names = ", ".join(sorted(["strength", "online_decay", "fisher_images", *MethodSettings.model_fields]))
+    assert said == f"unknown setting of ewc 'strenght': did you mean 'strength'? expected one of {names}"
+
+
+def test_a_methods_value_that_does_not_fit_is_refused_under_its_full_name():
+    assert message_of(resolve_settings, PERMUTED_DIGITS, "ewc", {"strength": -1}) == (
+        "the setting ewc.strength=-1 does not fit: input should be greater than or equal to 0"
+    )
+
+
+@pytest.mark.parametrize("field", ["momentum", "weight_decay"])
+def test_a_method_refuses_settings_that_are_not_a_number(field):
+    assert f"naive.{field}=nan" in message_of(resolve_settings, PERMUTED_DIGITS, "naive", {field: float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "value"),
+    [
+        ("epochs=2", "epochs", 2),
+        ("learning_rate=1e-3", "learning_rate", 1e-3),
+        ("clnp.margin=0.5", "clnp.margin", 0.5),
+        ("naive.reset_optimizer=false", "naive.reset_optimizer", False),
+        ("hidden_sizes=100,50", "hidden_sizes", [100, 50]),
+        ("hidden_sizes=[100, 50]", "hidden_sizes", [100, 50]),
+        ("hidden_sizes=[100]", "hidden_sizes", [100]),
+        ("optimizer=sgd", "optimizer", "sgd"),
+        ('optimizer="sgd"', "optimizer", "sgd"),
+        (" epochs = 2 ", "epochs", 2),
+        ("ewc.online_decay=null", "ewc.online_decay", None),
+        ("optimizer=", "optimizer", ""),
+        ("optimizer=a=b", "optimizer", "a=b"),
+        ("optimizer=sgd,adam", "optimizer", "sgd,adam"),
+    ],
+)
+def test_an_override_is_read_as_json_or_as_text(item, name, value):
+    parsed = parse_overrides([item])
+    assert parsed == {name: value}
+    assert type(parsed[name]) is type(value)
+
+
+def test_several_overrides_keep_their_order():
+    assert list(parse_overrides(["epochs=2", "batch_size=16", "clnp.margin=1"])) == [
+        "epochs",
+        "batch_size",
+        "clnp.margin",
+    ]
+
+
+@pytest.mark.parametrize("item", ["epochs", "=2", " =2", ""])
+def test_an_override_without_a_name_or_a_value_is_refused(item):
+    assert message_of(parse_overrides, [item]) == (
+        f"--set expects NAME=VALUE, such as --set epochs=2, but got '{item}'"
+    )
+
+
+def test_a_name_given_twice_is_refused():
+    assert message_of(parse_overrides, ["epochs=2", "epochs=3"]) == "--set gives 'epochs' twice; give it once"
+
+
+def test_brackets_nested_without_end_are_text_and_do_not_crash():
+    assert isinstance(parse_overrides(["hidden_sizes=" + "[" * 100_000])["hidden_sizes"], str)
+
+
+def test_a_suite_survives_json():
+    for suite in SUITES.values():
+        assert Suite.model_validate(json.loads(suite.model_dump_json())) == suite

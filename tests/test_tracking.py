@@ -1,0 +1,609 @@
+"""What MLflow is given, checked against real SQLite stores and against the run folders; and life without MLflow."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clbench import cli, metrics
+from clbench.baselines.naive import Naive
+from clbench.errors import Interrupted, RecordError, TrackingError
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, read_run
+from clbench.suites import SUITES
+from clbench.tracking import Tracker, load_runs, tracking_uri
+
+SUITE = "permuted-digits"
+SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+ENVIRONMENT = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_LOGGING_LEVEL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "DO_NOT_TRACK",
+    "FORCE_COLOR",
+    "TTY_COMPATIBLE",
+)
+OF_EVERY_TASK = ("train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_environment():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ENVIRONMENT:
+            # Set first, so that what clbench and MLflow set in this process is undone afterwards.
+            patch.setenv(name, "")
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """An empty store; creating its schema takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("template")
+    Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
+    return folder / "mlflow.db"
+
+
+def clbench(folder, *arguments):
+    """The command in this process, working in `folder`: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
+        patch.setenv("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", ""))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            cli.main()
+            raise SystemExit(0)
+    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
+
+
+def run(folder, *arguments, methods="naive", seeds="0"):
+    return clbench(
+        folder, "run", "--suite", SUITE, "--methods", methods, "--seeds", seeds, *SMALL, "--no-report", *arguments
+    )
+
+
+def store(folder, template):
+    """A folder to work in, with an empty store."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(template, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, template):
+    return store(tmp_path / "place", template)
+
+
+def uri_of(folder):
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def recorded(folder, experiment=SUITE):
+    """The store's client, and the invocations and children of an experiment, oldest first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri_of(folder))
+    found = client.get_experiment_by_name(experiment)
+    runs = [] if found is None else client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
+    parents = [item for item in runs if "mlflow.parentRunId" not in item.data.tags]
+    children = [item for item in runs if "mlflow.parentRunId" in item.data.tags]
+    return SimpleNamespace(client=client, parents=parents, children=children, experiment=found)
+
+
+def points(client, child):
+    """Every point of a run: name -> [(step, value), ...] in the order of the steps."""
+    return {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(child.info.run_id, name))
+        for name in child.data.metrics
+    }
+
+
+def wanted_points(folder):
+    """The points that a run folder stands for, from its CSV files by the definitions of `clbench.metrics`."""
+    matrix = pd.read_csv(folder / "accuracy_matrix.csv").drop(columns="tasks_learned")
+    tasks = pd.read_csv(folder / "tasks.csv")
+    wanted = {}
+    for column in matrix.columns:
+        wanted[f"accuracy/{column}"] = [(step, value) for step, value in matrix[column].items() if not np.isnan(value)]
+    array = matrix.to_numpy()
+    for name, metric in metrics.SUMMARY.items():
+        found = [(learned, metric(array, learned)) for learned in range(1, len(tasks) + 1)]
+        wanted[name] = [(step, value) for step, value in found if value is not None]
+    for name in OF_EVERY_TASK:
+        wanted[name] = list(zip(tasks["task"], tasks[name], strict=True))
+    if (folder / "capacity.csv").is_file():
+        capacity = pd.read_csv(folder / "capacity.csv")
+        for kind in ("free", "reused", "new"):
+            wanted[f"{kind}_neurons"] = list(capacity.groupby("task")[kind].sum().items())
+            for layer, rows in capacity.groupby("layer"):
+                wanted[f"{kind}_neurons/layer_{layer}"] = list(zip(rows["task"], rows[kind], strict=True))
+    return {name: values for name, values in wanted.items() if values}
+
+
+# One real invocation
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, template):
+    """Two methods with two seeds, recorded in a folder with spaces beside a leftover ./mlruns."""
+    folder = store(tmp_path_factory.mktemp("ran") / "my runs & more", template)
+    (folder / "mlruns" / "0").mkdir(parents=True)
+    (folder / "mlruns" / "0" / "meta.yaml").write_text("name: Default\nexperiment_id: '0'\n")
+    outcome = run(folder, methods="clnp,naive", seeds="0-1")
+    assert outcome.code == 0, outcome.err
+    return SimpleNamespace(folder=folder, outcome=outcome, **vars(recorded(folder)))
+
+
+def folder_of(ran, child):
+    return ran.folder / "clbench-runs" / child.data.tags["clbench.run_id"]
+
+
+def test_the_experiment_is_the_suite_and_its_files_lie_beside_the_store(ran):
+    assert ran.experiment.name == SUITE
+    assert len(list((ran.folder / "mlartifacts").iterdir())) == 4
+    assert ran.experiment.artifact_location == (ran.folder / "mlartifacts").as_uri()
+
+
+def test_there_is_a_parent_and_a_child_per_method_and_seed(ran):
+    assert len(ran.parents) == 1
+    assert ran.parents[0].info.status == "FINISHED"
+    assert ran.parents[0].data.tags["clbench.suite"] == SUITE
+    grid = [(c.data.tags["clbench.method"], c.data.tags["clbench.seed"]) for c in ran.children]
+    assert sorted(grid) == [("clnp", "0"), ("clnp", "1"), ("naive", "0"), ("naive", "1")]
+    for child in ran.children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == ran.parents[0].info.run_id
+
+
+def test_every_child_carries_the_tags_that_say_what_it_is(ran):
+    for child in ran.children:
+        config = json.loads((folder_of(ran, child) / "config.json").read_text())
+        tags = child.data.tags
+        assert tags["clbench.run_id"] == config["run_id"]
+        assert tags["clbench.suite"] == SUITE
+        assert tags["clbench.scenario"] == "permuted"
+        assert tags["clbench.head"] == "single"
+        # CLNP chooses the mask by the task's label; a plain network needs none.
+        assert tags["clbench.task_known_at_test"] == ("true" if config["method"] == "clnp" else "false")
+        assert tags["clbench.modified"] == "true"
+        assert tags["clbench.git_commit"] == config["git_commit"]
+        assert tags["clbench.data_sha256"] == config["data"]["sha256"]
+        for package in ("python", "clbench", "torch", "avalanche-lib", "mlflow"):
+            assert tags[f"clbench.version.{package}"] == config["versions"][package]
+
+
+def test_every_hyper_parameter_is_a_param(ran):
+    for child in ran.children:
+        config = json.loads((folder_of(ran, child) / "config.json").read_text())
+        params = child.data.params
+        assert {"method": config["method"], "seed": str(config["seed"]), "suite": SUITE}.items() <= params.items()
+        assert config["method_settings"].keys() <= params.keys()
+        assert params["epochs"] == "1"
+        assert params["learning_rate"] == "0.002"
+        assert params["optimizer"] == "adam"
+        assert params["reset_optimizer"] == "true"
+        assert params["suite.n_tasks"] == "2"
+        assert params["suite.hidden_sizes"] == "[16, 16]"
+        assert ("margin" in params) == (config["method"] == "clnp")
+
+
+def test_the_data_set_is_recorded_as_an_input(ran):
+    for child in ran.children:
+        dataset = ran.client.get_run(child.info.run_id).inputs.dataset_inputs[0].dataset
+        assert dataset.name == "digits"
+        assert child.data.tags["clbench.data_sha256"].startswith(dataset.digest)
+
+
+def test_the_metrics_are_those_of_the_tables_with_the_tasks_learned_as_step(ran):
+    for child in ran.children:
+        assert points(ran.client, child) == wanted_points(folder_of(ran, child))
+
+
+def test_every_promised_metric_is_there_and_none_where_it_is_undefined(ran):
+    for child in ran.children:
+        found = points(ran.client, child)
+        assert {step for step, _ in found["accuracy/task_01"]} == {0, 1, 2}
+        assert {step for step, _ in found["average_accuracy"]} == {1, 2}
+        # Undefined after one task.
+        for name in ("backward_transfer", "forgetting", "forward_transfer"):
+            assert [step for step, _ in found[name]] == [2]
+        for name in ("average_incremental_accuracy", "learning_accuracy", *OF_EVERY_TASK):
+            assert [step for step, _ in found[name]] == [1, 2]
+        counted = {name for name in found if "neurons" in name}
+        kinds = [f"{kind}_neurons" for kind in ("free", "reused", "new")]
+        layers = [f"{kind}/layer_{layer}" for kind in kinds for layer in (1, 2)]
+        assert counted == ({*kinds, *layers} if child.data.tags["clbench.method"] == "clnp" else set())
+
+
+def test_the_artifacts_are_the_files_of_the_run_folder(ran, tmp_path):
+    for child in ran.children:
+        names = {"accuracy_matrix.csv", "config.json", "environment.txt", "tasks.csv", "status.json"}
+        if child.data.tags["clbench.method"] == "clnp":
+            names.add("capacity.csv")
+        fetched = Path(ran.client.download_artifacts(child.info.run_id, "", str(tmp_path)))
+        for name in names:
+            assert (fetched / name).read_bytes() == (folder_of(ran, child) / name).read_bytes()
+        assert {item.path for item in ran.client.list_artifacts(child.info.run_id)} == names
+
+
+def test_the_files_have_the_documented_columns(ran):
+    for child in ran.children:
+        folder = folder_of(ran, child)
+        assert list(pd.read_csv(folder / "accuracy_matrix.csv")) == ["tasks_learned", "task_01", "task_02"]
+        assert list(pd.read_csv(folder / "tasks.csv")) == list(TASK_COLUMNS)
+        if (folder / "capacity.csv").exists():
+            assert list(pd.read_csv(folder / "capacity.csv")) == list(CAPACITY_COLUMNS)
+
+
+def assert_same_runs(got, wanted):
+    assert [item.run_id for item in got] == [item.run_id for item in wanted]
+    for one, other in zip(got, wanted, strict=True):
+        assert (one.config, one.environment, one.status) == (other.config, other.environment, other.status)
+        assert (one.started, one.ended, one.reason) == (other.started, other.ended, other.reason)
+        np.testing.assert_array_equal(one.accuracy_matrix, other.accuracy_matrix)
+        pd.testing.assert_frame_equal(one.tasks, other.tasks)
+        pd.testing.assert_frame_equal(one.capacity, other.capacity)
+
+
+def test_what_is_loaded_is_what_the_folders_hold(ran, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    held = [read_run(path) for path in (ran.folder / "clbench-runs").iterdir()]
+    assert_same_runs(load_runs(SUITE, uri_of(ran.folder)), sorted(held, key=lambda item: (item.method, item.seed)))
+    assert load_runs("split-mnist", uri_of(ran.folder)) == []
+
+
+def test_a_leftover_mlruns_folder_is_left_alone(ran):
+    files = [path for path in (ran.folder / "mlruns").rglob("*") if path.is_file()]
+    assert [path.read_text() for path in files] == ["name: Default\nexperiment_id: '0'\n"]
+
+
+def test_the_same_command_again_trains_nothing_and_adds_no_child(ran, monkeypatch):
+    monkeypatch.setattr(Naive, "learn", lambda *args: pytest.fail("trained again"))
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in _files(ran.folder / "clbench-runs")}
+    again = run(ran.folder, methods="naive", seeds="0-1")
+    assert again.code == 0
+    assert again.out.count("recorded before") == 2
+    assert [c.info.run_id for c in recorded(ran.folder).children] == [c.info.run_id for c in ran.children]
+    assert files == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in _files(ran.folder / "clbench-runs")}
+
+
+def _files(root):
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(ran, place, monkeypatch):
+    shutil.copytree(ran.folder / "clbench-runs", place / "clbench-runs")
+    monkeypatch.setattr("clbench.runner.train", lambda *args: pytest.fail("trained again"))
+    outcome = run(place, methods="clnp,naive", seeds="0-1")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    found = recorded(place)
+    first = {child.data.tags["clbench.run_id"]: child for child in ran.children}
+    assert {child.data.tags["clbench.run_id"] for child in found.children} == first.keys()
+    assert len(found.children) == 4
+    for child in found.children:
+        before = first[child.data.tags["clbench.run_id"]]
+        # The lists are equal point by point, so none is there twice.
+        assert points(found.client, child) == points(ran.client, before)
+        assert child.data.params == before.data.params
+        ours = {key: value for key, value in child.data.tags.items() if key.startswith("clbench.")}
+        assert ours == {key: value for key, value in before.data.tags.items() if key.startswith("clbench.")}
+        assert child.info.status == "FINISHED"
+    assert_same_runs(load_runs(SUITE, uri_of(place)), load_runs(SUITE, uri_of(ran.folder)))
+
+
+def test_forward_transfer_is_absent_where_no_head_was_trained_before(place, monkeypatch, split_digits):
+    monkeypatch.setitem(SUITES, "split-digits", split_digits)
+    command = ["run", "--suite", "split-digits", "--methods", "naive", "--seeds", "0", "--no-report"]
+    outcome = clbench(place, *command, "--set", "epochs=1", "--set", "hidden_sizes=16,16")
+    assert outcome.code == 0, outcome.err
+    found = recorded(place, "split-digits")
+    (child,) = found.children
+    assert "forward_transfer" not in child.data.metrics
+    assert "backward_transfer" in child.data.metrics
+    assert child.data.tags["clbench.head"] == "multi"
+    assert child.data.tags["clbench.task_known_at_test"] == "true"
+    folder = place / "clbench-runs" / child.data.tags["clbench.run_id"]
+    assert points(found.client, child) == wanted_points(folder)
+
+
+# Where the store is
+
+
+def test_the_option_comes_before_the_environment_and_that_before_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    assert tracking_uri("http://here") == "http://here"
+    assert tracking_uri(None) == "sqlite:///elsewhere.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_the_environments_store_and_experiment_are_respected(tmp_path, place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri_of(place))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my thesis")
+    working = tmp_path / "working"
+    working.mkdir()
+    assert run(working).code == 0
+    assert not (working / "mlflow.db").exists()
+    assert recorded(place).experiment is None
+    (child,) = recorded(place, "my thesis").children
+    assert child.data.tags["clbench.suite"] == SUITE
+    assert [item.method for item in load_runs(SUITE, uri_of(place))] == ["naive"]
+
+
+def test_a_deleted_experiment_is_refused_before_anything_runs(place):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri_of(place))
+    client.delete_experiment(client.create_experiment(SUITE))
+    outcome = run(place)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"clbench: error: the MLflow experiment '{SUITE}' was deleted; restore it")
+    assert list((place / "clbench-runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "telemetry"),
+    [
+        ({}, "true"),
+        ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"),
+        ({"DO_NOT_TRACK": "true"}, None),
+        ({"DO_NOT_TRACK": "false"}, None),
+    ],
+)
+def test_telemetry_is_off_unless_the_user_decided(place, monkeypatch, user, telemetry):
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    Tracker(uri_of(place), pytest.fail)
+    assert os.environ.get("MLFLOW_DISABLE_TELEMETRY") == telemetry
+    assert os.environ.get("DO_NOT_TRACK") == user.get("DO_NOT_TRACK")
+
+
+# A store that fails at the start
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent_server():
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        held = []
+
+        def accept():
+            while True:
+                try:
+                    held.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("server", ["closed_port", "silent_server"])
+def test_a_server_that_does_not_answer_is_refused_before_anything_runs(tmp_path, request, monkeypatch, server):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    uri = request.getfixturevalue(server)
+    outcome = run(tmp_path, "--tracking-uri", uri)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"clbench: error: the MLflow store {uri} does not answer (")
+    assert outcome.err.count("\n") == 1
+    assert "--tracking-uri" in outcome.err
+    assert list((tmp_path / "clbench-runs").iterdir()) == []
+    with pytest.raises(TrackingError, match="does not answer"):
+        load_runs(SUITE, uri)
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mlflow.db").write_text("my thesis, do not delete\n" * 100)
+    outcome = run(tmp_path)
+    assert outcome.code == 2
+    assert outcome.err.startswith("clbench: error: the MLflow store sqlite:///")
+    assert outcome.err.count("\n") == 1
+    assert (tmp_path / "mlflow.db").read_text() == "my thesis, do not delete\n" * 100
+    assert list((tmp_path / "clbench-runs").iterdir()) == []
+
+
+# A store that fails in the midst of it
+
+
+class Outage:
+    """Makes a call of MLflow's client fail from its n-th time on, for as long as it is on."""
+
+    def __init__(self, monkeypatch, call, after):
+        from mlflow import MlflowClient
+
+        self.is_on, self.calls = True, 0
+        works = getattr(MlflowClient, call)
+
+        def fails(client, *args, **kwargs):
+            self.calls += 1
+            if self.is_on and self.calls > after:
+                raise ConnectionError("the server has gone\nand said two lines")
+            return works(client, *args, **kwargs)
+
+        monkeypatch.setattr(MlflowClient, call, fails)
+
+
+def assert_complete(folder):
+    folders = list((folder / "clbench-runs").iterdir())
+    assert [read_run(path).status for path in folders] == ["finished"] * len(folders)
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        ("create_run", 1),
+        ("log_batch", 0),
+        ("log_batch", 2),
+        ("log_artifact", 2),
+        ("set_tag", 0),
+        ("set_terminated", 0),
+    ],
+)
+def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_date(place, monkeypatch, call, after):
+    outage = Outage(monkeypatch, call, after)
+    first = run(place, seeds="0-1")
+    assert first.code == 0
+    assert first.err.count("takes no more records (the server has gone)") == 1
+    assert "the same command run again will bring MLflow up to date" in first.err
+    assert all(line.startswith("clbench: warning: ") for line in first.err.splitlines())
+    assert len(assert_complete(place)) == 2
+
+    outage.is_on = False
+    monkeypatch.setattr("clbench.runner.train", lambda *args: pytest.fail("trained again"))
+    second = run(place, seeds="0-1")
+    assert (second.code, second.err) == (0, "")
+    loaded = load_runs(SUITE, uri_of(place))
+    assert_same_runs(loaded, sorted(map(read_run, (place / "clbench-runs").iterdir()), key=lambda item: item.seed))
+    found = recorded(place)
+    complete = [child for child in found.children if child.data.tags.get("clbench.complete") == "true"]
+    assert sorted(child.data.tags["clbench.seed"] for child in complete) == ["0", "1"]
+    for child in complete:
+        folder = place / "clbench-runs" / child.data.tags["clbench.run_id"]
+        assert points(found.client, child) == wanted_points(folder)
+
+
+def test_a_store_file_that_is_lost_in_the_midst_stops_nothing(place, monkeypatch):
+    learn = Naive.learn
+
+    def lose_the_store(method, task):
+        (place / "mlflow.db").write_bytes(b"not a database any more" * 1000)
+        learn(method, task)
+
+    monkeypatch.setattr(Naive, "learn", lose_the_store)
+    outcome = run(place, seeds="0-1")
+    assert outcome.code == 0
+    assert outcome.err.count("takes no more records") == 1
+    assert len(assert_complete(place)) == 2
+
+
+def test_an_outage_while_looking_for_recorded_runs_stops_nothing(place, monkeypatch):
+    assert run(place, seeds="0").code == 0
+    Outage(monkeypatch, "search_runs", 0)
+    outcome = run(place, seeds="0-1")
+    assert outcome.code == 0
+    assert outcome.err.count("takes no more records (the server has gone)") == 1
+    assert len(assert_complete(place)) == 2
+
+
+def test_no_report_is_made_of_a_store_that_lacks_runs(place, monkeypatch):
+    Outage(monkeypatch, "log_batch", 0)
+    command = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *SMALL]
+    outcome = clbench(place, *command)
+    assert outcome.code == 0
+    assert "no report was made, because MLflow lacks some of the runs; they are in clbench-runs" in outcome.err
+    assert list((place / "clbench-reports").iterdir()) == []
+
+
+def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_store(place, monkeypatch):
+    learn = Naive.learn
+
+    def stop_at_the_second_task(method, task):
+        if task.index == 1:
+            raise Interrupted
+        learn(method, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "learn", stop_at_the_second_task)
+        assert run(place).code == 130
+    with monkeypatch.context() as patch:
+        Outage(patch, "log_batch", 0)
+        assert run(place).code == 0
+    assert run(place).code == 0
+    (loaded,) = load_runs(SUITE, uri_of(place))
+    assert loaded.status == "finished"
+    assert metrics.tasks_learned(loaded.accuracy_matrix) == 2
+
+
+def test_a_stopped_and_a_failed_run_are_closed_as_such(place, monkeypatch):
+    def stop(method, task):
+        raise Interrupted
+
+    def fail(method, task):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Naive, "learn", stop)
+    assert run(place).code == 130
+    monkeypatch.setattr(Naive, "learn", fail)
+    assert run(place).code == 1
+    found = recorded(place)
+    assert [child.info.status for child in found.children] == ["KILLED", "FAILED"]
+    assert [parent.info.status for parent in found.parents] == ["KILLED", "FAILED"]
+
+
+def test_a_damaged_run_folder_is_blamed_and_not_the_store(place, tmp_path, template):
+    assert run(place, seeds="0-1").code == 0
+    fresh = store(tmp_path / "fresh", template)
+    shutil.copytree(place / "clbench-runs", fresh / "clbench-runs")
+    configs = {json.loads(path.read_text())["seed"]: path for path in fresh.rglob("config.json")}
+    (configs[0].parent / "tasks.csv").unlink()
+    outcome = run(fresh, seeds="0-1")
+    assert f"{configs[0].parent.relative_to(fresh) / 'tasks.csv'} cannot be read" in outcome.err
+    assert "takes no more records" not in outcome.err
+    # The other run is restored all the same.
+    assert [item.seed for item in load_runs(SUITE, uri_of(fresh))] == [1]
+
+
+# Loading
+
+
+def test_a_run_that_failed_before_its_first_measurement_does_not_hide_the_others(place, monkeypatch):
+    def refuse(method, observers=()):
+        raise RuntimeError("before anything was measured")
+
+    assert run(place, seeds="0").code == 0
+    monkeypatch.setattr(Naive, "prepare", refuse)
+    assert run(place, seeds="1").code == 1
+    assert 0 in [item.seed for item in load_runs(SUITE, uri_of(place)) if item.status == "finished"]
+
+
+def test_lost_artifacts_are_reported_by_run(place):
+    assert run(place).code == 0
+    (child,) = recorded(place).children
+    shutil.rmtree(place / "mlartifacts" / child.info.run_id)
+    with pytest.raises(RecordError, match=child.info.run_id) as error:
+        load_runs(SUITE, uri_of(place))
+    assert "\n" not in str(error.value)
+
+
+def test_one_run_recorded_twice_is_loaded_once(place):
+    assert run(place).code == 0
+    (folder,) = (place / "clbench-runs").iterdir()
+    tracker = Tracker(uri_of(place), pytest.fail)
+    tracker.begin(SUITE, "clbench run")
+    from clbench.records import RunFolder
+
+    tracker.restore(RunFolder(folder.parent, folder.name))
+    assert len(recorded(place).children) == 2
+    assert [item.run_id for item in load_runs(SUITE, uri_of(place))] == [folder.name]
