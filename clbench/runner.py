@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -396,8 +396,12 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def git_state() -> tuple[str, bool | None]:
-    """Commit of the checkout that this code runs from, and whether it was changed since; ("", None) elsewhere."""
+    """Commit of the checkout that this code runs from, and whether it was changed since; ("", None) elsewhere.
+
+    Asked once per process: the code that runs is the one that was imported then.
+    """
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return "", None

@@ -18,7 +18,7 @@ import pytest
 from clbench import cli, metrics
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, TrackingError
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, read_run
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run
 from clbench.suites import SUITES
 from clbench.tracking import Tracker, load_runs, tracking_uri
 
@@ -39,13 +39,20 @@ ENVIRONMENT = (
 OF_EVERY_TASK = ("train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_environment():
+@contextlib.contextmanager
+def clean_environment():
+    """Without the user's settings; what clbench and MLflow set in this process is undone afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ENVIRONMENT:
-            # Set first, so that what clbench and MLflow set in this process is undone afterwards.
+            # Deleting an absent variable would not be undone.
             patch.setenv(name, "")
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    with clean_environment():
         yield
 
 
@@ -53,20 +60,19 @@ def _own_environment():
 def template(tmp_path_factory):
     """An empty store; creating its schema takes seconds, copying it does not."""
     folder = tmp_path_factory.mktemp("template")
-    Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
+    with clean_environment():
+        Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
     return folder / "mlflow.db"
 
 
 def clbench(folder, *arguments):
     """The command in this process, working in `folder`: exit code, stdout, stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        patch.setenv("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", ""))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end:
             cli.main()
-            raise SystemExit(0)
     return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
 
 
@@ -143,7 +149,8 @@ def ran(tmp_path_factory, template):
     folder = store(tmp_path_factory.mktemp("ran") / "my runs & more", template)
     (folder / "mlruns" / "0").mkdir(parents=True)
     (folder / "mlruns" / "0" / "meta.yaml").write_text("name: Default\nexperiment_id: '0'\n")
-    outcome = run(folder, methods="clnp,naive", seeds="0-1")
+    with clean_environment():
+        outcome = run(folder, methods="clnp,naive", seeds="0-1")
     assert outcome.code == 0, outcome.err
     return SimpleNamespace(folder=folder, outcome=outcome, **vars(recorded(folder)))
 
@@ -259,8 +266,7 @@ def assert_same_runs(got, wanted):
         pd.testing.assert_frame_equal(one.capacity, other.capacity)
 
 
-def test_what_is_loaded_is_what_the_folders_hold(ran, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+def test_what_is_loaded_is_what_the_folders_hold(ran):
     held = [read_run(path) for path in (ran.folder / "clbench-runs").iterdir()]
     assert_same_runs(load_runs(SUITE, uri_of(ran.folder)), sorted(held, key=lambda item: (item.method, item.seed)))
     assert load_runs("split-mnist", uri_of(ran.folder)) == []
@@ -367,9 +373,6 @@ def test_a_deleted_experiment_is_refused_before_anything_runs(place):
     ],
 )
 def test_telemetry_is_off_unless_the_user_decided(place, monkeypatch, user, telemetry):
-    for name in ENVIRONMENT:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
     for name, value in user.items():
         monkeypatch.setenv(name, value)
     Tracker(uri_of(place), pytest.fail)
@@ -588,6 +591,12 @@ def test_a_run_that_failed_before_its_first_measurement_does_not_hide_the_others
     assert 0 in [item.seed for item in load_runs(SUITE, uri_of(place)) if item.status == "finished"]
 
 
+def test_loading_leaves_the_processs_own_choice_of_a_store_alone(ran, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
+    load_runs(SUITE, uri_of(ran.folder))
+    assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///mine.db"
+
+
 def test_lost_artifacts_are_reported_by_run(place):
     assert run(place).code == 0
     (child,) = recorded(place).children
@@ -602,8 +611,6 @@ def test_one_run_recorded_twice_is_loaded_once(place):
     (folder,) = (place / "clbench-runs").iterdir()
     tracker = Tracker(uri_of(place), pytest.fail)
     tracker.begin(SUITE, "clbench run")
-    from clbench.records import RunFolder
-
     tracker.restore(RunFolder(folder.parent, folder.name))
     assert len(recorded(place).children) == 2
     assert [item.run_id for item in load_runs(SUITE, uri_of(place))] == [folder.name]
