@@ -114,10 +114,12 @@ class SuperposedMLP(MultiTaskModule):
         """The contexts of a task, one per layer; only the last task asked for is kept."""
         if self._contexts is None or self._contexts[0] != task:
             layers = [*self.hidden, self.heads[0]]
-            drawn = [
-                draw_context(self.kind, layer.in_features, self.context_seed(task, number)).to(layer.weight.device)
-                for number, layer in enumerate(layers)
-            ]
+            # What is drawn while evaluating may be trained with next; inference tensors could not.
+            with torch.inference_mode(False):
+                drawn = [
+                    draw_context(self.kind, layer.in_features, self.context_seed(task, number)).to(layer.weight.device)
+                    for number, layer in enumerate(layers)
+                ]
             self._contexts = task, drawn
         return self._contexts[1]
 

@@ -134,8 +134,8 @@ def run_command(
         raise SettingError(f"unknown precision '{precision}': expected auto, float32 or bfloat16")
     screen = Screen(quiet=quiet)
     if not dry_run:
-        check_writable(output)
-        check_writable(reports)
+        check_writable(output, "--output")
+        check_writable(reports, "--reports")
 
     from clbench.data import load_images
 
@@ -144,6 +144,8 @@ def run_command(
     import torch
 
     from clbench.runner import make_specs
+    from clbench.seeding import RandomStreams
+    from clbench.streams import make_stream
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -157,6 +159,8 @@ def run_command(
         "bfloat16" if precision == "bfloat16" else "float32",
         place.type,
     )
+    # A suite that its data cannot fill is refused now rather than in every run.
+    make_stream(specs[0].suite, images, RandomStreams(specs[0].seed))
     if dry_run:
         from clbench.estimate import show_plan
 
@@ -170,8 +174,11 @@ def run_command(
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn)
     tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]))
-    outcome = _run_all(specs, images, place, output, tracker, screen)
-    tracker.end(status=outcome)
+    outcome = "failed"
+    try:
+        outcome = _run_all(specs, images, place, output, tracker, screen)
+    finally:
+        tracker.end(status=outcome)
     _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)
 
 
@@ -193,11 +200,6 @@ def _run_all(
         try:
             for spec in specs:
                 folder = RunFolder(output, spec.run_id)
-                if folder.status == "finished":
-                    if not tracker.has(spec.run_id):
-                        tracker.restore(folder)
-                    screen.run_ended(spec, "recorded before")
-                    continue
                 status = _run_one(spec, images, device, folder, tracker, screen, stop)
                 if status == "stopped":
                     return "stopped"
@@ -217,7 +219,7 @@ def _run_one(
     screen: "Screen",
     stop: threading.Event,
 ) -> str:
-    """One run, recorded however it ends; the others go on after a failure."""
+    """One run, unless it is recorded already; whatever happens to it is recorded, and the others go on."""
     from clbench.methods import find_method
     from clbench.runner import Progress, config_of, execute
 
@@ -234,7 +236,17 @@ def _run_one(
         screen.progress(spec, progress)
 
     try:
+        if folder.status == "finished":
+            if not tracker.has(spec.run_id):
+                tracker.restore(folder)
+            screen.run_ended(spec, "recorded before")
+            return "finished"
         execute(spec, images, device, folder, config, on_task, on_progress, stop.is_set)
+    except RecordError as error:
+        # The run folder itself is at fault, so there is nothing whole to hand on.
+        tracker.abandon(config)
+        screen.run_ended(spec, "failed", str(error))
+        return "failed"
     except (Interrupted, KeyboardInterrupt):
         tracker.close(config, folder)
         screen.run_ended(spec, "stopped")
@@ -278,7 +290,7 @@ def _finish(
     screen.show(f"runs:    {output}")
     screen.show(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}")
     if outcome == "failed":
-        screen.warn("some runs failed; the reason is above and in status.json of the run's folder")
+        screen.warn("some runs failed; the reason is above, and in status.json of the run's folder")
         raise SystemExit(1)
 
 
@@ -297,13 +309,14 @@ def report_command(
 
     screen = Screen(quiet=quiet)
     chosen = find_suite(suite)
-    check_writable(reports)
+    check_writable(reports, "--reports")
     for path in _write_report(chosen.name, resolve_uri(tracking_uri), reports, screen):
         screen.show(f"report:  {path}")
 
 
 def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[Path]:
     from clbench.reports import write_report
+    from clbench.reports.terminal import summary_table
     from clbench.tracking import load_runs
 
     runs = load_runs(suite, uri)
@@ -311,7 +324,9 @@ def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[
         raise TrackingError(
             f"the MLflow store {uri} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}"
         )
-    return write_report(runs, suite, folder)
+    paths = write_report(runs, suite, folder)
+    screen.show(summary_table(runs, suite))
+    return paths
 
 
 def _method_names(given: str | None, suite: "Suite") -> list[str]:
@@ -334,13 +349,17 @@ def _method_names(given: str | None, suite: "Suite") -> list[str]:
 _MOST_SEEDS = 10_000
 
 
+def _is_seed(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
 def _seeds(given: str | None, suite: "Suite") -> list[int]:
     if given is None:
         return list(suite.seeds)
     seeds: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
-        if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
+        if not (_is_seed(first) and (not dash or _is_seed(last))):
             raise SettingError(f"the seeds '{given}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5")
         low, high = int(first), int(last) if dash else int(first)
         if high < low:

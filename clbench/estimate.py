@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from clbench.data import ImageSet
 from clbench.memory import keep_freed_memory
@@ -31,7 +32,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     first = specs[0]
     stream = make_stream(first.suite, images, RandomStreams(first.seed))
     table = Table(box=None, pad_edge=False)
-    table.add_column("run id")
+    table.add_column("run id", no_wrap=True, min_width=16)
     table.add_column("method")
     for name in ("seed", "tasks", "epochs", "images trained", "steps", "time at least"):
         table.add_column(name, justify="right")
@@ -48,7 +49,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         total += seconds
         table.add_row(
             spec.run_id,
-            spec.method + (" (modified)" if spec.overrides else ""),
+            Text(spec.method + (" (modified)" if spec.overrides else "")),
             str(spec.seed),
             str(spec.suite.n_tasks),
             str(spec.settings.epochs),

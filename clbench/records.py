@@ -13,6 +13,7 @@ always lands in the same folder.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -170,12 +171,16 @@ class RunFolder:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
         try:
             handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.path / name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, self.path / name)
+            except OSError:
+                Path(temporary).unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
 
@@ -208,6 +213,7 @@ def read_run(folder: Path) -> RecordedRun:
             config[key]
         name = "status.json"
         status = json.loads(content(name))
+        standing = {key: str(status[key]) for key in ("status", "started", "ended", "reason")}
         name = "accuracy_matrix.csv"
         content(name)
         frame = pd.read_csv(folder / name)
@@ -225,15 +231,12 @@ def read_run(folder: Path) -> RecordedRun:
         )
         return RecordedRun(
             run_id=str(config["run_id"]),
-            status=str(status["status"]),
             config=config,
             environment=content("environment.txt"),
             accuracy_matrix=matrix,
             tasks=tasks,
             capacity=capacity,
-            started=str(status["started"]),
-            ended=str(status["ended"]),
-            reason=str(status["reason"]),
+            **standing,
         )
     except (ValueError, KeyError, TypeError) as error:
         said = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -244,16 +247,22 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path)
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} cannot be read ({error})") from None
+    if not text.endswith("\n"):
+        raise ValueError("its last line is cut off")
+    frame = pd.read_csv(io.StringIO(text))
     if tuple(frame.columns) != columns:
         raise ValueError(f"expected the columns {', '.join(columns)}, but got {', '.join(frame.columns)}")
+    for column in columns:
+        if len(frame) and (frame[column].dtype.kind not in "iuf" or frame[column].isna().any()):
+            raise ValueError(f"the column {column} holds something that is no number")
     return frame
 
 
-def check_writable(root: Path) -> None:
-    """Makes sure, before hours of work, that run folders can be created under `root`.
+def check_writable(root: Path, option: str) -> None:
+    """Makes sure, before hours of work, that files can be created under `root`, which `option` names.
 
     Raises:
         RecordError: naming the folder and what the system said.
@@ -264,5 +273,5 @@ def check_writable(root: Path) -> None:
         shutil.rmtree(trial)
     except OSError as error:
         raise RecordError(
-            f"the output folder {root} cannot be written ({error.strerror}); give another with --output"
+            f"the folder {root} cannot be written ({error.strerror}); give another with {option}"
         ) from None

@@ -330,6 +330,9 @@ def execute(
         Exception: whatever `train` raised, after status.json says so.
     """
     folder.begin(config, environment_text())
+    # A run that fails before anything was measured leaves whole, empty tables.
+    n_tasks = spec.suite.n_tasks
+    folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
 
     def record(result: RunResult) -> None:
         folder.write_tables(result.matrix, result.tasks, result.capacity)

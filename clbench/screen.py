@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from clbench.metrics import average_accuracy
 
@@ -40,7 +40,7 @@ class Screen:
             self._rows[spec.run_id] = [spec.method, str(spec.seed), f"0/{n_tasks}", "", "", "", "waiting"]
         if self.is_live:
             self._live = Live(self._table(), console=self.console, auto_refresh=False, transient=False)
-            self._live.start()
+            self._live.start(refresh=True)
 
     def end(self) -> None:
         """Leaves the table as it stands."""
@@ -85,24 +85,28 @@ class Screen:
         self._rows[spec.run_id][6] = status
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
-        if not self.is_live or detail:
-            self.say(f"{spec.method} seed {spec.seed}: {status}{': ' + detail if detail else ''}")
+        if detail:
+            self.warn(f"{spec.method} seed {spec.seed}: {status}: {detail}")
+        elif not self.is_live:
+            self.say(f"{spec.method} seed {spec.seed}: {status}")
 
     def say(self, text: str) -> None:
         """One line; with the time where it is no terminal."""
         if self.quiet:
             return
         stamp = "" if self.console.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S  ")
-        self.console.print(escape(stamp + text), highlight=False, soft_wrap=True)
+        self.console.print(stamp + text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def show(self, renderable: Any) -> None:
         """A table or a line without the time."""
         if not self.quiet:
-            self.console.print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+            is_text = isinstance(renderable, str)
+            self.console.print(renderable, markup=False, emoji=False, highlight=False, soft_wrap=is_text)
 
     def warn(self, text: str) -> None:
         """A warning, on stderr, also when quiet."""
-        self.warnings.print(escape(f"clbench: warning: {text}"), highlight=False, soft_wrap=True)
+        line = f"clbench: warning: {text}"
+        self.warnings.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -111,7 +115,8 @@ class Screen:
             table.add_column(name, justify="right")
         table.add_column("")
         for row in self._visible():
-            table.add_row(*map(escape, row))
+            # Text, not str: a name like [red] is a name, not markup.
+            table.add_row(*map(Text, row))
         return table
 
     def _visible(self) -> list[list[str]]:

@@ -132,24 +132,35 @@ class Tracker:
 
         self._try(send)
 
+    def abandon(self, config: Mapping[str, Any]) -> None:
+        """Closes a run as failed without its files."""
+        if config["run_id"] in self._open:
+            self._try(lambda: self._client.set_terminated(self._open[config["run_id"]][0], "FAILED"))
+
     def has(self, run_id: str) -> bool:
         """Whether the store holds this run completely."""
-        if self.is_behind:
-            return False
-        found = self._client.search_runs(
-            [self._experiment],
-            filter_string=f"tags.`clbench.run_id` = '{run_id}' and tags.`clbench.complete` = 'true'",
-            max_results=1,
-        )
+        found: list[Any] = []
+
+        def ask() -> None:
+            condition = f"tags.`clbench.run_id` = '{run_id}' and tags.`clbench.complete` = 'true'"
+            # A stopped or failed attempt is recorded whole as well; only a finished one will do.
+            condition += " and attributes.status = 'FINISHED'"
+            found.extend(self._client.search_runs([self._experiment], filter_string=condition, max_results=1))
+
+        self._try(ask)
         return len(found) > 0
 
     def restore(self, folder: RunFolder) -> None:
-        """Writes a recorded run into the store from its folder, every point once."""
+        """Writes a recorded run into the store from its folder, every point once.
+
+        Raises:
+            RecordError: if the folder does not hold a whole run.
+        """
+        recorded = read_run(folder.path)
 
         def send() -> None:
             from clbench.runner import RunResult
 
-            recorded = read_run(folder.path)
             mlflow_id = self._create(recorded.config)
             tasks, capacity = _rows(recorded.tasks), _rows(recorded.capacity)
             for learned in range(len(tasks) + 1):
@@ -208,8 +219,9 @@ class Tracker:
     def _finish(self, mlflow_id: str, folder: RunFolder) -> None:
         for path in folder.files():
             self._client.log_artifact(mlflow_id, str(path))
-        self._client.set_tag(mlflow_id, "clbench.complete", "true")
         self._client.set_terminated(mlflow_id, _STATUS[folder.status])
+        # Last, so that an outage at any point leaves a run that does not count.
+        self._client.set_tag(mlflow_id, "clbench.complete", "true")
 
     def _try(self, send: Callable[[], None]) -> None:
         """Records lie in the run folder whatever happens here, so a failing store is no reason to stop."""
@@ -226,39 +238,52 @@ class Tracker:
 
 
 def load_runs(suite: str, uri: str) -> list[RecordedRun]:
-    """Every run of a suite that MLflow holds, one per run id (the newest complete record), by method and seed.
+    """Every run of a suite that MLflow holds, one per run id (a finished one, then the newest), by method and seed.
 
     Raises:
         TrackingError: if the store does not answer.
         RecordError: if a run's files are missing or damaged, naming the run.
     """
-    client = _client(uri)
-    import mlflow
+    import pandas as pd
 
-    mlflow.set_tracking_uri(uri)
+    client = _client(uri)
+    found: list[dict[str, Any]] = []
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        table = mlflow.search_runs(
-            experiments,
-            filter_string=f"tags.`clbench.suite` = '{suite}' and tags.`clbench.complete` = 'true'",
-            order_by=["attributes.start_time DESC"],
-        )
+        token = None
+        while True:
+            page = client.search_runs(
+                experiments,
+                filter_string=f"tags.`clbench.suite` = '{suite}' and tags.`clbench.complete` = 'true'",
+                page_token=token,
+            )
+            found += [
+                {
+                    "mlflow_id": run.info.run_id,
+                    "run_id": run.data.tags["clbench.run_id"],
+                    "finished": run.info.status == "FINISHED",
+                    "start": run.info.start_time,
+                }
+                for run in page
+            ]
+            token = page.token
+            if not token:
+                break
     except Exception as error:
         raise TrackingError(f"the MLflow store {uri} cannot be read ({_first_line(error)})") from None
-    if table.empty:
-        return []
+    table = pd.DataFrame(found, columns=["mlflow_id", "run_id", "finished", "start"])
+    best = table.sort_values(["finished", "start"], ascending=False).drop_duplicates("run_id")
     runs = []
-    newest = table.drop_duplicates("tags.clbench.run_id", keep="first")
-    for mlflow_id in newest["run_id"]:
+    for mlflow_id in best["mlflow_id"]:
         with tempfile.TemporaryDirectory() as temporary:
             try:
-                files = client.download_artifacts(mlflow_id, "", temporary)
+                runs.append(read_run(Path(client.download_artifacts(mlflow_id, "", temporary))))
             except Exception as error:
+                said = _first_line(error).replace(temporary, "").lstrip("/")
                 raise RecordError(
-                    f"the files of the MLflow run {mlflow_id} cannot be read ({_first_line(error)}); run the same "
-                    "`clbench run` again after deleting that run in MLflow, to restore it from its run folder"
+                    f"the files of the MLflow run {mlflow_id} cannot be read ({said}); delete that run in MLflow, and "
+                    "the same `clbench run` again will restore it from its run folder"
                 ) from None
-            runs.append(read_run(Path(files)))
     return sorted(runs, key=lambda run: (run.method, run.seed, run.run_id))
 
 

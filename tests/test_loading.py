@@ -151,7 +151,15 @@ def make_strategy(make_workplace):
 def test_the_learning_rate_falls_linearly_over_each_task_and_is_whole_again_afterwards(
     make_method, make_workplace, optimizer
 ):
-    workplace = make_workplace(n_tasks=2, epochs=2, hidden_sizes=[8], optimizer=optimizer, learning_rate=0.25)
+    workplace = make_workplace(
+        n_tasks=2,
+        epochs=2,
+        hidden_sizes=[8],
+        optimizer=optimizer,
+        learning_rate=0.25,
+        learning_rate_schedule="linear",
+        batch_size=32,
+    )
     method = make_method("naive", workplace)
     recorder = Recorder()
     method.strategy.plugins.append(recorder)
@@ -168,7 +176,9 @@ def test_the_learning_rate_falls_linearly_over_each_task_and_is_whole_again_afte
 
 
 def test_a_constant_learning_rate_stays(make_method, make_workplace):
-    workplace = make_workplace(n_tasks=1, epochs=1, hidden_sizes=[8], learning_rate_schedule="constant")
+    workplace = make_workplace(
+        n_tasks=1, epochs=1, hidden_sizes=[8], learning_rate=0.002, learning_rate_schedule="constant"
+    )
     method = make_method("naive", workplace)
     recorder = Recorder()
     method.strategy.plugins.append(recorder)

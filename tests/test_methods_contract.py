@@ -121,7 +121,7 @@ def test_every_suite_has_settings_that_fit_it(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_unknown_setting_is_refused_by_name(name):
-    with pytest.raises(SettingError, match="unknown setting of .* 'no_such': .*expected one of .*epochs"):
+    with pytest.raises(SettingError, match=r"unknown setting of .* 'no_such': .*expected one of .*epochs"):
         resolve_settings(SUITES["permuted-digits"], name, {"no_such": 1})
 
 

@@ -169,6 +169,7 @@ def test_a_hole_on_or_below_the_diagonal_is_refused(row, column):
 def test_a_skipped_row_is_refused():
     matrix = array(SINGLE_HEAD)
     matrix[2] = NAN
+    assert metrics.tasks_learned(matrix) == 3
     with pytest.raises(ValueError, match="row 2 of the accuracy matrix lacks a value"):
         metrics.summarise(matrix)
 

@@ -328,8 +328,8 @@ def test_a_status_that_cannot_be_read_is_refused_by_name(folder, text):
 def test_a_folder_below_a_file_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file", tmp_path / "file" / "runs"):
-        with pytest.raises(RecordError, match=re.escape(f"the output folder {path} cannot be written")) as error:
-            check_writable(path)
+        with pytest.raises(RecordError, match=re.escape(f"the folder {path} cannot be written")) as error:
+            check_writable(path, "--output")
         assert "\n" not in str(error.value)
     with pytest.raises(RecordError, match=r"the run folder .* cannot be created"):
         RunFolder(tmp_path / "file", RUN_ID).begin(CONFIG, ENVIRONMENT)
@@ -340,15 +340,15 @@ def test_a_folder_below_a_file_is_refused_in_one_sentence(tmp_path):
 def test_a_read_only_folder_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "runs").mkdir(mode=0o555)
     with pytest.raises(RecordError, match="cannot be written \\(Permission denied\\)"):
-        check_writable(tmp_path / "runs")
+        check_writable(tmp_path / "runs", "--output")
     with pytest.raises(RecordError, match="cannot be created \\(Permission denied\\)"):
         RunFolder(tmp_path / "runs", RUN_ID).begin(CONFIG, ENVIRONMENT)
 
 
 def test_the_check_creates_the_folder_and_leaves_nothing_in_it(tmp_path):
     root = tmp_path / "with spaces" / "runs"
-    check_writable(root)
-    check_writable(root)
+    check_writable(root, "--output")
+    check_writable(root, "--output")
     assert list(root.iterdir()) == []
 
 

@@ -4,13 +4,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 
 from clbench import metrics
 from clbench.errors import DivergenceError, Interrupted, SettingError
-from clbench.methods import METHODS, find_method
+from clbench.methods import METHODS, find_method, resolve_settings
 from clbench.runner import make_specs, measure, train
 from clbench.suites import OVERRIDABLE, find_suite
 
+# The suite's own numbers may be tuned; the ones below are what these tests count on.
+PLAIN = find_suite("permuted-digits").model_copy(
+    update={
+        "n_tasks": 10,
+        "hidden_sizes": (256, 256),
+        "optimizer": "adam",
+        "learning_rate": 0.002,
+        "learning_rate_schedule": "linear",
+        "batch_size": 32,
+        "epochs": 10,
+        "validation_share": 0.15,
+        "method_settings": {},
+    }
+)
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 1, "hidden_sizes": [16]}
 BATCH = 32
@@ -25,7 +40,7 @@ def make(digits):
         methods=("naive",), seeds=(0,), suite=None, images=digits, precision="float32", device="cpu", **overrides
     ):
         named = {name.replace("__", "."): value for name, value in overrides.items()}
-        suite = suite or find_suite("permuted-digits")
+        suite = suite or PLAIN
         return make_specs(suite, list(methods), list(seeds), named, images, precision, device)
 
     return specs
@@ -99,8 +114,8 @@ def test_an_accuracy_is_the_share_of_test_images_whose_largest_output_is_their_l
         for position in range(len(task.test)):
             image, label = task.test[position]
             right += int(method.model(image[None]).argmax()) == label
-        assert matrices[-1][3, task.index] == pytest.approx(right / len(task.test), abs=2 / len(task.test))
-        assert matrices[-1][3, task.index] * len(task.test) == pytest.approx(round(matrices[-1][3, task.index] * 359))
+        # One image may tip over: a batch of one is summed in another order than a large one.
+        assert matrices[-1][3, task.index] == pytest.approx(right / len(task.test), abs=1.01 / len(task.test))
 
 
 def test_what_is_handed_over_after_each_task_is_complete(make, digits):
@@ -180,6 +195,30 @@ def test_a_run_leaves_the_global_generator_as_it_was(run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_a_method_draws_globally_while_it_learns_comes_from_seed_and_task(make_workplace):
+    class Dice(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            thrown.append(float(torch.rand(())))
+
+    def throw(seed, tasks):
+        thrown.clear()
+        workplace = make_workplace(PLAIN, seed=seed, **SMALL)
+        method = find_method("naive")(resolve_settings(workplace.suite, "naive", {}), workplace)
+        method.prepare(observers=[Dice()])
+        for index in tasks:
+            method.learn(workplace.stream.tasks[index])
+        return list(thrown)
+
+    thrown = []
+    torch.manual_seed(0)
+    expected = throw(0, [0, 1, 2])
+    assert len(set(expected)) == 3
+    torch.manual_seed(1)
+    assert throw(0, [0, 1, 2]) == expected
+    assert throw(0, [2]) == expected[2:]
+    assert throw(1, [0])[0] not in expected
+
+
 def test_another_seed_gives_other_numbers(run):
     assert not np.array_equal(run(seeds=[0])[1][-1], run(seeds=[1])[1][-1], equal_nan=True)
 
@@ -244,7 +283,7 @@ def test_a_tasks_speed_is_its_images_over_its_seconds(make, digits):
 
 
 def test_joint_training_mixes_all_tasks_so_far(make_method, make_workplace):
-    workplace = make_workplace(**SMALL)
+    workplace = make_workplace(PLAIN, **SMALL)
     method = make_method("joint", workplace)
     for task in workplace.stream.tasks:
         samples = method.training_samples(task)
@@ -287,14 +326,12 @@ def test_a_diverging_run_stops_and_names_task_step_and_remedy(run, epochs, steps
 
 
 def test_a_run_that_diverges_later_names_the_task_and_has_handed_over_the_earlier_ones(make, digits):
-    (spec,) = make(**SMALL | DIVERGING | {"naive__weight_decay": GROWTH})
+    # Weight decay 1 at rate 2.1 multiplies every weight by -1.1 in each step, too little for the first task.
+    (spec,) = make(**SMALL | DIVERGING | {"learning_rate": 2.1, "naive__weight_decay": 1})
     handed_over = []
     with pytest.raises(DivergenceError, match="the loss of task 2 is no longer finite after 39 steps"):
         train(spec, digits, CPU, lambda result: handed_over.append(result.learned))
     assert handed_over == [0, 1]
-
-
-GROWTH = 0.3
 
 
 # Run ids
@@ -316,7 +353,7 @@ def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split
         run_id(make, suite=split_digits),
         run_id(make, naive__momentum=0.5),
         run_id(make, ["ewc"], ewc__strength=1),
-        run_id(make, suite=find_suite("permuted-digits").model_copy(update={"scenario": "rotated"})),
+        run_id(make, suite=PLAIN.model_copy(update={"scenario": "rotated"})),
     ]
     changes = {
         "n_tasks": 3,
@@ -346,11 +383,11 @@ def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split
     ids=lambda update: next(iter(update)),
 )
 def test_what_changes_no_number_of_a_run_leaves_its_id_alone(make, update):
-    assert run_id(make, suite=find_suite("permuted-digits").model_copy(update=update)) == run_id(make)
+    assert run_id(make, suite=PLAIN.model_copy(update=update)) == run_id(make)
 
 
 def test_a_suites_setting_for_a_method_changes_that_methods_run_id(make):
-    suite = find_suite("permuted-digits").model_copy(update={"method_settings": {"ewc": {"strength": 7.0}}})
+    suite = PLAIN.model_copy(update={"method_settings": {"ewc": {"strength": 7.0}}})
     assert run_id(make, ["ewc"], suite=suite) != run_id(make, ["ewc"])
 
 
@@ -389,6 +426,12 @@ def test_a_methods_override_marks_the_runs_of_that_method_alone(make):
     assert specs["naive"].overrides == {}
     assert specs["clnp"].settings.margin == 0.5
     assert (specs["ewc"].settings.epochs, specs["naive"].settings.epochs, specs["ewc"].suite.epochs) == (3, 10, 10)
+
+
+def test_a_methods_override_beside_one_of_the_suite_marks_that_method_alone(make):
+    ewc, naive = make(["ewc", "naive"], epochs=2, ewc__epochs=3)
+    assert ewc.overrides == {"epochs": 2, "ewc.epochs": 3}
+    assert naive.overrides == {"epochs": 2}
 
 
 def test_overrides_that_say_what_holds_anyway_mark_nothing(make):

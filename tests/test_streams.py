@@ -18,10 +18,10 @@ def make_tasks(digits, split_digits):
     def make(scenario="permuted", seed=0, images=digits, **overrides):
         if scenario == "split":
             suite = split_digits.model_copy(update={"classes_per_task": overrides.pop("classes_per_task", 2)})
-            overrides = {"n_tasks": 5} | overrides
+            overrides = {"n_tasks": 5, "validation_share": 0.15} | overrides
         else:
             suite = find_suite("permuted-digits").model_copy(update={"scenario": scenario})
-            overrides = {"n_tasks": 4} | overrides
+            overrides = {"n_tasks": 4, "validation_share": 0.15} | overrides
         return make_stream(suite.with_overrides(overrides), images, RandomStreams(seed))
 
     return make
@@ -247,6 +247,11 @@ def test_tasks_in_another_number_order_or_scenario_have_another_digest(make_task
         make_tasks("split", class_order="random"),
     ]
     assert len({stream.digest for stream in streams}) == len(streams)
+
+
+def test_the_digest_tells_angles_apart(make_tasks):
+    three, four = make_tasks("rotated", n_tasks=3), make_tasks("rotated", n_tasks=4)
+    assert replace(four, tasks=four.tasks[:3]).digest != three.digest
 
 
 def test_making_a_stream_leaves_the_global_generator_alone(make_tasks):

@@ -19,7 +19,7 @@ from clbench import cli, metrics
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, TrackingError
 from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run
-from clbench.suites import SUITES
+from clbench.suites import SUITES, find_suite
 from clbench.tracking import Tracker, load_runs, tracking_uri
 
 SUITE = "permuted-digits"
@@ -200,7 +200,7 @@ def test_every_hyper_parameter_is_a_param(ran):
         assert {"method": config["method"], "seed": str(config["seed"]), "suite": SUITE}.items() <= params.items()
         assert config["method_settings"].keys() <= params.keys()
         assert params["epochs"] == "1"
-        assert params["learning_rate"] == "0.002"
+        assert params["learning_rate"] == str(find_suite(SUITE).learning_rate)
         assert params["optimizer"] == "adam"
         assert params["reset_optimizer"] == "true"
         assert params["suite.n_tasks"] == "2"

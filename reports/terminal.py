@@ -1,0 +1,37 @@
+"""The results as a table for the terminal, from the same groups as the report."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from clbench.records import RecordedRun
+from clbench.reports.formatting import percent, plain
+from clbench.reports.groups import Estimate, select
+
+
+def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
+    """One row per group of runs: seeds, average accuracy with its interval, forgetting, task known at test."""
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    table.add_column("method")
+    for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
+        table.add_column(heading, justify="right")
+    for group in select(runs, suite).groups:
+        name = group.label + (f" (modified: {group.overrides})" if group.is_modified else "")
+        cells = [
+            name,
+            str(len(group.runs)),
+            _shown(group.metric("average_accuracy")),
+            _shown(group.metric("forgetting")),
+            plain(group.config.get("task_known_at_test")),
+        ]
+        # Text, not str: a name is not markup.
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _shown(value: Estimate | None) -> str:
+    if value is None:
+        return "n/a"
+    interval = "" if value.half_width is None else f" ± {percent(value.half_width)}"
+    return percent(value.mean) + interval

@@ -1,0 +1,592 @@
+"""What the command line promises: refusals in one sentence, runs that go on, exit codes that tell the truth."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clbench import __version__, cli
+from clbench.baselines.joint import Joint
+from clbench.baselines.naive import Naive
+from clbench.errors import Interrupted, MethodError
+from clbench.methods import METHODS, method_names
+from clbench.records import read_run
+from clbench.runner import make_specs
+from clbench.suites import SUITES, find_suite
+from clbench.tracking import Tracker, load_runs
+
+SUITE = "permuted-digits"
+SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+ENVIRONMENT = (
+    "CLBENCH_DATA",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_LOGGING_LEVEL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "TTY_COMPATIBLE",
+)
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+
+
+@contextlib.contextmanager
+def clean_environment():
+    """Without the user's settings; what clbench and MLflow set in this process is undone afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ENVIRONMENT:
+            # Deleting an absent variable would not be undone.
+            patch.setenv(name, "")
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    def refuse(*args, **kwargs):
+        pytest.fail("the network was used")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with clean_environment():
+        yield
+
+
+def clbench(folder, *arguments):
+    """The command in this process, working in `folder`: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
+
+
+def run(folder, *arguments, methods="naive", seeds="0", suite=SUITE, small=SMALL):
+    return clbench(folder, "run", "--suite", suite, "--methods", methods, "--seeds", seeds, *small, *arguments)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """An empty store; creating its schema takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("template")
+    with clean_environment():
+        Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def place(tmp_path, template):
+    """A folder to work in, with an empty store."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def folders(place):
+    """Run folders by (method, seed), those moved aside left out."""
+    found = {}
+    for path in (place / "clbench-runs").iterdir():
+        if "." not in path.name:
+            config = json.loads((path / "config.json").read_text())
+            found[config["method"], config["seed"]] = path
+    return found
+
+
+def status_of(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def assert_refused(outcome, *said):
+    assert outcome.code == 2
+    assert outcome.err.startswith("clbench: error: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.endswith("\n")
+    assert "Traceback" not in outcome.out + outcome.err
+    for words in said:
+        assert words in outcome.err
+
+
+def assert_nothing_recorded(folder):
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    assert not (folder / "clbench-runs").exists() or list((folder / "clbench-runs").iterdir()) == []
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "permuted-digit"], ["unknown suite 'permuted-digit'", "did you mean 'permuted-digits'?", *SUITES]),
+        (["--suite", ""], ["unknown suite ''", *SUITES]),
+        (["--methods", "clmp"], ["unknown method 'clmp'", "did you mean 'clnp'?", *METHODS]),
+        (["--methods", "naive,EWC"], ["unknown method 'EWC'"]),
+        (["--methods", " , "], ["--methods names none"]),
+        (["--set", "epoch=2"], ["unknown setting 'epoch'", "did you mean 'epochs'?", "n_tasks", "naive.SETTING"]),
+        (["--set", "scenario=split"], ["unknown setting 'scenario'"]),
+        (["--set", "naive.margin=1"], ["unknown setting of naive 'margin'", "learning_rate"]),
+        (["--set", "nayve.epochs=1"], ["unknown method 'nayve'", "did you mean 'naive'?"]),
+        (["--set", "clnp.margin=1"], ["'clnp' is not among the methods of this run (naive)"]),
+        (["--set", "epochs=0"], ["epochs=0", "greater than or equal to 1"]),
+        (["--set", "epochs=many"], ["epochs=many", "valid integer"]),
+        (["--set", "epochs="], ["epochs="]),
+        (["--set", "n_tasks=1000000"], ["n_tasks=1000000"]),
+        (["--set", "hidden_sizes=16,0"], ["hidden_sizes", "greater than or equal to 1"]),
+        (["--set", "hidden_sizes=16,x"], ["hidden_sizes"]),
+        (["--set", "learning_rate=-1"], ["learning_rate=-1"]),
+        (["--set", "learning_rate=NaN"], ["learning_rate=nan"]),
+        (["--set", "optimizer=adamw"], ["optimizer=adamw", "'adam'"]),
+        (["--set", "validation_share=1"], ["validation_share=1"]),
+        (["--set", "naive.momentum=1"], ["naive.momentum=1", "less than 1"]),
+        (["--set", "naive.momentum=NaN"], ["naive.momentum=nan"]),
+        (["--set", "epochs"], ["--set expects NAME=VALUE", "'epochs'"]),
+        (["--set", "=2"], ["--set expects NAME=VALUE", "'=2'"]),
+        (["--set", "epochs=2", "--set", "epochs=3"], ["--set gives 'epochs' twice"]),
+        (["--seeds", "2-0"], ["the seed range '2-0' runs backwards; write 0-2"]),
+        (["--seeds", "a"], ["the seeds 'a' cannot be read", "0-2 or 0,3,5"]),
+        (["--seeds", ""], ["the seeds '' cannot be read"]),
+        (["--seeds", "0,,1"], ["the seeds '0,,1' cannot be read"]),
+        (["--seeds", "-1"], ["the seeds '-1' cannot be read"]),
+        (["--seeds", "1.5"], ["the seeds '1.5' cannot be read"]),
+        (["--seeds", "٣"], ["cannot be read"]),
+        (["--seeds", "0-99999999999"], ["the seed range '0-99999999999' has more than 10,000 seeds"]),
+        (["--seeds", "9" * 5000], ["seed"]),
+        (["--precision", "float16"], ["unknown precision 'float16'", "float32"]),
+        (["--device", "gpu"], ["unknown device 'gpu'", "cpu, cuda"]),
+        (["--device", "meta"], ["'meta' is not supported"]),
+        (["--device", "cuda:99"], ["'cuda:99' is not there"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_is_refused_in_one_sentence_and_leaves_no_run(tmp_path, arguments, said):
+    defaults = {"--suite": SUITE, "--methods": "naive", "--seeds": "0"}
+    for name in arguments[::2]:
+        defaults.pop(name, None)
+    given = [word for pair in defaults.items() for word in pair]
+    assert_refused(clbench(tmp_path, "run", *given, *arguments), *said)
+    assert_nothing_recorded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "--suite"],
+        ["run", "--suite", SUITE, "--epochs", "3"],
+        ["run", "--suite", SUITE, "--threads", "0"],
+        ["run", "--suite", SUITE, "--threads", "two"],
+        ["run", "--suite", SUITE, "extra"],
+        ["show"],
+        ["train"],
+        ["--offline"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2_and_leaves_nothing(tmp_path, arguments):
+    outcome = clbench(tmp_path, *arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Error" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_are_absent_offline_are_refused_with_what_is_wanted_and_what_needs_none(tmp_path):
+    (tmp_path / "data").mkdir()
+    outcome = run(tmp_path, "--offline", "--data-root", tmp_path / "data", suite="permuted-mnist", small=[])
+    folder = str(tmp_path / "data")
+    assert_refused(outcome, folder, "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "permuted-digits")
+    assert_nothing_recorded(tmp_path)
+
+
+def test_a_data_root_that_is_not_there_is_refused(tmp_path):
+    outcome = run(tmp_path, "--data-root", tmp_path / "dtaa", suite="permuted-mnist", small=[])
+    assert_refused(outcome, str(tmp_path / "dtaa"), "--data-root")
+    assert not (tmp_path / "dtaa").exists()
+
+
+@pytest.mark.parametrize(("option", "command"), [("--output", "run"), ("--reports", "run"), ("--reports", "report")])
+def test_an_output_folder_that_cannot_be_written_is_refused_naming_its_option(tmp_path, option, command):
+    (tmp_path / "file").write_text("in the way")
+    outcome = clbench(tmp_path, command, "--suite", SUITE, option, tmp_path / "file" / "out put")
+    assert_refused(outcome, str(tmp_path / "file" / "out put"), "cannot be written", option)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_output_folder_is_refused(tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o555)
+    assert_refused(run(tmp_path, "--output", tmp_path / "runs"), str(tmp_path / "runs"), "Permission denied")
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "nonsense://here", "some-folder"])
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_a_store_that_cannot_be_used_is_refused(tmp_path, uri, command):
+    arguments = [command, "--suite", SUITE, "--tracking-uri", uri]
+    assert_refused(clbench(tmp_path, *arguments), f"the MLflow store {uri} does not answer", "--tracking-uri")
+    assert_nothing_recorded(tmp_path)
+
+
+def test_a_report_on_an_empty_store_is_refused_with_what_to_do(place):
+    assert_refused(clbench(place, "report", "--suite", SUITE), f"clbench run --suite {SUITE}", "mlflow.db")
+    assert list((place / "clbench-reports").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_every_command_refuses_an_unknown_suite(tmp_path, command):
+    arguments = ["mnist"] if command == "show" else ["--suite", "mnist"]
+    assert_refused(clbench(tmp_path, command, *arguments), "unknown suite 'mnist'", *SUITES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_validation_share_that_leaves_no_image_is_refused_before_anything_runs(place):
+    outcome = run(place, "--set", "validation_share=0.0001")
+    assert_refused(outcome, "validation_share=0.0001")
+    assert list((place / "clbench-runs").iterdir()) == []
+
+
+def test_the_process_itself_exits_with_2_and_one_line(tmp_path):
+    command = [sys.executable, "-m", "clbench", "run", "--suite", "mnist"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_refused(SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr), "unknown suite 'mnist'")
+    assert done.stdout == ""
+
+
+# Looking
+
+
+def test_list_names_every_suite_and_every_method(tmp_path):
+    outcome = clbench(tmp_path, "list")
+    assert (outcome.code, outcome.err) == (0, "")
+    first_words = [line.split()[0] for line in outcome.out.splitlines() if line.startswith("  ")]
+    assert first_words == [*SUITES, *method_names()]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_show_tells_every_setting_of_a_suite_and_of_every_method(tmp_path, suite):
+    outcome = clbench(tmp_path, "show", suite)
+    assert (outcome.code, outcome.err) == (0, "")
+    chosen = find_suite(suite)
+    assert outcome.out.startswith(f"{suite}: {chosen.title}\n")
+    assert chosen.source in outcome.out
+    for key, value in (("n_tasks", chosen.n_tasks), ("epochs", chosen.epochs), ("head", chosen.head)):
+        assert re.search(rf"^  {key} +{value}$", outcome.out, re.MULTILINE)
+    for name in METHODS:
+        assert re.search(rf"^  {name}( \*)? .*epochs=\d+", outcome.out, re.MULTILINE)
+    # With a head per task every method is told the task; CLNP always is, a plain network otherwise not.
+    assert re.search(r"^  clnp \*", outcome.out, re.MULTILINE)
+    assert bool(re.search(r"^  naive \*", outcome.out, re.MULTILINE)) == (chosen.head == "multi")
+
+
+def test_the_version_is_shown(tmp_path):
+    assert clbench(tmp_path, "--version").out == f"clbench {__version__}\n"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['clbench', 'run', '--help']\n"
+        "from clbench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'mlflow', 'avalanche', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--dry-run" in done.stdout
+
+
+def test_a_dry_run_prints_the_grid_and_creates_nothing(tmp_path, digits):
+    outcome = run(tmp_path, "--dry-run", methods="clnp,naive", seeds="0-1,5")
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = re.findall(r"^\S+ +(clnp|naive) .* (\d+) +2 +1 +([\d,]+) +(\d+) ", outcome.out, re.MULTILINE)
+    # 1,437 training images or so less 15 %, twice, in batches of 64.
+    images = 2 * round(len(digits.train_labels) * 0.85)
+    assert [(method, seed) for method, seed, *_ in rows] == [
+        (method, seed) for seed in "015" for method in ("clnp", "naive")
+    ]
+    for *_, trained, steps in rows:
+        assert int(trained.replace(",", "")) == pytest.approx(images, abs=4)
+        assert int(steps) == pytest.approx(images / 64, abs=2)
+    assert "6 runs, " in outcome.out
+    assert "nothing was run" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_prints_whole_run_ids(tmp_path, digits):
+    outcome = run(tmp_path, "--dry-run", small=[])
+    (spec,) = make_specs(find_suite(SUITE), ["naive"], [0], {}, digits, "float32", "cpu")
+    assert spec.run_id in outcome.out
+
+
+# Running
+
+
+def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(place):
+    outcome = run(place, "--no-report", methods="all", seeds="7")
+    assert outcome.code == 0, outcome.out
+    assert outcome.err == ""
+    assert folders(place).keys() == {(name, 7) for name in METHODS}
+    lines = outcome.out.splitlines()
+    for name in METHODS:
+        said = [line for line in lines if re.match(rf"{STAMP}{name} seed 7: ", line)]
+        assert len(said) == 3
+        for task, line in enumerate(said[:2], 1):
+            wanted = rf".*: task {task}/2 learned, average accuracy \d+\.\d\d %, [\d,]+ images/s"
+            assert re.fullmatch(wanted, line)
+        assert said[2].endswith(": finished")
+        run_ = read_run(folders(place)[name, 7])
+        accuracy = run_.accuracy_matrix[2].mean() * 100
+        assert f"average accuracy {accuracy:.2f} %" in said[1]
+    assert "\x1b" not in outcome.out
+    assert "runs:    clbench-runs" in lines
+    assert f"compare: mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db" in lines
+
+
+def test_quiet_prints_nothing_and_the_report_is_made_all_the_same(place):
+    outcome = run(place, "-q")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert {path.suffix for path in (place / "clbench-reports").iterdir()} == {".html", ".pdf"}
+    again = clbench(place, "report", "--suite", SUITE, "--quiet")
+    assert (again.code, again.out, again.err) == (0, "", "")
+
+
+def test_folders_with_spaces_and_brackets_work_and_are_printed_as_they_are(place):
+    names = ("my [red]runs[/red]", "my [/bold] reports", "my store.db")
+    output, reports, database = (place / "an [i]odd place" / name for name in names)
+    database.parent.mkdir()
+    shutil.copy(place / "mlflow.db", database)
+    outcome = run(place, "--output", output, "--reports", reports, "--tracking-uri", f"sqlite:///{database}")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(list(output.iterdir())) == 1
+    assert f"runs:    {output}" in outcome.out.splitlines()
+    assert sum(line == f"report:  {path}" for line in outcome.out.splitlines() for path in reports.iterdir()) == 2
+    assert f"compare: mlflow ui --backend-store-uri 'sqlite:///{database}'" in outcome.out.splitlines()
+
+
+def test_overrides_make_another_run_that_is_recorded_as_modified(digits):
+    def spec(**overrides):
+        return make_specs(find_suite(SUITE), ["naive"], [0], overrides, digits, "float32", "cpu")[0]
+
+    canonical = spec()
+    assert not canonical.overrides
+    others = [spec(epochs=2), spec(epochs=3), spec(n_tasks=2), spec(**{"naive.epochs": 4})]
+    assert all(other.overrides for other in others)
+    assert len({item.run_id for item in [canonical, *others]}) == 5
+    # What the suite says anyway changes nothing.
+    same = spec(epochs=canonical.suite.epochs, **{"naive.momentum": 0})
+    assert (same.run_id, dict(same.overrides)) == (canonical.run_id, {})
+
+
+def test_a_modified_run_says_so_in_its_folder(place):
+    outcome = run(place, "--no-report", "--set", "naive.momentum=0.5", methods="naive,joint")
+    assert outcome.code == 0
+    of_suite = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16, 16]}
+    for (method, _), folder in folders(place).items():
+        config = json.loads((folder / "config.json").read_text())
+        assert config["modified"] is True
+        assert config["overrides"] == of_suite | ({"naive.momentum": 0.5} if method == "naive" else {})
+        assert config["method_settings"]["momentum"] == (0.5 if method == "naive" else 0.0)
+        assert config["run_id"] == folder.name
+
+
+def test_seeds_methods_and_ranges_given_twice_run_once(tmp_path):
+    outcome = run(tmp_path, "--dry-run", methods="naive, joint,naive", seeds="0,2,1-3, 2")
+    assert "8 runs, " in outcome.out
+
+
+def test_a_finished_folder_is_never_touched(place):
+    assert run(place, "--no-report").code == 0
+    (folder,) = folders(place).values()
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert run(place, "--no-report", seeds="0-1").code == 0
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+    assert len(list((place / "clbench-runs").iterdir())) == 2
+
+
+# Runs that fail
+
+
+def test_an_unexpected_failure_is_recorded_with_its_traceback_and_the_others_go_on(place, monkeypatch):
+    def fail(method, task):
+        raise RuntimeError("out of luck [bold]")
+
+    monkeypatch.setattr(Naive, "learn", fail)
+    outcome = run(place, "--no-report", methods="naive,joint", seeds="0-1")
+    assert outcome.code == 1
+    found = folders(place)
+    assert {key: status_of(path)["status"] for key, path in found.items()} == {
+        ("naive", 0): "failed",
+        ("naive", 1): "failed",
+        ("joint", 0): "finished",
+        ("joint", 1): "finished",
+    }
+    for seed in (0, 1):
+        folder = found["naive", seed]
+        assert status_of(folder)["reason"] == "RuntimeError: out of luck [bold]"
+        assert 'raise RuntimeError("out of luck [bold]")' in (folder / "traceback.txt").read_text()
+        assert f"naive seed {seed}: failed: RuntimeError: out of luck [bold] (see " in outcome.out
+    assert not (found["joint", 0] / "traceback.txt").exists()
+    assert outcome.err == (
+        "clbench: warning: some runs failed; the reason is above and in status.json of the run's folder\n"
+    )
+
+
+def test_an_expected_failure_is_recorded_without_a_traceback(place, monkeypatch):
+    def refuse(method, observers=()):
+        raise MethodError("this method needs a single head; take another suite")
+
+    monkeypatch.setattr(Naive, "prepare", refuse)
+    outcome = run(place, "--no-report", methods="naive,joint")
+    assert outcome.code == 1
+    found = folders(place)
+    status = status_of(found["naive", 0])
+    assert status["status"] == "failed"
+    assert status["reason"] == "MethodError: this method needs a single head; take another suite"
+    assert not (found["naive", 0] / "traceback.txt").exists()
+    assert "naive seed 0: failed: this method needs a single head; take another suite\n" in outcome.out
+    assert status_of(found["joint", 0])["status"] == "finished"
+
+
+def test_a_run_that_failed_before_it_began_does_not_prevent_the_report_on_the_others(place, monkeypatch):
+    def refuse(method, observers=()):
+        raise MethodError("no")
+
+    monkeypatch.setattr(Naive, "prepare", refuse)
+    outcome = run(place, methods="naive,joint")
+    assert outcome.code == 1
+    assert "no report" not in outcome.err
+    assert len(list((place / "clbench-reports").iterdir())) == 2
+
+
+def test_a_loss_that_is_no_longer_finite_fails_the_run_with_a_reason(place):
+    wild = ["--set", "naive.optimizer=sgd", "--set", "naive.learning_rate=10", "--set", "naive.weight_decay=1"]
+    outcome = run(place, "--no-report", *wild, methods="naive,joint")
+    assert outcome.code == 1
+    found = folders(place)
+    assert status_of(found["naive", 0])["status"] == "failed"
+    assert "loss of task 1 is no longer finite" in status_of(found["naive", 0])["reason"]
+    assert status_of(found["joint", 0])["status"] == "finished"
+
+
+def test_the_reason_of_a_failure_is_said_even_when_quiet(place, monkeypatch):
+    def fail(method, task):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Naive, "learn", fail)
+    outcome = run(place, "--no-report", "-q")
+    assert outcome.out == ""
+    assert "out of luck" in outcome.err
+
+
+def test_a_failed_run_is_tried_again_and_the_attempt_is_kept(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "learn", lambda method, task: 1 / 0)
+        assert run(place, "--no-report").code == 1
+    assert run(place, "--no-report").code == 0
+    (folder,) = folders(place).values()
+    assert status_of(folder)["status"] == "finished"
+    (aside,) = (path for path in (place / "clbench-runs").iterdir() if path != folder)
+    assert aside.name.startswith(f"{folder.name}.unfinished-")
+    assert status_of(aside)["reason"] == "ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in (aside / "traceback.txt").read_text()
+
+
+def test_a_status_that_cannot_be_read_is_refused_and_the_invocation_closed(place):
+    from mlflow import MlflowClient
+
+    assert run(place, "--no-report").code == 0
+    (folder,) = folders(place).values()
+    (folder / "status.json").write_text("{")
+    outcome = run(place, "--no-report")
+    assert outcome.code == 1
+    assert str(folder.relative_to(place) / "status.json") in outcome.err
+    assert "move the folder away" in outcome.err
+    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    (experiment,) = (item.experiment_id for item in client.search_experiments() if item.name == SUITE)
+    assert [item.info.status for item in client.search_runs([experiment], "attributes.status = 'RUNNING'")] == []
+
+
+# Stopping
+
+
+def test_a_stop_ends_the_grid_and_keeps_what_is_done(place, monkeypatch):
+    def stop(method, task):
+        raise Interrupted
+
+    monkeypatch.setattr(Joint, "learn", stop)
+    outcome = run(place, methods="naive,joint", seeds="0-1")
+    assert outcome.code == 130
+    found = folders(place)
+    assert {key: status_of(path)["status"] for key, path in found.items()} == {
+        ("naive", 0): "finished",
+        ("joint", 0): "stopped",
+    }
+    assert status_of(found["joint", 0])["reason"] == "stopped by the user"
+    assert "The same command goes on" in outcome.err
+    assert list((place / "clbench-reports").iterdir()) == []
+
+
+def test_signal_handlers_are_put_back(place):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert run(place, "--no-report").code == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(place, number):
+    # Long enough to be caught in the midst of it, short enough to be finished afterwards.
+    small = ["--set", "n_tasks=8", "--set", "epochs=15", "--set", "hidden_sizes=16,16"]
+    arguments = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", "--no-report", *small]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clbench", *arguments],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            if "task 1/8 learned" in line:
+                process.send_signal(number)
+                break
+        out, err = process.communicate()
+    finally:
+        watchdog.cancel()
+    assert process.returncode == 130
+    assert out.splitlines()[-1].endswith("naive seed 0: stopped")
+    assert err == (
+        "clbench: warning: stopped; whole runs are recorded. The same command goes on: finished runs are not repeated\n"
+    )
+    (folder,) = folders(place).values()
+    assert status_of(folder)["status"] == "stopped"
+    learned = len(read_run(folder).tasks)
+    assert 1 <= learned < 8
+    stopped = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    again = run(place, "--no-report", small=small)
+    assert (again.code, again.err) == (0, "")
+    assert status_of(folder)["status"] == "finished"
+    (aside,) = (path for path in (place / "clbench-runs").iterdir() if path != folder)
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == stopped
+    # Starting over gives the same numbers.
+    first, second = (read_run(path).accuracy_matrix[: learned + 1] for path in (aside, folder))
+    np.testing.assert_array_equal(first, second)
+    (loaded,) = load_runs(SUITE, f"sqlite:///{place / 'mlflow.db'}")
+    assert loaded.status == "finished"

@@ -1,0 +1,222 @@
+"""What the screen promises: what fits, names as they are, silence when asked for."""
+
+import functools
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rich.console
+from rich.text import Text
+
+from clbench.runner import Progress
+from clbench.screen import Screen, duration
+
+HOSTILE = ["[red]", "[/red]", "[bold]x[/bold]", "[link=file:///]y", "a\\[b", ":bomb:", "[", "100%"]
+
+
+@pytest.fixture
+def make_screen(monkeypatch):
+    """(width, height, terminal, quiet) -> Screen, and the buffers of its stdout and stderr."""
+
+    def make(*, width=100, height=12, terminal=True, quiet=False):
+        out, err = io.StringIO(), io.StringIO()
+
+        def console(*, stderr=False):
+            size = {"width": width, "height": height} if terminal else {}
+            return rich.console.Console(
+                file=err if stderr else out, force_terminal=terminal, _environ={"TERM": "xterm"}, **size
+            )
+
+        monkeypatch.setattr("clbench.screen.Console", console)
+        return Screen(quiet=quiet), out, err
+
+    return make
+
+
+def specs(*methods):
+    return [
+        SimpleNamespace(run_id=f"id{i}", method=method, seed=i, settings=SimpleNamespace(epochs=4))
+        for i, method in enumerate(methods)
+    ]
+
+
+def frame(out):
+    """The lines printed since the last call, without colours and movements of the cursor."""
+    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", out.getvalue()).replace("\r", "")
+    out.seek(0)
+    out.truncate()
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+# Durations
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (42, "42 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (150, "2 min"),
+        (3600, "60 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (12240, "3.4 h"),
+        (360_000, "100.0 h"),
+    ],
+)
+def test_a_duration_reads_at_a_glance(seconds, said):
+    assert duration(seconds) == said
+
+
+# The live table
+
+
+def test_the_table_has_a_row_per_run_in_the_order_of_the_grid(make_screen):
+    screen, out, _ = make_screen()
+    screen.begin(specs("clnp", "naive"), 10)
+    shown = frame(out)
+    assert shown[0].split() == ["method", "seed", "task", "epoch", "accuracy", "%", "images/s"]
+    assert [line.split() for line in shown[1:]] == [["clnp", "0", "0/10", "waiting"], ["naive", "1", "0/10", "waiting"]]
+    screen.end()
+
+
+def test_a_row_tells_task_epoch_accuracy_speed_time_left_and_how_it_ended(make_screen):
+    screen, out, _ = make_screen()
+    first, second = specs("clnp", "naive")
+    screen.begin([first, second], 2)
+    frame(out)
+    # 500 images in 2 s, of 4 x 250 per task in two tasks: in the third epoch, 1,500 images to go.
+    progress = Progress(
+        n_tasks=2, task=1, images=500, images_per_task=1000, images_trained=500, images_total=2000, seconds=2.0
+    )
+    screen.progress(first, progress)
+    assert frame(out)[1].split() == ["clnp", "0", "1/2", "3/4", "250", "6", "s", "left"]
+    matrix = np.array([[0.1, 0.1], [0.875, np.nan], [np.nan, np.nan]])
+    screen.task_learned(first, SimpleNamespace(matrix=matrix), progress)
+    screen.run_ended(first, "finished")
+    rows = frame(out)
+    assert rows[1].split()[:3] + rows[1].split()[-1:] == ["clnp", "0", "1/2", "finished"]
+    assert "87.50" in rows[1].split()
+    assert rows[2].split() == ["naive", "1", "0/2", "waiting"]
+    screen.end()
+
+
+def test_progress_is_drawn_twice_a_second_and_not_after_every_batch(make_screen, monkeypatch):
+    screen, out, _ = make_screen()
+    (spec,) = specs("clnp")
+    screen.begin([spec], 2)
+    clock = iter(np.arange(1000, 1002, 0.01))
+    monkeypatch.setattr("clbench.screen.time.monotonic", functools.partial(next, clock))
+    frame(out)
+    drawn = 0
+    for _ in range(200):
+        screen.progress(spec, Progress(n_tasks=2, task=1, images_per_task=10))
+        drawn += bool(frame(out))
+    assert drawn == 4
+    screen.end()
+
+
+@pytest.mark.parametrize("height", [1, 5, 12, 24, 60])
+@pytest.mark.parametrize("running", [0, 1, 17, 38, 39])
+def test_the_table_shows_what_fits_and_always_the_run_that_is_going_on(make_screen, height, running):
+    screen, out, _ = make_screen(height=height)
+    grid = specs(*[f"method{i}" for i in range(40)])
+    screen.begin(grid, 2)
+    for spec in grid[:running]:
+        screen.run_ended(spec, "finished")
+    frame(out)
+    screen.run_ended(grid[running], "running")
+    shown = frame(out)
+    # Heading and rows; what does not fit a terminal of a few lines is cut by rich itself.
+    assert len(shown) <= max(height, 4)
+    if height >= 5:
+        names = [line.split()[0] for line in shown[1:]]
+        assert f"method{running}" in names
+        first = int(names[0].removeprefix("method"))
+        assert names == [f"method{i}" for i in range(first, first + len(names))]
+        # No line is wasted while there are runs to show.
+        assert len(names) == min(40, height - 4 if height > 7 else 3)
+    screen.end()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_appears_literally_in_the_table(make_screen, name):
+    screen, out, _ = make_screen()
+    (spec,) = specs(name)
+    screen.begin([spec], 2)
+    frame(out)
+    screen.run_ended(spec, "finished")
+    assert frame(out)[1].split()[0] == name
+    screen.end()
+
+
+# Lines
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_appears_literally_in_lines_and_warnings(make_screen, name):
+    screen, out, err = make_screen(terminal=False)
+    (spec,) = specs(name)
+    screen.begin([spec], 2)
+    screen.run_ended(spec, "failed", f"because of {name}")
+    screen.warn(f"mind {name}")
+    assert out.getvalue().endswith(f"  {name} seed 0: failed: because of {name}\n")
+    assert err.getvalue() == f"clbench: warning: mind {name}\n"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_path_is_shown_literally(make_screen, name):
+    screen, out, _ = make_screen(terminal=False)
+    screen.show(f"runs: {name}")
+    assert out.getvalue() == f"runs: {name}\n"
+
+
+def test_long_lines_are_not_broken(make_screen):
+    screen, out, err = make_screen(terminal=False)
+    words = "word " * 100
+    screen.say(words)
+    screen.warn(words)
+    screen.show(words)
+    assert len(out.getvalue().splitlines()) == 2
+    assert len(err.getvalue().splitlines()) == 1
+
+
+def test_without_a_terminal_there_is_a_timestamped_line_per_task_and_no_table(make_screen):
+    screen, out, _ = make_screen(terminal=False)
+    (spec,) = specs("clnp")
+    screen.begin([spec], 2)
+    progress = Progress(n_tasks=2, task=2, images_trained=12_000, seconds=2.0)
+    screen.progress(spec, progress)
+    assert out.getvalue() == ""
+    matrix = np.array([[0.1, 0.1], [0.9, np.nan], [0.8, 0.9]])
+    screen.task_learned(spec, SimpleNamespace(matrix=matrix), progress)
+    screen.run_ended(spec, "finished")
+    screen.end()
+    learned, ended = out.getvalue().splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+    wanted = "clnp seed 0: task 2/2 learned, average accuracy 85.00 %, 6,000 images/s"
+    assert re.fullmatch(stamp + re.escape(wanted), learned)
+    assert re.fullmatch(stamp + "clnp seed 0: finished", ended)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_quiet_screen_shows_warnings_and_nothing_else(make_screen, terminal):
+    screen, out, err = make_screen(terminal=terminal, quiet=True)
+    (spec,) = specs("clnp")
+    progress = Progress(n_tasks=2, task=1, images_trained=1, seconds=1.0)
+    screen.begin([spec], 2)
+    screen.progress(spec, progress)
+    screen.task_learned(spec, SimpleNamespace(matrix=np.array([[0.1], [0.9]])), progress)
+    screen.run_ended(spec, "finished")
+    screen.say("a line")
+    screen.show("another")
+    screen.show(Text("and another"))
+    screen.warn("beware")
+    screen.end()
+    assert out.getvalue() == ""
+    assert "clbench: warning: beware" in err.getvalue()
