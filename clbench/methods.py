@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clbench.errors import SettingError, unknown_name
-from clbench.seeding import RandomStreams
+from clbench.seeding import RandomStreams, seeded
 from clbench.suites import Optimizer, Schedule, Suite, setting_error
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class MethodSettings(BaseModel):
     optimizer: Optimizer | None = None
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule | None = None
-    batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
-    epochs: int | None = Field(default=None, ge=1, le=100_000)
+    batch_size: int | None = Field(default=None, ge=1, le=1_000_000, strict=True)
+    epochs: int | None = Field(default=None, ge=1, le=100_000, strict=True)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     reset_optimizer: bool = True
@@ -186,10 +186,7 @@ class Method:
 
     def learn(self, task: "Task") -> None:
         """Trains on the task. Its randomness comes from (seed, task) alone, whatever was drawn before."""
-        import torch
-
-        with torch.random.fork_rng(devices=_cuda_devices(self.workplace.device)):
-            torch.manual_seed(self.workplace.seeds.derive("training", task.index))
+        with seeded(self.workplace.seeds.derive("training", task.index), self.workplace.device):
             self.strategy.train(
                 self.workplace.stream.benchmark.train_stream[task.index],
                 reset_optimizer_state=self.settings.reset_optimizer,
@@ -249,10 +246,6 @@ class Method:
 
 # One batch size for every evaluation: the same images in the same batches give the same bits.
 EVALUATION_BATCH = 1000
-
-
-def _cuda_devices(device: "torch.device") -> list["torch.device"]:
-    return [device] if device.type == "cuda" else []
 
 
 def method_names() -> list[str]:

@@ -111,9 +111,12 @@ def summarise(matrix: npt.ArrayLike, learned: int | None = None) -> dict[str, fl
 
 
 def _learned(matrix: Matrix, learned: int | None) -> int:
-    t = tasks_learned(matrix) if learned is None else learned
-    if not 1 <= t <= matrix.shape[1]:
-        raise ValueError(f"expected 1 to {matrix.shape[1]} learned tasks, but got {t}")
+    measured = tasks_learned(matrix)
+    t = measured if learned is None else learned
+    if not measured:
+        raise ValueError("expected a matrix with at least one learned task, but got that of an untrained network")
+    if not 1 <= t <= measured:
+        raise ValueError(f"expected 1 to {measured} learned tasks, but got {t}")
     return t
 
 

@@ -10,6 +10,8 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
+from clbench.seeding import seeded
+
 
 class MLP(nn.Module):
     """A fully connected ReLU network with one output layer.
@@ -76,6 +78,5 @@ def _trunk(n_inputs: int, hidden_sizes: Sequence[int]) -> nn.Sequential:
 
 def initialise(build: "type[nn.Module]", *args: object, seed: int) -> nn.Module:
     """Builds a network whose initial weights come from `seed` alone, leaving the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")):
         return build(*args)

@@ -118,7 +118,7 @@ def make_specs(
     specs = []
     for seed in seeds:
         for name in methods:
-            canonical = resolve_settings(suite, name, {})
+            canonical = resolve_settings(changed, name, {})
             settings = resolve_settings(changed, name, of_method.get(name, {}))
             effective = {
                 **{k: getattr(changed, k) for k in of_suite if getattr(changed, k) != getattr(suite, k)},

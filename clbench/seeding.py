@@ -5,6 +5,8 @@ epoch) changes nothing for the others, and a run can be continued at any task wi
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,3 +34,21 @@ class RandomStreams:
         import torch
 
         return torch.Generator().manual_seed(self.derive(purpose, *indices))
+
+
+@contextmanager
+def seeded(seed: int, device: "torch.device") -> Iterator[None]:
+    """Within, torch's global generators of the CPU and of `device` start from `seed`; afterwards as before.
+
+    For randomness that takes no generator: initial weights of a layer, dropout, a third party's plugin.
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        # Not torch.manual_seed, which would reseed every GPU of the machine as well.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -15,8 +15,8 @@ from clbench.errors import MethodError
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import _largest_threshold
 
-SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6}
-CLAIMING_LITTLE = {"l1_weights": 1e-3, "margin": 2.0}
+SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
+CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
 
 
 def logits(method, task):
@@ -42,7 +42,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_logits_stay_bit_identical_through_all_later_tasks(options, head, make_method, make_workplace, split_digits):
     if head == "multi":
-        workplace = make_workplace(split_digits, hidden_sizes=[128, 128], epochs=6)
+        workplace = make_workplace(split_digits, hidden_sizes=[128, 128], epochs=6, batch_size=32)
     else:
         workplace = make_workplace(**SMALL)
     method = make_method("clnp", workplace, **CLAIMING_LITTLE, **options)
@@ -127,7 +127,7 @@ def test_pruning_costs_no_more_than_the_margin_on_the_validation_data(
     margin, thresholds, make_method, make_workplace, monkeypatch
 ):
     workplace = make_workplace(**SMALL | {"n_tasks": 2})
-    method = make_method("clnp", workplace, margin=margin, thresholds=thresholds, l1_weights=1e-3)
+    method = make_method("clnp", workplace, margin=margin, thresholds=thresholds, l1_weights=1e-3, l1_activities=0.0)
     unpruned = []
     original = CLNPPlugin._prune
 
@@ -151,7 +151,7 @@ def test_a_wider_margin_frees_more_neurons(make_method, make_workplace):
     free = []
     for margin in (0.0, 10.0):
         workplace = make_workplace(**SMALL | {"n_tasks": 1})
-        method = make_method("clnp", workplace, margin=margin, l1_weights=1e-3, fine_tune_share=0.0)
+        method = make_method("clnp", workplace, margin=margin, l1_weights=1e-3, l1_activities=0.0, fine_tune_share=0.0)
         method.learn(workplace.stream.tasks[0])
         free.append([row["free"] for row in method.capacity()])
     assert all(narrow < wide for narrow, wide in zip(*free, strict=True))
@@ -167,7 +167,7 @@ def test_bisection_finds_the_largest_threshold_that_brute_force_finds():
 
 def test_silent_neurons_are_pruned_whatever_the_margin(make_method, make_workplace):
     workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
-    method = make_method("clnp", workplace, margin=0.0, l1_weights=0.0)
+    method = make_method("clnp", workplace, margin=0.0, l1_weights=0.0, l1_activities=0.0)
     with torch.no_grad():
         linear = method.clnp.layers[0].linear
         linear.bias[:5] = -1e4  # these five can never fire, and no gradient reaches them
@@ -177,7 +177,7 @@ def test_silent_neurons_are_pruned_whatever_the_margin(make_method, make_workpla
 
 def test_activity_is_the_mean_output_over_the_training_data(make_method, make_workplace):
     workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
-    method = make_method("clnp", workplace, fine_tune_share=0.0)
+    method = make_method("clnp", workplace, l1_activities=0.0, fine_tune_share=0.0)
     measured = []
     original = method.clnp._prune
     method.clnp._prune = lambda activity, validation: (measured.extend(activity), original(activity, validation))[1]

@@ -185,7 +185,7 @@ def test_an_untrained_run_has_no_summary():
     matrix = np.full((4, 3), NAN)
     matrix[0] = 0.1
     assert metrics.tasks_learned(metrics.check_matrix(matrix)) == 0
-    with pytest.raises(ValueError, match="expected 1 to 3 learned tasks, but got 0"):
+    with pytest.raises(ValueError, match="at least one learned task"):
         metrics.summarise(matrix)
 
 
