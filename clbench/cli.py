@@ -18,10 +18,12 @@ from clbench.errors import ClbenchError, Interrupted, RecordError, SettingError,
 
 if TYPE_CHECKING:
     from clbench.records import RunFolder
-    from clbench.runner import Progress, RunResult, RunSpec
+    from clbench.runner import RunResult
     from clbench.screen import Screen
+    from clbench.specs import RunSpec
     from clbench.suites import Suite
     from clbench.tracking import Tracker
+    from clbench.watching import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -143,8 +145,8 @@ def run_command(
 
     import torch
 
-    from clbench.runner import make_specs
     from clbench.seeding import RandomStreams
+    from clbench.specs import make_specs
     from clbench.streams import make_stream
 
     if threads is not None:
@@ -221,7 +223,9 @@ def _run_one(
 ) -> str:
     """One run, unless it is recorded already; whatever happens to it is recorded, and the others go on."""
     from clbench.methods import find_method
-    from clbench.runner import Progress, config_of, execute
+    from clbench.provenance import config_of
+    from clbench.runner import execute
+    from clbench.watching import Progress
 
     config = config_of(spec, find_method(spec.method), device)
     latest = Progress(n_tasks=spec.suite.n_tasks)

@@ -11,9 +11,10 @@ from rich.text import Text
 from clbench.data import ImageSet
 from clbench.memory import keep_freed_memory
 from clbench.methods import Workplace, find_method
-from clbench.runner import RunSpec, images_to_train
+from clbench.runner import images_to_train
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
+from clbench.specs import RunSpec
 from clbench.streams import make_stream
 
 if TYPE_CHECKING:

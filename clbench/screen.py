@@ -12,7 +12,9 @@ from rich.text import Text
 from clbench.metrics import average_accuracy
 
 if TYPE_CHECKING:
-    from clbench.runner import Progress, RunResult, RunSpec
+    from clbench.runner import RunResult
+    from clbench.specs import RunSpec
+    from clbench.watching import Progress
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
 

@@ -2,18 +2,36 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
 
 from clbench.errors import DivergenceError, Interrupted
 
-if TYPE_CHECKING:
-    from clbench.runner import Progress
-
 # Reading the loss waits for the device, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 100
+
+
+@dataclass
+class Progress:
+    """Where a run stands; changed in place while it trains.
+
+    Attributes:
+        task, n_tasks: the task being learned, from 1, of how many.
+        images, images_per_task: trained on within the task, and expected.
+        images_trained, images_total: in the whole run.
+        seconds: spent in training so far.
+    """
+
+    n_tasks: int
+    task: int = 0
+    images: int = 0
+    images_per_task: int = 0
+    images_trained: int = 0
+    images_total: int = 0
+    seconds: float = 0.0
 
 
 class Watch(SupervisedPlugin):
@@ -27,8 +45,8 @@ class Watch(SupervisedPlugin):
 
     def __init__(
         self,
-        progress: "Progress",
-        on_progress: Callable[["Progress"], None],
+        progress: Progress,
+        on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, MethodError
 from clbench.methods import METHODS, method_names
 from clbench.records import read_run
-from clbench.runner import make_specs
+from clbench.specs import make_specs
 from clbench.suites import SUITES, find_suite
 from clbench.tracking import Tracker, load_runs
 

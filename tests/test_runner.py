@@ -9,7 +9,8 @@ from avalanche.core import SupervisedPlugin
 from clbench import metrics
 from clbench.errors import DivergenceError, Interrupted, SettingError
 from clbench.methods import METHODS, find_method, resolve_settings
-from clbench.runner import make_specs, measure, train
+from clbench.runner import measure, train
+from clbench.specs import make_specs
 from clbench.suites import OVERRIDABLE, find_suite
 
 # The suite's own numbers may be tuned; the ones below are what these tests count on.

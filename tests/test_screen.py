@@ -10,8 +10,8 @@ import pytest
 import rich.console
 from rich.text import Text
 
-from clbench.runner import Progress
 from clbench.screen import Screen, duration
+from clbench.watching import Progress
 
 HOSTILE = ["[red]", "[/red]", "[bold]x[/bold]", "[link=file:///]y", "a\\[b", ":bomb:", "[", "100%"]
 

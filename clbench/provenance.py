@@ -1,0 +1,115 @@
+"""Where a number comes from: versions, commit, machine and command of a run."""
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench import __version__
+from clbench.methods import Method
+from clbench.specs import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = (
+    "clbench",
+    "torch",
+    "torchvision",
+    "avalanche-lib",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+)
+
+
+def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device") -> dict[str, Any]:
+    """The content of config.json: the identity, and what a reader needs to trace and repeat the run."""
+    import torch
+
+    commit, dirty = git_state()
+    return {
+        "run_id": spec.run_id,
+        "suite": spec.suite.name,
+        "title": spec.suite.title,
+        "method": spec.method,
+        "seed": spec.seed,
+        "modified": bool(spec.overrides),
+        "overrides": dict(spec.overrides),
+        "suite_settings": spec.identity["suite_settings"] | {"title": spec.suite.title, "source": spec.suite.source},
+        "method_settings": spec.identity["method_settings"],
+        "task_known_at_test": spec.suite.head == "multi" or method_class.task_known_at_test,
+        "precision": spec.precision,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "data": dict(spec.data),
+        "versions": package_versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "command": shlex.join(["clbench", *sys.argv[1:]]),
+        "host": socket.gethostname(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = __version__ if name == "clbench" else "not installed"
+    return found
+
+
+def environment_text() -> str:
+    """The machine and every installed package, one per line."""
+    lines = [
+        f"platform: {platform.platform()}",
+        f"processor: {processor_name()}",
+        f"cores: {os.cpu_count()}",
+        f"python: {platform.python_version()}",
+        "",
+    ]
+    packages = {dist.metadata["Name"]: dist.version for dist in distributions() if dist.metadata["Name"]}
+    return "\n".join([*lines, *(f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower))]) + "\n"
+
+
+def processor_name() -> str:
+    """The processor's model, as well as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def git_state() -> tuple[str, bool | None]:
+    """Commit of the checkout that this code runs from, and whether it was changed since; ("", None) elsewhere.
+
+    Asked once per process: the code that runs is the one that was imported then.
+    """
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return "", None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "", None
+    return commit, bool(changes)

@@ -1,0 +1,114 @@
+"""From a command's words to the grid of runs: what each will do, and the id that follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from clbench import __version__
+from clbench.data import ImageSet
+from clbench.errors import SettingError, unknown_name
+from clbench.methods import MethodSettings, find_method, resolve_settings
+from clbench.records import run_id_of
+from clbench.suites import OVERRIDABLE, Suite
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides what a run computes.
+
+    Attributes:
+        suite: with overrides applied.
+        method, settings: the method's name and its resolved hyper-parameters.
+        seed: of all random streams.
+        precision: of training; evaluation is always float32.
+        overrides: what `--set` changed, as given; empty for a canonical run.
+        data: source, digest and counts of the images.
+        device: type of the device, `cpu` or `cuda`.
+    """
+
+    suite: Suite
+    method: str
+    settings: MethodSettings
+    seed: int
+    precision: Precision
+    overrides: Mapping[str, Any]
+    data: Mapping[str, Any]
+    device: str
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the run id is the hash of; documentation and the other methods' settings have no part in it."""
+        suite = self.suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
+        return {
+            "clbench": __version__,
+            "suite_settings": suite,
+            "method": self.method,
+            "method_settings": self.settings.model_dump(mode="json"),
+            "seed": self.seed,
+            "precision": self.precision,
+            "device": self.device,
+            "data_sha256": self.data["sha256"],
+        }
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the resolved configuration."""
+        return run_id_of(self.identity)
+
+
+def make_specs(
+    suite: Suite,
+    methods: list[str],
+    seeds: list[int],
+    overrides: Mapping[str, Any],
+    images: ImageSet,
+    precision: Precision,
+    device: str,
+) -> list[RunSpec]:
+    """The grid of runs, seed by seed, so that a comparison is complete early.
+
+    Overrides without a dot are the suite's; `method.setting` is one method's. One that says what the suite says
+    anyway changes nothing and does not mark the run as modified.
+
+    Raises:
+        SettingError: for an unknown method or setting, or a value that does not fit.
+    """
+    of_suite: dict[str, Any] = {}
+    of_method: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        owner, dot, setting = key.partition(".")
+        if not dot:
+            of_suite[key] = value
+        elif owner in methods:
+            of_method.setdefault(owner, {})[setting] = value
+        else:
+            find_method(owner)
+            raise SettingError(f"--set {key}: '{owner}' is not among the methods of this run ({', '.join(methods)})")
+    unknown = [key for key in of_suite if key not in OVERRIDABLE]
+    if unknown:
+        raise unknown_name("setting", unknown[0], [*OVERRIDABLE, *(f"{name}.SETTING" for name in methods)])
+    changed = suite.with_overrides(of_suite)
+    data = {
+        "source": images.source,
+        "sha256": images.sha256,
+        "train_images": len(images.train_labels),
+        "test_images": len(images.test_labels),
+    }
+    specs = []
+    for seed in seeds:
+        for name in methods:
+            canonical = resolve_settings(changed, name, {})
+            settings = resolve_settings(changed, name, of_method.get(name, {}))
+            effective = {
+                **{k: getattr(changed, k) for k in of_suite if getattr(changed, k) != getattr(suite, k)},
+                **{
+                    f"{name}.{k}": getattr(settings, k)
+                    for k in of_method.get(name, {})
+                    if getattr(settings, k) != getattr(canonical, k)
+                },
+            }
+            specs.append(RunSpec(changed, name, settings, seed, precision, effective, data, device))
+    return specs
