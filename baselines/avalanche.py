@@ -4,9 +4,11 @@ Source: avalanche-lib 0.6, `EWCPlugin` and `SynapticIntelligencePlugin`; the str
 continual-learning-baselines, which reports 0.83 for both on permuted MNIST and calls them not reproduced.
 Departs from it: in nothing. What differs from the papers is theirs: EWC squares the gradient of the batch mean
 for the true labels and keeps a copy of weights and importances per task; SI takes the gradient of the total
-loss, caps importances at 0.001 and lets them turn negative.
+loss, caps importances at 0.001 and lets them turn negative. On a CPU the SI plugin protects nothing at all (see
+`AvalancheSI.learn`), and the run says so.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +18,9 @@ from avalanche.training.utils import ParamData
 from pydantic import Field
 from torch import Tensor
 
-from clbench.errors import MethodError
+from clbench.errors import MethodError, MethodWarning
 from clbench.methods import Method, MethodSettings
+from clbench.streams import Task
 
 
 class AvalancheEWCSettings(MethodSettings):
@@ -89,6 +92,21 @@ class AvalancheSI(Method):
         """Avalanche's plugin."""
         self.si = SynapticIntelligencePlugin(si_lambda=self.settings.strength)
         return [self.si]
+
+    def learn(self, task: Task) -> None:
+        """Trains on the task, and says so if the plugin has measured nothing.
+
+        On a CPU Avalanche 0.6 compares the weights with a view of themselves (`param.cpu().flatten()` copies
+        nothing there), so that every change, and with it every importance, is 0.
+        """
+        super().learn(task)
+        if not any(bool(data.data.any()) for data in self.si.ewc_data[1].values()):
+            warnings.warn(
+                "Avalanche's plugin protects nothing on this device: every importance that it has measured is 0, so the "
+                "run equals naive (on a CPU its copies of the weights are views of them)",
+                MethodWarning,
+                stacklevel=2,
+            )
 
     def _stores(self) -> dict[str, dict[str, Any]]:
         return {"anchor": self.si.ewc_data[0], "importance": self.si.ewc_data[1], **self.si.syn_data}

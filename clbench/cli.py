@@ -8,13 +8,14 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clbench import __version__
-from clbench.errors import ClbenchError, Interrupted, RecordError, SettingError, TrackingError
+from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError, TrackingError
 
 if TYPE_CHECKING:
     from clbench.records import RunFolder
@@ -245,7 +246,10 @@ def _run_one(
                 tracker.restore(folder)
             screen.run_ended(spec, "recorded before")
             return "finished"
-        execute(spec, images, device, folder, config, on_task, on_progress, stop.is_set)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", MethodWarning)
+            warnings.showwarning = _shown_by(screen, spec, warnings.showwarning)
+            execute(spec, images, device, folder, config, on_task, on_progress, stop.is_set)
     except RecordError as error:
         # The run folder itself is at fault, so there is nothing whole to hand on.
         tracker.abandon(config)
@@ -264,6 +268,21 @@ def _run_one(
     tracker.close(config, folder)
     screen.run_ended(spec, "finished")
     return "finished"
+
+
+def _shown_by(screen: "Screen", spec: "RunSpec", otherwise: Any) -> Any:
+    """How a warning is shown while a run goes on: a method's own as one of ours, any other as before."""
+
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *details: Any) -> None:
+        if not issubclass(category, MethodWarning):
+            otherwise(message, category, *details)
+        elif str(message) not in said:
+            said.add(str(message))
+            screen.warn(f"{spec.method} seed {spec.seed}: {message}")
+
+    return show
 
 
 def _finish(

@@ -35,6 +35,10 @@ class DivergenceError(ClbenchError):
     """Training left the finite numbers."""
 
 
+class MethodWarning(UserWarning):
+    """A method cannot do what its name promises, and goes on; shown to the user once."""
+
+
 class Interrupted(Exception):
     """The user asked the run to stop; raised between two batches, so that no batch is half done."""
 

@@ -45,7 +45,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from clbench.errors import MethodError
+from clbench.errors import MethodError, MethodWarning
 from clbench.loading import TensorLoader
 from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
 from clbench.seeding import RandomStreams
@@ -483,6 +483,7 @@ class CLNPPlugin(SupervisedPlugin):
                 warnings.warn(
                     f"CLNP pruned nothing in hidden layer {group[0] + 1}: even without its silent neurons the "
                     f"validation accuracy falls below {100 * allowed:.2f} %",
+                    MethodWarning,
                     stacklevel=2,
                 )
                 continue

@@ -163,10 +163,10 @@ def test_a_hostile_name_appears_literally_in_lines_and_warnings(make_screen, nam
     screen, out, err = make_screen(terminal=False)
     (spec,) = specs(name)
     screen.begin([spec], 2)
+    screen.run_ended(spec, "finished")
     screen.run_ended(spec, "failed", f"because of {name}")
-    screen.warn(f"mind {name}")
-    assert out.getvalue().endswith(f"  {name} seed 0: failed: because of {name}\n")
-    assert err.getvalue() == f"clbench: warning: mind {name}\n"
+    assert out.getvalue().endswith(f"  {name} seed 0: finished\n")
+    assert err.getvalue() == f"clbench: warning: {name} seed 0: failed: because of {name}\n"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
