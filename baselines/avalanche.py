@@ -102,7 +102,7 @@ class AvalancheSI(Method):
         super().learn(task)
         if not any(bool(data.data.any()) for data in self.si.ewc_data[1].values()):
             warnings.warn(
-                "Avalanche's plugin protects nothing on this device: every importance that it has measured is 0, so the "
+                "Avalanche's plugin protects nothing on this device: every importance it has measured is 0, so the "
                 "run equals naive (on a CPU its copies of the weights are views of them)",
                 MethodWarning,
                 stacklevel=2,
