@@ -176,7 +176,7 @@ def run_command(
     uri = resolve_uri(tracking_uri)
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn)
-    tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]))
+    tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]), len(specs))
     outcome = "failed"
     try:
         outcome = _run_all(specs, images, place, output, tracker, screen)

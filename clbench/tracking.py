@@ -79,7 +79,7 @@ class Tracker:
         self._open: dict[str, tuple[str, int]] = {}  # run id of ours -> (MLflow's, rows logged)
         self.is_behind = False
 
-    def begin(self, suite: str, command: str) -> None:
+    def begin(self, suite: str, command: str, n_runs: int) -> None:
         """Creates the experiment, if need be, and the invocation's parent run."""
 
         def create() -> None:
@@ -95,7 +95,7 @@ class Tracker:
                 self._experiment = experiment.experiment_id
             run = self._client.create_run(
                 self._experiment,
-                run_name=time.strftime("clbench run %Y-%m-%d %H:%M:%S"),
+                run_name=time.strftime(f"%Y-%m-%d %H:%M, {n_runs} runs"),
                 tags={"clbench.suite": suite, "clbench.command": command, "clbench.kind": "invocation"},
             )
             self._parent = run.info.run_id

@@ -610,7 +610,7 @@ def test_one_run_recorded_twice_is_loaded_once(place):
     assert run(place).code == 0
     (folder,) = (place / "clbench-runs").iterdir()
     tracker = Tracker(uri_of(place), pytest.fail)
-    tracker.begin(SUITE, "clbench run")
+    tracker.begin(SUITE, "clbench run", 1)
     tracker.restore(RunFolder(folder.parent, folder.name))
     assert len(recorded(place).children) == 2
     assert [item.run_id for item in load_runs(SUITE, uri_of(place))] == [folder.name]
