@@ -9,7 +9,7 @@ loss, caps importances at 0.001 and lets them turn negative. On a CPU the SI plu
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from avalanche.core import SupervisedPlugin
@@ -18,9 +18,10 @@ from avalanche.training.utils import ParamData
 from pydantic import Field
 from torch import Tensor
 
-from clbench.errors import MethodError, MethodWarning
+from clbench.errors import MethodWarning
 from clbench.methods import Method, MethodSettings
 from clbench.streams import Task
+from clbench.suites import Suite
 
 
 class AvalancheEWCSettings(MethodSettings):
@@ -75,18 +76,15 @@ class AvalancheSI(Method):
 
     Settings = AvalancheSISettings
 
-    def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:
-        """Builds the strategy.
-
-        Raises:
-            MethodError: for a multi-head network.
-        """
-        if self.workplace.suite.head == "multi":
-            raise MethodError(
-                "avalanche-si cannot train a multi-head network: Avalanche 0.6's plugin reads the gradient of "
-                "every head, and those of other tasks have none; use si instead"
-            )
-        super().prepare(observers)
+    @classmethod
+    def refusal(cls, suite: Suite) -> str:
+        """Refuses a head per task."""
+        if suite.head == "single":
+            return ""
+        return (
+            "avalanche-si cannot train a multi-head network: Avalanche 0.6's plugin reads the gradient of every head, "
+            "and those of other tasks have none; use si instead"
+        )
 
     def plugins(self) -> list[SupervisedPlugin]:
         """Avalanche's plugin."""

@@ -101,7 +101,8 @@ def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")
 def run_command(
     suite: SuiteOption,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated names, or 'all'. Default: the suite's main comparison.")
+        str | None,
+        typer.Option(help="Comma-separated names, or 'all' that fit the suite. Default: its own."),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0-2 or 0,3,5. Default: the suite's.")] = None,
     data_root: Annotated[
@@ -313,7 +314,7 @@ def _finish(
     screen.show(f"runs:    {output}")
     screen.show(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}")
     if outcome == "failed":
-        screen.warn("some runs failed; the reason is above, and in status.json of the run's folder")
+        screen.warn("some runs failed, for the reasons above; the same command tries them again")
         raise SystemExit(1)
 
 
@@ -354,12 +355,12 @@ def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[
 
 def _method_names(given: str | None, suite: "Suite") -> list[str]:
     from clbench.errors import unknown_name
-    from clbench.methods import METHODS, method_names
+    from clbench.methods import find_method, method_names
 
     if given is None:
         return list(suite.methods)
     if given == "all":
-        return list(METHODS)
+        return [name for name in method_names() if not find_method(name).refusal(suite)]
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")

@@ -1,6 +1,7 @@
 """The errors a user can cause, each said in one sentence.
 
-Every one of them ends the command line with exit code 2 and its text on stderr, without a traceback.
+On the command line each is one line on stderr, without a traceback: with exit code 2 when it shows before anything
+has run; a run that it ends is recorded as failed, the others go on, and the exit code is 1.
 """
 
 from collections.abc import Iterable

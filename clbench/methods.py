@@ -116,6 +116,11 @@ class Method:
         self.settings = settings
         self.workplace = workplace
 
+    @classmethod
+    def refusal(cls, suite: Suite) -> str:
+        """Why the method cannot run on this suite, in one sentence; empty where it can."""
+        return ""
+
     def prepare(self, observers: "Sequence[SupervisedPlugin]" = ()) -> None:
         """Builds network, optimiser, plugins and the Avalanche strategy; `observers` hear its events."""
         self.observers = observers

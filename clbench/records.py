@@ -203,7 +203,7 @@ def read_run(folder: Path) -> RecordedRun:
         try:
             return (folder / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecordError(f"{folder / name} cannot be read ({error})") from None
+            raise _unreadable(folder / name, error) from None
 
     try:
         name = "config.json"
@@ -243,13 +243,18 @@ def read_run(folder: Path) -> RecordedRun:
         raise RecordError(f"{folder / name} is not a record that clbench wrote ({said})") from None
 
 
+def _unreadable(path: Path, error: Exception) -> RecordError:
+    said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    return RecordError(f"{path} cannot be read ({said}); move its folder away to run it again")
+
+
 def _read_table(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     import pandas as pd
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} cannot be read ({error})") from None
+        raise _unreadable(path, error) from None
     if not text.endswith("\n"):
         raise ValueError("its last line is cut off")
     frame = pd.read_csv(io.StringIO(text))

@@ -97,6 +97,9 @@ def make_specs(
         "train_images": len(images.train_labels),
         "test_images": len(images.test_labels),
     }
+    for name in methods:
+        if reason := find_method(name).refusal(changed):
+            raise SettingError(reason)
     specs = []
     for seed in seeds:
         for name in methods:

@@ -30,9 +30,27 @@ _MOST_METRICS, _MOST_PARAMS = 1000, 100
 def tracking_uri(given: str | None) -> str:
     """The store to use: the option, then MLFLOW_TRACKING_URI, then `mlflow.db` in the working directory.
 
-    Always absolute: MLflow would otherwise prefer a leftover `./mlruns` folder and then refuse it.
+    Always absolute: MLflow would otherwise prefer a leftover `./mlruns` folder and then refuse it, and the command
+    that we print would work in one folder only.
+
+    Raises:
+        TrackingError: for a SQLite file whose path cannot stand in a URI.
     """
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if not uri.startswith("sqlite:///"):
+        return uri
+    path = Path.cwd() / uri.removeprefix("sqlite:///")
+    if any(letter in str(path) for letter in "%?#"):
+        raise TrackingError(
+            f"the MLflow store cannot lie at {path}, because a path with %, ? or # does not survive in a URI; work in "
+            "another folder, or name a store with --tracking-uri"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise TrackingError(
+            f"the MLflow store {path} cannot be written, because its folder is not there or not yours to write; "
+            "name another with --tracking-uri"
+        )
+    return f"sqlite:///{path}"
 
 
 def _client(uri: str) -> Any:
@@ -76,7 +94,7 @@ class Tracker:
         self.warn = warn
         self._client = _client(uri)
         self._parent: str | None = None
-        self._open: dict[str, tuple[str, int]] = {}  # run id of ours -> (MLflow's, rows logged)
+        self._open: dict[str, str] = {}  # run id of ours -> MLflow's
         self.is_behind = False
 
     def begin(self, suite: str, command: str, n_runs: int) -> None:
@@ -116,9 +134,7 @@ class Tracker:
         """Logs where a run stands after its last task; opens its MLflow run at the first call."""
 
         def send() -> None:
-            if config["run_id"] not in self._open:
-                self._open[config["run_id"]] = self._create(config), 0
-            self._log_metrics(self._open[config["run_id"]][0], result.learned, result.metrics())
+            self._log_metrics(self._mlflow_id(config), result.learned, result.metrics())
 
         self._try(send)
 
@@ -126,16 +142,14 @@ class Tracker:
         """Uploads a run's files and closes it as its status.json says."""
 
         def send() -> None:
-            if config["run_id"] not in self._open:
-                self._open[config["run_id"]] = self._create(config), 0
-            self._finish(self._open[config["run_id"]][0], folder)
+            self._finish(self._mlflow_id(config), folder)
 
         self._try(send)
 
     def abandon(self, config: Mapping[str, Any]) -> None:
         """Closes a run as failed without its files."""
         if config["run_id"] in self._open:
-            self._try(lambda: self._client.set_terminated(self._open[config["run_id"]][0], "FAILED"))
+            self._try(lambda: self._client.set_terminated(self._open[config["run_id"]], "FAILED"))
 
     def has(self, run_id: str) -> bool:
         """Whether the store holds this run completely."""
@@ -169,6 +183,11 @@ class Tracker:
             self._finish(mlflow_id, folder)
 
         self._try(send)
+
+    def _mlflow_id(self, config: Mapping[str, Any]) -> str:
+        if config["run_id"] not in self._open:
+            self._open[config["run_id"]] = self._create(config)
+        return self._open[config["run_id"]]
 
     def _create(self, config: Mapping[str, Any]) -> str:
         from mlflow.entities import Dataset, DatasetInput, Param

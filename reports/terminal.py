@@ -16,8 +16,11 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     table.add_column("method")
     for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
         table.add_column(heading, justify="right")
+    modified: list[str] = []
     for group in select(runs, suite).groups:
-        name = group.label + (f" (modified: {group.overrides})" if group.is_modified else "")
+        name = group.label
+        if group.is_modified:
+            modified.append(f"{group.label}: {group.overrides}")
         cells = [
             name,
             str(len(group.runs)),
@@ -27,6 +30,10 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
         ]
         # Text, not str: a name is not markup.
         table.add_row(*map(Text, cells))
+    if modified:
+        # Below, once: in the table it would take the room of the numbers.
+        table.caption = Text("not the suite's own setting: " + "; ".join(modified))
+        table.caption_justify = "left"
     return table
 
 

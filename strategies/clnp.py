@@ -25,8 +25,9 @@ without L1, the pruned ones removed.
 Departs from it, where the paper is silent: the activity is a mean over all inputs; thresholds are found layer by
 layer in order, by bisection over the activities, the margin shared evenly (what an early layer does not spend
 passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if validation accuracy
-falls; a single head has a bias per task; each task has a new optimiser. `l1_activities` is not in the paper and
-is off by default.
+falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1 norm of the free
+neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers fill up within a few
+tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` is not in the paper and is off.
 """
 
 import itertools
@@ -41,7 +42,7 @@ from avalanche.benchmarks import CLExperience
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -50,6 +51,7 @@ from clbench.loading import TensorLoader
 from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
 from clbench.seeding import RandomStreams
 from clbench.streams import Stream, Task
+from clbench.suites import setting_error
 
 
 class CLNPSettings(MethodSettings):
@@ -67,13 +69,17 @@ class CLNPSettings(MethodSettings):
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
     """
 
-    margin: float = Field(default=0.2, ge=0, le=100)
-    l1_weights: float = Field(default=2e-5, ge=0, le=1)
+    margin: float = Field(default=1.0, ge=0, le=100)
+    l1_weights: float = Field(default=1e-5, ge=0, le=1)
     l1_proximal: float = Field(default=0.0, ge=0, le=100)
-    l1_activities: float = Field(default=0.0, ge=0, le=1)
+    l1_activities: float = Field(default=3e-3, ge=0, le=1)
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     thresholds: Literal["per-layer", "global"] = "per-layer"
+
+
+# Below this share of free neurons a task is told that it may not fit.
+_SCARCE = 0.05
 
 
 @dataclass
@@ -134,10 +140,10 @@ class CLNPPlugin(SupervisedPlugin):
     def __init__(
         self,
         *,
-        margin: float = 0.2,
-        l1_weights: float = 2e-5,
+        margin: float = 1.0,
+        l1_weights: float = 1e-5,
         l1_proximal: float = 0.0,
-        l1_activities: float = 0.0,
+        l1_activities: float = 3e-3,
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
         thresholds: Literal["per-layer", "global"] = "per-layer",
@@ -188,6 +194,7 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Finds the layers, gives the free neurons new weights, and notes what must not change."""
+        self._check_arguments()
         self._use(None)
         sample = strategy.experience.dataset[0]
         self._head_name = self.attach(
@@ -198,8 +205,9 @@ class CLNPPlugin(SupervisedPlugin):
         self._head = self._heads[self._head_name]
         if self.masks:
             self._initialise_free(strategy)
-        self._new_optimizer_state(strategy)
-        self._keep_frozen(strategy)
+        strategy.optimizer.state.clear()
+        self._keep_frozen()
+        self._warn_if_full()
         self._phase = "train"
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
@@ -274,6 +282,24 @@ class CLNPPlugin(SupervisedPlugin):
         """Goes back to what was in force."""
         self._use(None)
         self._mask = self._before_eval
+
+    def _check_arguments(self) -> None:
+        try:
+            CLNPSettings(
+                margin=self.margin,
+                l1_weights=self.l1_weights,
+                l1_proximal=self.l1_proximal,
+                l1_activities=self.l1_activities,
+                fine_tune_rate=self.fine_tune_rate,
+                thresholds=self.thresholds,
+            )
+        except ValidationError as error:
+            raise setting_error(error, prefix="CLNPPlugin.") from None
+        if self.fine_tune_epochs < 0 or not 0 < self.validation_share < 1:
+            raise MethodError(
+                "CLNPPlugin needs fine_tune_epochs >= 0 and 0 < validation_share < 1, but got "
+                f"{self.fine_tune_epochs} and {self.validation_share}"
+            )
 
     # -- Masks -------------------------------------------------------------------------------------------------
 
@@ -396,7 +422,18 @@ class CLNPPlugin(SupervisedPlugin):
         masks = [self.masks[task][-1] for task, name in self.head_of.items() if name == self._head_name]
         return torch.stack(masks).any(0) if masks else None
 
-    def _keep_frozen(self, strategy: Any) -> None:
+    def _warn_if_full(self) -> None:
+        for number, layer in enumerate(self.layers):
+            free = int((~layer.active).sum())
+            if free < _SCARCE * len(layer.active):
+                warnings.warn(
+                    f"CLNP has only {free} of {len(layer.active)} neurons of hidden layer {number + 1} left for the "
+                    "next task; a wider network, a wider margin or more L1 leaves more",
+                    MethodWarning,
+                    stacklevel=2,
+                )
+
+    def _keep_frozen(self) -> None:
         """Notes the constants of the active part."""
         self._frozen = []
         for layer in self.layers:
@@ -457,6 +494,13 @@ class CLNPPlugin(SupervisedPlugin):
             Per layer: the mask (bool [N_l], what stays), theta_l, and the points of accuracy it cost.
         """
         base = validation.accuracy(None)
+        if 0 < self.margin < 100 / validation.n_images:
+            warnings.warn(
+                f"CLNP's margin of {self.margin:g} points is less than one of its {validation.n_images} validation "
+                "images; in effect it is 0",
+                MethodWarning,
+                stacklevel=2,
+            )
         everything = [torch.ones_like(layer.active) for layer in self.layers]
         groups = [[number] for number in range(len(self.layers))]
         if self.thresholds == "global":
@@ -499,7 +543,7 @@ class CLNPPlugin(SupervisedPlugin):
         before = validation.accuracy(masks)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
-        self._new_optimizer_state(strategy)
+        strategy.optimizer.state.clear()
         self._phase = "fine-tune"
         for epoch in range(self.fine_tune_epochs):
             for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
@@ -521,9 +565,6 @@ class CLNPPlugin(SupervisedPlugin):
             rows = reader.weight if reader is self._head else reader.weight[new[number + 1]]
             counts.append(int((awake & (rows != 0).any(0)).sum()))
         return counts
-
-    def _new_optimizer_state(self, strategy: Any) -> None:
-        strategy.optimizer.state.clear()
 
     def _generator(self, purpose: str, strategy: Any) -> torch.Generator:
         return RandomStreams(self.seed).generator(f"clnp-{purpose}", strategy.experience.current_experience)
@@ -609,6 +650,11 @@ class _Validation:
         if isinstance(source, AvalancheDataset):
             source = DataLoader(source, batch_size=EVALUATION_BATCH)
         self.batches = [[part.to(strategy.device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
+
+    @property
+    def n_images(self) -> int:
+        """How many images the accuracy is measured on."""
+        return sum(len(y) for _, y, _ in self.batches)
 
     @torch.no_grad()
     def accuracy(self, masks: list[Tensor] | None) -> float:
@@ -704,6 +750,8 @@ class CLNP(Method):
 
     def capacity(self) -> list[dict[str, Any]]:
         """Free, new and reused neurons of each layer after the last task."""
+        if not self.clnp.reports:
+            return []
         task, rows = next(reversed(self.clnp.reports.items()))
         return [{"task": task + 1, **vars(row)} for row in rows]
 

@@ -11,7 +11,7 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from clbench.errors import MethodError
+from clbench.errors import ClbenchError, MethodError, MethodWarning
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import _largest_threshold
 
@@ -311,14 +311,67 @@ def test_in_plain_avalanche_with_its_defaults_nothing_is_forgotten(build, task_l
             assert torch.allclose(strategy.model(x), after, atol=1e-5)
 
 
-def test_in_plain_avalanche_a_first_task_is_learned_well(make_workplace):
+def test_in_plain_avalanche_its_defaults_leave_room_for_four_tasks(make_workplace):
     torch.manual_seed(0)
-    workplace = make_workplace(n_tasks=2)
+    workplace = make_workplace(n_tasks=4)
     experiences = Experiences(workplace, True)
-    strategy = plain_strategy(networks()["sequential"](), CLNPPlugin())
-    strategy.train(experiences[0])
-    predicted = collected_logits(strategy, experiences.benchmark.test_stream[0]).argmax(1)
-    assert float((predicted == workplace.stream.tasks[0].test.labels).float().mean()) > 0.9
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 600), nn.ReLU(), nn.Linear(600, 600), nn.ReLU(), nn.Linear(600, 10)
+    )
+    strategy = plain_strategy(model, CLNPPlugin(), torch.optim.Adam(model.parameters(), lr=0.002))
+    for experience in experiences:
+        strategy.train(experience)
+    for task in workplace.stream.tasks:
+        predicted = collected_logits(strategy, experiences.benchmark.test_stream[task.index]).argmax(1)
+        assert float((predicted == task.test.labels).float().mean()) > 0.9
+
+
+def test_fine_tuning_that_costs_accuracy_is_undone(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    # A rate at which no network survives; the setting itself stops at 1.
+    method.clnp.fine_tune_rate = 1e4
+    method.clnp._check_arguments = lambda: None
+    before = []
+    original = method.clnp._fine_tune
+
+    def remember(strategy, validation, masks, new):
+        before.append([p.detach().clone() for p in method.model.parameters()])
+        original(strategy, validation, masks, new)
+
+    method.clnp._fine_tune = remember
+    method.learn(workplace.stream.tasks[0])
+    for parameter, unharmed in zip(method.model.parameters(), before[0], strict=True):
+        assert torch.equal(parameter, unharmed)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"margin": -1.0}, {"thresholds": "each"}, {"fine_tune_epochs": -1}, {"validation_share": 0.0}, {"l1_weights": 2}],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused_by_name(nonsense, make_workplace):
+    experiences = Experiences(make_workplace(n_tasks=1), True)
+    strategy = plain_strategy(networks()["sequential"](), CLNPPlugin(**nonsense), epochs=1)
+    with pytest.raises(ClbenchError, match=next(iter(nonsense))):
+        strategy.train(experiences[0])
+
+
+def test_a_layer_that_is_nearly_full_is_announced(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2, "hidden_sizes": [16, 16], "epochs": 1})
+    method = make_method("clnp", workplace, l1_weights=0.0, l1_activities=0.0, margin=0.0)
+    method.learn(workplace.stream.tasks[0])
+    for layer in method.clnp.layers:
+        layer.active[:] = True
+    with pytest.warns(MethodWarning, match="only 0 of 16 neurons of hidden layer 1 left"):
+        method.learn(workplace.stream.tasks[1])
+
+
+def test_a_margin_finer_than_one_image_is_announced(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
+    method = make_method("clnp", workplace, margin=0.1)
+    with pytest.warns(MethodWarning, match="less than one of its 216 validation images"):
+        method.learn(workplace.stream.tasks[0])
 
 
 def test_in_plain_avalanche_each_task_may_have_a_head_of_avalanches_own(make_workplace, split_digits):
