@@ -16,11 +16,11 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     table.add_column("method")
     for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
         table.add_column(heading, justify="right")
-    modified: list[str] = []
+    modified: dict[str, list[str]] = {}
     for group in select(runs, suite).groups:
         name = group.label
         if group.is_modified:
-            modified.append(f"{group.label}: {group.overrides}")
+            modified.setdefault(group.overrides, []).append(group.method)
         cells = [
             name,
             str(len(group.runs)),
@@ -32,7 +32,8 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
         table.add_row(*map(Text, cells))
     if modified:
         # Below, once: in the table it would take the room of the numbers.
-        table.caption = Text("not the suite's own setting: " + "; ".join(modified))
+        settings = "; ".join(f"{overrides} ({', '.join(methods)})" for overrides, methods in modified.items())
+        table.caption = Text(f"not the suite's own setting: {settings}")
         table.caption_justify = "left"
     return table
 
