@@ -93,8 +93,9 @@ def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
     for name in method_names():
         known = chosen.head == "multi" or find_method(name).task_known_at_test
-        settings = resolve_settings(chosen, name, {}).model_dump(exclude_none=True)
-        print(f"  {name + (' *' if known else ''):<18}" + ", ".join(f"{k}={v}" for k, v in settings.items()))
+        settings = resolve_settings(chosen, name, {}).model_dump()
+        shown = ", ".join(f"{key}={'none' if value is None else value}" for key, value in settings.items())
+        print(f"  {name + (' *' if known else ''):<18}{shown}")
 
 
 @app.command("run")

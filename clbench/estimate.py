@@ -61,7 +61,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     screen.show(table)
     screen.show(
         f"\n{len(specs)} runs, {duration(total)} at least on {device} ({first.precision}, "
-        f"{torch.get_num_threads()} threads); nothing was run."
+        f"threads: {torch.get_num_threads()}); nothing was run."
     )
 
 

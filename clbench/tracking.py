@@ -98,7 +98,7 @@ class Tracker:
         self.is_behind = False
 
     def begin(self, suite: str, command: str, n_runs: int) -> None:
-        """Creates the experiment, if need be, and the invocation's parent run."""
+        """Creates the experiment, if need be; the invocation's parent run comes with its first child."""
 
         def create() -> None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or suite
@@ -111,13 +111,11 @@ class Tracker:
                 )
             else:
                 self._experiment = experiment.experiment_id
-            run = self._client.create_run(
-                self._experiment,
-                run_name=time.strftime(f"%Y-%m-%d %H:%M, {n_runs} runs"),
-                tags={"clbench.suite": suite, "clbench.command": command, "clbench.kind": "invocation"},
-            )
-            self._parent = run.info.run_id
 
+        self._invocation = {
+            "run_name": time.strftime(f"{n_runs} {'run' if n_runs == 1 else 'runs'} %Y-%m-%d %H:%M"),
+            "tags": {"clbench.suite": suite, "clbench.command": command, "clbench.kind": "invocation"},
+        }
         try:
             create()
         except TrackingError:
@@ -192,6 +190,8 @@ class Tracker:
     def _create(self, config: Mapping[str, Any]) -> str:
         from mlflow.entities import Dataset, DatasetInput, Param
 
+        if self._parent is None:
+            self._parent = self._client.create_run(self._experiment, **self._invocation).info.run_id
         tags = {
             "mlflow.parentRunId": self._parent,
             "mlflow.source.git.commit": config["git_commit"],

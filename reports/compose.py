@@ -95,11 +95,11 @@ def _summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
     return (
         f"{mark}The suite {suite} is a {said('suite_settings', 'scenario')} stream of "
         f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "
-        f"{said('suite_settings', 'hidden_sizes')} and {heads}, {said('suite_settings', 'epochs')} epochs per task.",
+        f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {said('suite_settings', 'epochs')}.",
         f"The numbers come from {counted(len(runs), 'run')} of "
-        f"{counted(len({group.method for group in groups}), 'method')} with the seeds {seeds} on "
-        f"{said('suite_settings', 'data')} ({said('data', 'source')}, {said('data', 'train_images')} images to train "
-        f"on and {said('data', 'test_images')} to test).",
+        f"{counted(len({group.method for group in groups}), 'method')} (seed {seeds}) on "
+        f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
+        f"{said('data', 'test_images')} to test.",
     )
 
 

@@ -59,7 +59,11 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return "-".join(plain(item) for item in value) if value else "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={plain(item)}" for key, item in sorted(value.items())) or "none"
+        # A setting that is None is recorded as such: it is off, or does not apply.
+        return (
+            ", ".join(f"{key}={'none' if item is None else plain(item)}" for key, item in sorted(value.items()))
+            or "none"
+        )
     return str(value)
 
 

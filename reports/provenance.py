@@ -98,7 +98,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
         ("Commit", commit),
         ("Data source", within("data", "source")),
         ("Data SHA-256", within("data", "sha256")),
-        ("Images to train on", within("data", "train_images")),
+        ("Images to train on, validation included", within("data", "train_images")),
         ("Images to test", within("data", "test_images")),
         ("Device", top("device")),
         ("Precision", top("precision")),

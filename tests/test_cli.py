@@ -443,7 +443,7 @@ def test_an_unexpected_failure_is_recorded_with_its_traceback_and_the_others_go_
         assert f"naive seed {seed}: failed: RuntimeError: out of luck [bold] (see " in outcome.err
     assert not (found["joint", 0] / "traceback.txt").exists()
     assert outcome.err.endswith(
-        "clbench: warning: some runs failed; the reason is above, and in status.json of the run's folder\n"
+        "clbench: warning: some runs failed, for the reasons above; the same command tries them again\n"
     )
 
 

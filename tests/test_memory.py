@@ -97,3 +97,24 @@ def test_keeping_freed_memory_holds_on_to_a_large_block_and_the_default_gives_it
     if "glibc" not in platform.libc_ver():
         pytest.skip("only glibc can be told to keep freed memory")
     assert kept > 180
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux only")
+def test_what_an_earlier_run_has_freed_is_not_in_the_next_ones_peak():
+    code = (
+        "import torch\n"
+        "from clbench.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory\n"
+        "cpu = torch.device('cpu')\n"
+        "keep_freed_memory()\n"
+        "reset_peak_memory(cpu)\n"
+        "before = peak_memory_bytes(cpu)\n"
+        "block = bytearray(b'x') * (300 * 2**20)\n"
+        "held = peak_memory_bytes(cpu) - before\n"
+        "del block\n"
+        "reset_peak_memory(cpu)\n"
+        "print(held, peak_memory_bytes(cpu) - before)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    held, left = (int(number) / MEGABYTE for number in printed.split())
+    assert held == pytest.approx(300, abs=30)
+    assert left < 50

@@ -334,9 +334,25 @@ def test_the_option_comes_before_the_environment_and_that_before_the_working_dir
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
     assert tracking_uri("http://here") == "http://here"
-    assert tracking_uri(None) == "sqlite:///elsewhere.db"
+    # Absolute, or the `mlflow ui` command that we print would work in this folder only.
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/elsewhere.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("letter", "%?#")
+def test_a_folder_whose_name_does_not_survive_in_a_uri_is_refused_at_once(letter, monkeypatch, tmp_path):
+    folder = tmp_path / f"a{letter}20b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TrackingError, match="does not survive in a URI; work in another folder"):
+        tracking_uri(None)
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_refused_at_once(tmp_path):
+    with pytest.raises(TrackingError, match="its folder is not there"):
+        tracking_uri(f"sqlite:///{tmp_path}/nowhere/mlflow.db")
 
 
 def test_the_environments_store_and_experiment_are_respected(tmp_path, place, monkeypatch):
