@@ -436,7 +436,8 @@ def test_a_methods_override_beside_one_of_the_suite_marks_that_method_alone(make
 
 
 def test_overrides_that_say_what_holds_anyway_mark_nothing(make):
-    for spec in make(["clnp", "psp"], epochs=10, hidden_sizes=[256, 256], clnp__margin=0.2, psp__learning_rate=1e-4):
+    margin = find_method("clnp").Settings().margin
+    for spec in make(["clnp", "psp"], epochs=10, hidden_sizes=[256, 256], clnp__margin=margin, psp__learning_rate=1e-4):
         assert spec.overrides == {}
 
 
