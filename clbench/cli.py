@@ -239,7 +239,8 @@ def _run_one(
             screen.task_learned(spec, result, latest)
 
     def on_progress(progress: "Progress") -> None:
-        latest.__dict__.update(progress.__dict__)
+        nonlocal latest
+        latest = progress
         screen.progress(spec, progress)
 
     try:
