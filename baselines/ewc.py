@@ -11,25 +11,27 @@ with F_k the diagonal Fisher information of the model's own predictions at the w
 
 .. math:: F_{k,i} = E_x E_{y \sim p(y|x)} [(\partial \log p(y|x) / \partial \theta_i)^2]
 
-per sample, the expectation over y summed over all labels, not sampled. The penalties of all earlier tasks add up
-to one quadratic, kept as sum F and sum F theta*: memory and time do not grow with the number of tasks, and the
-gradient, lambda (sum F theta - sum F theta*), goes straight onto the task's own.
+per sample, the expectation over y summed over all labels, not sampled (`fisher` has the other two forms in use, for
+comparison). The penalties of all earlier tasks add up to one quadratic, kept as sum F and sum F theta*: memory and
+time do not grow with the number of tasks, and the gradient, lambda (sum F theta - sum F theta*), goes straight onto
+the task's own.
+
+Online EWC (`online-ewc`) keeps one running Fisher, F <- gamma F + F_t, around the latest weights.
 
 Departs from it: in the optimiser (the paper has SGD 0.001, dropout and early stopping; here the suite's) and in
-lambda, which the paper does not give. `fisher_images` may limit the expectation over x to that many training
-images, drawn anew for every task.
+lambda, which the paper does not give. `fisher_images` may limit the expectation over x to that many training images,
+drawn anew for every task. Schwarz et al. normalise each task's Fisher before they add it; here it is added as it is.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
-from avalanche.models.utils import avalanche_forward
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.errors import MethodError
+from clbench.baselines.per_sample import mean_over_samples
 from clbench.methods import Method, MethodSettings
 
 
@@ -38,14 +40,24 @@ class EWCSettings(MethodSettings):
 
     Attributes:
         strength: lambda, the weight of the penalty.
-        online_decay: gamma of online EWC, which keeps one running Fisher around the latest weights; None is the
-            paper's EWC, with every task's own anchor.
+        fisher: the labels that the Fisher takes: `exact` weighs all of them by p(y|x), `sample` draws one from p(y|x)
+            for each image, `empirical` takes the true one (which is not the Fisher, but widely used as such).
         fisher_images: how many training images the Fisher is averaged over; None takes all.
     """
 
     strength: float = Field(default=100.0, ge=0, allow_inf_nan=False)
-    online_decay: float | None = Field(default=None, ge=0, le=1)
+    fisher: Literal["exact", "sample", "empirical"] = "exact"
     fisher_images: int | None = Field(default=None, ge=1)
+
+
+class OnlineEWCSettings(EWCSettings):
+    """Hyper-parameters of online EWC.
+
+    Attributes:
+        decay: gamma, what is kept of the running Fisher when a task's own is added.
+    """
+
+    decay: float = Field(default=0.95, ge=0, le=1)
 
 
 class EWCPlugin(SupervisedPlugin):
@@ -53,16 +65,22 @@ class EWCPlugin(SupervisedPlugin):
 
     Args:
         strength: lambda.
-        online_decay: gamma, or None for the paper's EWC.
-        fisher_images: images to average over, or None for all.
+        decay: gamma of online EWC; None keeps every task's own anchor, as in the paper.
+        fisher, fisher_images: see `EWCSettings`.
     """
 
     def __init__(
-        self, strength: float = 100.0, online_decay: float | None = None, fisher_images: int | None = None
+        self,
+        strength: float = 100.0,
+        *,
+        decay: float | None = None,
+        fisher: Literal["exact", "sample", "empirical"] = "exact",
+        fisher_images: int | None = None,
     ) -> None:
         super().__init__()
         self.strength = strength
-        self.online_decay = online_decay
+        self.decay = decay
+        self.fisher_labels = fisher
         self.fisher_images = fisher_images
         self.fisher: dict[str, Tensor] = {}  # sum of F over tasks, by parameter, shaped like it
         self.fisher_anchor: dict[str, Tensor] = {}  # sum of F theta*
@@ -83,15 +101,15 @@ class EWCPlugin(SupervisedPlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Measures the Fisher at the weights just learned and merges it."""
-        fisher = fisher_diagonal(strategy.model, strategy.dataloader, self.fisher_images)
+        fisher = fisher_diagonal(strategy.model, strategy.dataloader, self.fisher_images, self.fisher_labels)
         self.merge(fisher, strategy.model)
 
     @torch.no_grad()
     def merge(self, fisher: Mapping[str, Tensor], model: nn.Module) -> None:
         """Adds one task's Fisher, anchored at the model's present weights, to the quadratic."""
         for name, parameter in model.named_parameters():
-            if self.online_decay is not None and name in self.fisher:
-                total = self.fisher[name].mul_(self.online_decay).add_(fisher[name])
+            if self.decay is not None and name in self.fisher:
+                total = self.fisher[name].mul_(self.decay).add_(fisher[name])
                 torch.mul(total, parameter, out=self.fisher_anchor[name])
             elif name in self.fisher:
                 self.fisher[name].add_(fisher[name])
@@ -111,71 +129,45 @@ class EWCPlugin(SupervisedPlugin):
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[list[Tensor]], n_images: int | None = None
+    model: nn.Module,
+    batches: Iterable[list[Tensor]],
+    n_images: int | None = None,
+    labels: Literal["exact", "sample", "empirical"] = "exact",
 ) -> dict[str, Tensor]:
-    r"""The exact diagonal Fisher of the model's predictions, per sample, by parameter.
+    r"""The diagonal Fisher of the model's predictions, per sample, by parameter.
 
-    For a linear layer with input x and delta_y = d log p(y|x) / d output, the squared gradient of its weight is
-    the outer product of delta_y^2 and x^2. So with w = sum_y p(y|x) delta_y^2, one product w^T x^2 per layer
-    gives the sum over a batch, for all labels together, and no per-sample gradient is ever formed.
+    With delta_y = d log p(y|x) / d output of a layer, a sample's share is the outer product of delta_y^2 and x^2.
+    The input does not depend on y, so the labels can be summed up first: w = sum_y p(y|x) delta_y^2.
 
     Args:
         model: parameters in `nn.Linear` layers only, each called once per forward pass.
-        batches: `[x, y, task_labels]` as loaders give them; y is not used.
+        batches: `[x, y, task_labels]` as loaders give them.
         n_images: stop after this many; None takes all.
+        labels: see `EWCSettings.fisher`.
 
     Raises:
         MethodError: if some parameter belongs to another kind of layer.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    covered = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in covered:
-            raise MethodError(f"EWC's exact Fisher needs linear layers only, but {name} belongs to another kind")
 
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    def squared_deltas(log_probabilities: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+        deltas = torch.autograd.grad(log_probabilities.gather(1, y[:, None]).sum(), outputs, retain_graph=True)
+        return [delta.square() for delta in deltas]
 
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            inputs[name], outputs[name] = args[0].detach(), output
+    def factors(logits: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+        log_probabilities = logits.log_softmax(1)
+        probabilities = log_probabilities.detach().exp()
+        if labels == "empirical":
+            return squared_deltas(log_probabilities, y, outputs)
+        if labels == "sample":
+            return squared_deltas(log_probabilities, probabilities.multinomial(1).squeeze(1), outputs)
+        weighted = [torch.zeros_like(output) for output in outputs]
+        for label in range(logits.shape[1]):
+            found = squared_deltas(log_probabilities, torch.full_like(y, label, dtype=torch.long), outputs)
+            for total, squared in zip(weighted, found, strict=True):
+                total.addcmul_(squared, probabilities[:, label : label + 1])
+        return weighted
 
-        return hook
-
-    total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    was_training = model.training
-    model.eval()
-    hooks = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
-    seen = 0
-    try:
-        for x, _, task_labels in batches:
-            if n_images is not None:
-                x, task_labels = x[: n_images - seen], task_labels[: n_images - seen]
-            inputs.clear()
-            outputs.clear()
-            with torch.enable_grad():
-                log_probabilities = avalanche_forward(model, x, task_labels).log_softmax(1)
-            used = list(outputs)
-            weighted = {name: torch.zeros_like(outputs[name]) for name in used}
-            for label in range(log_probabilities.shape[1]):
-                deltas = torch.autograd.grad(
-                    log_probabilities[:, label].sum(), [outputs[name] for name in used], retain_graph=True
-                )
-                probability = log_probabilities[:, label : label + 1].detach().exp()
-                for name, delta in zip(used, deltas, strict=True):
-                    weighted[name].addcmul_(delta.square(), probability)
-            for name in used:
-                total[f"{name}.weight" if name else "weight"].addmm_(weighted[name].T, inputs[name].square())
-                if layers[name].bias is not None:
-                    total[f"{name}.bias" if name else "bias"].add_(weighted[name].sum(0))
-            seen += len(x)
-            if n_images is not None and seen >= n_images:
-                break
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    return {name: tensor / seen for name, tensor in total.items()}
+    return mean_over_samples(model, batches, factors, torch.square, n_images)
 
 
 class EWC(Method):
@@ -186,7 +178,9 @@ class EWC(Method):
     def plugins(self) -> list[SupervisedPlugin]:
         """The EWC plugin."""
         s = self.settings
-        self.ewc = EWCPlugin(s.strength, s.online_decay, s.fisher_images)
+        self.ewc = EWCPlugin(
+            s.strength, decay=getattr(s, "decay", None), fisher=s.fisher, fisher_images=s.fisher_images
+        )
         return [self.ewc]
 
     def extra_state(self) -> Mapping[str, Tensor]:
@@ -201,3 +195,9 @@ class EWC(Method):
         for key, tensor in extra.items():
             kind, _, name = key.partition(".")
             getattr(self.ewc, kind)[name] = tensor.clone()
+
+
+class OnlineEWC(EWC):
+    """Online EWC on a suite: one running Fisher around the latest weights."""
+
+    Settings = OnlineEWCSettings

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clbench.records import RunFolder
     from clbench.runner import RunResult
     from clbench.screen import Screen
-    from clbench.specs import RunSpec
+    from clbench.specs import Precision, RunSpec
     from clbench.suites import Suite
     from clbench.tracking import Tracker
     from clbench.watching import Progress
@@ -44,6 +44,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
 ]
+
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the data. Default: CLBENCH_DATA, else the user's cache folder.")
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never download.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
 
 # What a shell reports for a program that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -106,22 +115,18 @@ def run_command(
         typer.Option(help="Comma-separated names, or 'all' that fit the suite. Default: its own."),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0-2 or 0,3,5. Default: the suite's.")] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data. Default: CLBENCH_DATA, else the user's cache folder.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    data_root: DataRootOption = None,
+    offline: OfflineOption = False,
     overrides: SetOption = None,
     output: Annotated[Path, typer.Option(help="Folder that holds a folder per run.")] = Path("clbench-runs"),
     reports: ReportsOption = Path("clbench-reports"),
     tracking_uri: UriOption = None,
-    precision: Annotated[
-        str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it costs, then stop.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train every method with every seed on a suite, record it, and report.
 
@@ -135,8 +140,7 @@ def run_command(
     names = _method_names(methods, chosen)
     seed_list = _seeds(seeds, chosen)
     changes = parse_overrides(overrides or [])
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise SettingError(f"unknown precision '{precision}': expected auto, float32 or bfloat16")
+    training_precision = _precision(precision)
     screen = Screen(quiet=quiet)
     if not dry_run:
         check_writable(output, "--output")
@@ -161,7 +165,7 @@ def run_command(
         seed_list,
         changes,
         images,
-        "bfloat16" if precision == "bfloat16" else "float32",
+        training_precision,
         place.type,
     )
     # A suite that its data cannot fill is refused now rather than in every run.
@@ -325,7 +329,7 @@ def report_command(
     suite: SuiteOption,
     reports: ReportsOption = Path("clbench-reports"),
     tracking_uri: UriOption = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Make the HTML and the PDF report of a suite from what MLflow holds."""
     from clbench.records import check_writable
@@ -338,6 +342,64 @@ def report_command(
     check_writable(reports, "--reports")
     for path in _write_report(chosen.name, resolve_uri(tracking_uri), reports, screen):
         screen.show(f"report:  {path}")
+
+
+@app.command("tune")
+def tune_command(
+    suite: SuiteOption,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names. Default: all of the grid.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="CSV file to append to. Default: clbench-tuning/SUITE.csv.", show_default=False)
+    ] = None,
+    data_root: DataRootOption = None,
+    offline: OfflineOption = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Search hyper-parameters on validation images, with the same number of trials for every method.
+
+    Trials that the log holds already are not repeated. Nothing is chosen or changed: read the log.
+    """
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+    from clbench.tuning import load_grid, search
+
+    chosen = find_suite(suite)
+    names = None if methods is None else _method_names(methods, chosen)
+    trials = load_grid(chosen, grid)
+    training_precision = _precision(precision)
+    log = log or Path("clbench-tuning") / f"{chosen.name}.csv"
+    screen = Screen(quiet=quiet)
+
+    from clbench.data import load_images
+
+    images = load_images(chosen.data, data_root, offline=offline)
+
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    stop = threading.Event()
+    with _stopping_on_signals(stop):
+        try:
+            for trial in search(chosen, trials, names, images, training_precision, _device(device), log, stop.is_set):
+                settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+                if trial.row is None:
+                    screen.say(f"{trial.spec.method} {settings}: logged before")
+                else:
+                    screen.say(
+                        f"{trial.spec.method} {settings}: validation accuracy {trial.row['validation_accuracy']}, "
+                        f"free neurons {trial.row['free_neurons'] or '-'}"
+                    )
+        except Interrupted:
+            screen.warn("stopped; the same command goes on after the trials that are logged")
+            raise SystemExit(_INTERRUPTED) from None
+    screen.show(f"log:     {log}")
 
 
 def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[Path]:
@@ -394,6 +456,12 @@ def _seeds(given: str | None, suite: "Suite") -> list[int]:
             raise SettingError(f"the seed range '{part.strip()}' has more than {_MOST_SEEDS:,} seeds")
         seeds += range(low, high + 1)
     return list(dict.fromkeys(seeds))
+
+
+def _precision(given: str) -> "Precision":
+    if given not in ("auto", "float32", "bfloat16"):
+        raise SettingError(f"unknown precision '{given}': expected auto, float32 or bfloat16")
+    return "bfloat16" if given == "bfloat16" else "float32"
 
 
 def _device(given: str) -> Any:

@@ -40,6 +40,8 @@ METHODS: Mapping[str, Entry] = {
         "Continual Learning via Neural Pruning: sparse training, pruning under a margin, frozen neurons",
     ),
     "ewc": Entry("clbench.baselines.ewc:EWC", "Elastic Weight Consolidation, exact per-sample Fisher, merged penalty"),
+    "online-ewc": Entry("clbench.baselines.ewc:OnlineEWC", "Online EWC, one running Fisher around the latest weights"),
+    "mas": Entry("clbench.baselines.mas:MAS", "Memory Aware Synapses, per-sample sensitivity of the outputs"),
     "si": Entry("clbench.baselines.si:SI", "Synaptic Intelligence, path integral of the task's own gradient"),
     "psp": Entry("clbench.baselines.psp:PSP", "Parameter superposition with binary, complex or rotation contexts"),
     "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection"),

@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ def train(
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    split: Literal["test", "validation"] = "test",
 ) -> Method:
     """Trains one method on one suite with one seed and measures it after every task.
 
@@ -78,6 +79,7 @@ def train(
         on_task: called with the result so far, first before any training, then after every task.
         on_progress: called after every batch.
         should_stop: asked after every batch.
+        split: the images that accuracy is measured on; a search for hyper-parameters must not see the test images.
 
     Returns:
         The trained method.
@@ -89,6 +91,8 @@ def train(
     keep_freed_memory()
     seeds = RandomStreams(spec.seed)
     stream = make_stream(spec.suite, images, seeds)
+    if split == "validation":
+        stream = stream.measured_on_validation()
     method = find_method(spec.method)(spec.settings, Workplace(spec.suite, stream, seeds, device, spec.precision))
     progress = Progress(n_tasks=len(stream.tasks), images_total=images_to_train(method, stream.tasks))
     watch = Watch(progress, on_progress, should_stop)

@@ -7,7 +7,7 @@ trained on.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -137,6 +137,10 @@ class Stream:
     tasks: Sequence[Task]
     image_shape: tuple[int, int, int]
     n_outputs: int
+
+    def measured_on_validation(self) -> "Stream":
+        """The same tasks with their validation samples in place of the test samples."""
+        return replace(self, tasks=[replace(task, test=task.validation) for task in self.tasks])
 
     @cached_property
     def benchmark(self) -> Any:

@@ -110,7 +110,7 @@ def test_the_merged_penalty_is_the_sum_of_the_per_task_ones():
 
 
 def test_online_ewc_keeps_one_decayed_fisher_around_the_latest_weights():
-    model, plugin = network(), EWCPlugin(strength=1.0, online_decay=0.5)
+    model, plugin = network(), EWCPlugin(strength=1.0, decay=0.5)
     running = None
     for _ in range(3):
         with torch.no_grad():

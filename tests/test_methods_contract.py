@@ -15,6 +15,8 @@ LEARNS_ABOVE = 0.85
 TOY = {
     "clnp": {"l1_activities": 0.01, "margin": 2.0},
     "ewc": {"strength": 100.0},
+    "online-ewc": {"strength": 100.0},
+    "mas": {"strength": 0.1},
     "psp": {"learning_rate": 0.002},
 }
 REFUSES_MULTI_HEAD = {"avalanche-si"}
@@ -106,6 +108,8 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
         "psp": 0,
         "clnp": masks,
         "ewc": 2 * weights,
+        "online-ewc": 2 * weights,
+        "mas": 2 * weights,
         "si": 2 * weights,
         "single-task": weights,
         "avalanche-ewc": 4 * weights,

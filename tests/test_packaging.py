@@ -19,7 +19,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 NOT_OURS = {"build", "dist"}
 HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "avalanche", "sklearn", "scipy", "numpy")
 # What is read at run time beside the modules: the templates of the reports and the published numbers.
-DATA_FILES = [*(ROOT / "reports" / "templates").iterdir(), *(ROOT / "baselines").glob("*.toml")]
+DATA_FILES = [*(ROOT / "reports" / "templates").iterdir(), *(ROOT / "baselines").rglob("*.toml")]
 
 
 def folder_of(package):

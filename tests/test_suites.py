@@ -151,7 +151,7 @@ def test_a_long_value_is_cut_in_the_message():
 
 def test_a_methods_unknown_setting_is_refused_with_the_nearest_and_all_names():
     said = message_of(resolve_settings, PLAIN, "ewc", {"strenght": 1})
-    names = ", ".join(sorted(["strength", "online_decay", "fisher_images", *MethodSettings.model_fields]))
+    names = ", ".join(sorted(["strength", "fisher", "fisher_images", *MethodSettings.model_fields]))
     assert said == f"unknown setting of ewc 'strenght': did you mean 'strength'? expected one of {names}"
 
 
@@ -179,7 +179,7 @@ def test_a_method_refuses_settings_that_are_not_a_number(field):
         ("optimizer=sgd", "optimizer", "sgd"),
         ('optimizer="sgd"', "optimizer", "sgd"),
         (" epochs = 2 ", "epochs", 2),
-        ("ewc.online_decay=null", "ewc.online_decay", None),
+        ("ewc.fisher_images=null", "ewc.fisher_images", None),
         ("optimizer=", "optimizer", ""),
         ("optimizer=a=b", "optimizer", "a=b"),
         ("optimizer=sgd,adam", "optimizer", "sgd,adam"),

@@ -1,0 +1,118 @@
+r"""MAS: Memory Aware Synapses.
+
+Source: Aljundi, Babiloni, Elhoseiny, Rohrbach and Tuytelaars 2018, "Memory aware synapses: learning what (not) to
+forget" (arXiv 1711.09601), the global form.
+
+The importance of a parameter is how much it moves the squared length of the network's output F(x), per sample and
+without labels,
+
+.. math:: \Omega_i = E_x \left| \frac{\partial \lVert F(x) \rVert_2^2}{\partial \theta_i} \right|
+
+measured after every task on its training images and added up over the tasks. While a later task is learned the
+loss is
+
+.. math:: L_t(\theta) + \lambda \sum_i \Omega_i (\theta_i - \theta^*_i)^2
+
+around the weights theta* after the task before. The penalty's gradient goes straight onto the task's own.
+
+Departs from it: in the optimiser and lambda, which the paper gives for other benchmarks only. F(x) are the logits.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from pydantic import Field
+from torch import Tensor, nn
+
+from clbench.baselines.per_sample import mean_over_samples
+from clbench.methods import Method, MethodSettings
+
+
+class MASSettings(MethodSettings):
+    """Hyper-parameters of MAS.
+
+    Attributes:
+        strength: lambda, the weight of the penalty.
+        importance_images: how many training images the importance is averaged over; None takes all.
+    """
+
+    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    importance_images: int | None = Field(default=None, ge=1)
+
+
+class MASPlugin(SupervisedPlugin):
+    """MAS for any Avalanche strategy whose network keeps its parameters in linear layers.
+
+    Args:
+        strength: lambda.
+        importance_images: images to average over, or None for all.
+    """
+
+    def __init__(self, strength: float = 1.0, importance_images: int | None = None) -> None:
+        super().__init__()
+        self.strength = strength
+        self.importance_images = importance_images
+        self.importance: dict[str, Tensor] = {}  # Omega, by parameter, shaped like it
+        self.reference: dict[str, Tensor] = {}  # theta*
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Adds the penalty's gradient to the task's."""
+        for name, parameter in strategy.model.named_parameters():
+            if name in self.importance and parameter.grad is not None:
+                pull = parameter.detach() - self.reference[name]
+                parameter.grad.addcmul_(pull, self.importance[name], value=2 * self.strength)
+
+    @torch.no_grad()
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Measures the importance at the weights just learned, and moves the anchor there."""
+        found = importance_of(strategy.model, strategy.dataloader, self.importance_images)
+        for name, parameter in strategy.model.named_parameters():
+            if name in self.importance:
+                self.importance[name] += found[name]
+            else:
+                self.importance[name] = found[name]
+            self.reference[name] = parameter.detach().clone()
+
+
+def importance_of(model: nn.Module, batches: Iterable[list[Tensor]], n_images: int | None = None) -> dict[str, Tensor]:
+    """Mean over samples of the size of the gradient of the squared output length, by parameter.
+
+    Args:
+        model: parameters in `nn.Linear` layers only, each called once per forward pass.
+        batches: `[x, y, task_labels]` as loaders give them; y is not used.
+        n_images: stop after this many; None takes all.
+
+    Raises:
+        MethodError: if some parameter belongs to another kind of layer.
+    """
+
+    def factors(logits: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+        return [delta.abs() for delta in torch.autograd.grad(logits.square().sum(), outputs)]
+
+    return mean_over_samples(model, batches, factors, torch.abs, n_images)
+
+
+class MAS(Method):
+    """MAS on a suite."""
+
+    Settings = MASSettings
+
+    def plugins(self) -> list[SupervisedPlugin]:
+        """The MAS plugin."""
+        self.mas = MASPlugin(self.settings.strength, self.settings.importance_images)
+        return [self.mas]
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """Importance and reference: two copies of the weights."""
+        return {
+            **{f"importance.{name}": tensor for name, tensor in self.mas.importance.items()},
+            **{f"reference.{name}": tensor for name, tensor in self.mas.reference.items()},
+        }
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes importance and reference back."""
+        for key, tensor in extra.items():
+            kind, _, name = key.partition(".")
+            getattr(self.mas, kind)[name] = tensor.clone()

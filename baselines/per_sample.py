@@ -1,0 +1,80 @@
+"""Sums over samples of a function of the per-sample gradient, without forming any per-sample gradient.
+
+For a linear layer with input x [N_in] and output o [N_out], the gradient of a scalar s with respect to the weight
+is the outer product delta x^T with delta = ds/do. Its square is the outer product of delta^2 and x^2, its size that
+of |delta| and |x|, so that the sum over a batch is one matrix product.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from avalanche.models.utils import avalanche_forward
+from torch import Tensor, nn
+
+from clbench.errors import MethodError
+
+Factors = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
+
+
+def mean_over_samples(
+    model: nn.Module,
+    batches: Iterable[list[Tensor]],
+    factors: Factors,
+    of_input: Callable[[Tensor], Tensor],
+    n_images: int | None = None,
+) -> dict[str, Tensor]:
+    """The mean over samples of `factor of the output x of_input(input)`, by parameter; a bias has input 1.
+
+    Args:
+        model: parameters in `nn.Linear` layers only, each called once per forward pass; seen in evaluation mode.
+        batches: `[x, y, task_labels]` as loaders give them.
+        factors: from logits [B, C], labels y [B] and the outputs [B, N_out] of the layers that were used, the
+            factor of each [B, N_out]; may be a sum of several products only if `of_input` fits them all.
+        of_input: element by element, what becomes of a layer's input.
+        n_images: stop after this many; None takes all.
+
+    Raises:
+        MethodError: if some parameter belongs to another kind of layer.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    covered = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in covered:
+            raise MethodError(f"per-sample gradients need linear layers only, but {name} belongs to another kind")
+
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[name], outputs[name] = args[0].detach(), output
+
+        return hook
+
+    total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    was_training = model.training
+    model.eval()
+    hooks = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
+    seen = 0
+    try:
+        for x, y, task_labels in batches:
+            if n_images is not None:
+                x, y, task_labels = (tensor[: n_images - seen] for tensor in (x, y, task_labels))
+            inputs.clear()
+            outputs.clear()
+            with torch.enable_grad():
+                logits = avalanche_forward(model, x, task_labels)
+                used = list(outputs)
+                found = factors(logits, y, [outputs[name] for name in used])
+            for name, factor in zip(used, found, strict=True):
+                total[f"{name}.weight" if name else "weight"].addmm_(factor.T, of_input(inputs[name]))
+                if layers[name].bias is not None:
+                    total[f"{name}.bias" if name else "bias"].add_(factor.sum(0))
+            seen += len(x)
+            if n_images is not None and seen >= n_images:
+                break
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    return {name: tensor / seen for name, tensor in total.items()}
