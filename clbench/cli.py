@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clbench import __version__
-from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError, TrackingError
+from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError
 
 if TYPE_CHECKING:
-    from clbench.records import RunFolder
+    from clbench.records import RecordedRun, RunFolder
     from clbench.runner import RunResult
     from clbench.screen import Screen
     from clbench.specs import Precision, RunSpec
@@ -40,6 +40,10 @@ UriOption = Annotated[
     typer.Option("--tracking-uri", help="MLflow store. Default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder for HTML and PDF.")]
+RunsOption = Annotated[
+    Path | None,
+    typer.Option("--runs", help="Folder of run folders to read instead of MLflow.", show_default=False),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
@@ -81,10 +85,10 @@ def list_command() -> None:
 
     print("suites (clbench show SUITE tells more):")
     for suite in SUITES.values():
-        print(f"  {suite.name:<18}{suite.title}: {suite.n_tasks} tasks, {suite.head} head, data {suite.data}")
+        print(f"  {suite.name:<24}{suite.title}: {suite.n_tasks} tasks, {suite.head} head, data {suite.data}")
     print("\nmethods:")
     for name in method_names():
-        print(f"  {name:<18}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
+        print(f"  {name:<24}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
 
 
 @app.command("show")
@@ -100,7 +104,7 @@ def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
-    for name in method_names():
+    for name in [*method_names(), *chosen.variants]:
         known = chosen.head == "multi" or find_method(name).task_known_at_test
         settings = resolve_settings(chosen, name, {}).model_dump()
         shown = ", ".join(f"{key}={'none' if value is None else value}" for key, value in settings.items())
@@ -310,7 +314,7 @@ def _finish(
         screen.warn("no report was made, because MLflow lacks some of the runs; they are in " + str(output))
     elif not no_report:
         try:
-            paths = _write_report(suite.name, uri, reports, screen)
+            paths = _write_report(_recorded(suite.name, None, uri), suite.name, reports, screen)
         except RecordError as error:
             # Nothing finished, or the folder is gone: what was trained is recorded all the same.
             screen.warn(f"no report: {error}")
@@ -328,20 +332,41 @@ def _finish(
 def report_command(
     suite: SuiteOption,
     reports: ReportsOption = Path("clbench-reports"),
+    runs: RunsOption = None,
     tracking_uri: UriOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Make the HTML and the PDF report of a suite from what MLflow holds."""
+    """Make the HTML and the PDF report of a suite from what MLflow holds, or from run folders."""
     from clbench.records import check_writable
     from clbench.screen import Screen
     from clbench.suites import find_suite
-    from clbench.tracking import tracking_uri as resolve_uri
 
     screen = Screen(quiet=quiet)
     chosen = find_suite(suite)
     check_writable(reports, "--reports")
-    for path in _write_report(chosen.name, resolve_uri(tracking_uri), reports, screen):
+    for path in _write_report(_recorded(chosen.name, runs, tracking_uri), chosen.name, reports, screen):
         screen.show(f"report:  {path}")
+
+
+@app.command("verify")
+def verify_command(
+    suite: SuiteOption,
+    runs: RunsOption = None,
+    tracking_uri: UriOption = None,
+) -> None:
+    """Compare recorded runs with the published numbers and our goals; exit code 1 if a goal is missed."""
+    from clbench.reports.verify import verification_table, verify
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+
+    chosen = find_suite(suite)
+    found = verify(_recorded(chosen.name, runs, tracking_uri), chosen.name)
+    screen = Screen(quiet=False)
+    screen.show(verification_table(found))
+    if found.not_recorded:
+        screen.show(f"not recorded: {', '.join(found.not_recorded)}")
+    if not found.holds:
+        raise SystemExit(1)
 
 
 @app.command("tune")
@@ -402,16 +427,28 @@ def tune_command(
     screen.show(f"log:     {log}")
 
 
-def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[Path]:
+def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[RecordedRun]":
+    """The suite's runs from a folder of run folders, else from MLflow; at least one."""
+    from clbench.records import read_runs
+
+    if folder is not None:
+        runs = [run for run in read_runs(folder) if run.suite == suite]
+        where = f"the folder {folder}"
+    else:
+        from clbench.tracking import load_runs
+        from clbench.tracking import tracking_uri as resolve_uri
+
+        runs = load_runs(suite, resolve_uri(uri))
+        where = f"the MLflow store {resolve_uri(uri)}"
+    if not runs:
+        raise RecordError(f"{where} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}")
+    return runs
+
+
+def _write_report(runs: "list[RecordedRun]", suite: str, folder: Path, screen: "Screen") -> list[Path]:
     from clbench.reports import write_report
     from clbench.reports.terminal import summary_table
-    from clbench.tracking import load_runs
 
-    runs = load_runs(suite, uri)
-    if not runs:
-        raise TrackingError(
-            f"the MLflow store {uri} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}"
-        )
     paths = write_report(runs, suite, folder)
     screen.show(summary_table(runs, suite))
     return paths
@@ -419,18 +456,19 @@ def _write_report(suite: str, uri: str, folder: Path, screen: "Screen") -> list[
 
 def _method_names(given: str | None, suite: "Suite") -> list[str]:
     from clbench.errors import unknown_name
-    from clbench.methods import find_method, method_names
+    from clbench.methods import base_name, find_method, method_names
 
     if given is None:
         return list(suite.methods)
     if given == "all":
-        return [name for name in method_names() if not find_method(name).refusal(suite)]
+        names = [*method_names(), *suite.variants]
+        return [name for name in names if not find_method(name).refusal(suite)]
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
     for name in names:
-        if name not in method_names():
-            raise unknown_name("method", name, method_names())
+        if base_name(name) not in method_names() or (name != base_name(name) and name not in suite.method_settings):
+            raise unknown_name("method", name, [*method_names(), *suite.variants])
     return names
 
 
@@ -501,6 +539,8 @@ class _stopping_on_signals:
 
 def main() -> None:
     """The `clbench` command."""
+    # Avalanche imports it for a method that clbench does not have; what it misses is no concern of the user.
+    warnings.filterwarnings("ignore", message="no QP solver found", category=UserWarning)
     try:
         app(prog_name="clbench")
     except ClbenchError as error:

@@ -32,6 +32,7 @@ class TensorLoader:
         batch_size: B; the last batch may be smaller.
         device: where the batches shall lie.
         generator: shuffles each pass; None keeps the order.
+        n_batches: how many batches make one iteration, pass after pass; None is one pass.
     """
 
     def __init__(
@@ -40,27 +41,35 @@ class TensorLoader:
         batch_size: int,
         device: torch.device,
         generator: torch.Generator | None = None,
+        n_batches: int | None = None,
     ) -> None:
         self.samples = samples
         self.batch_size = batch_size
         self.device = device
         self.generator = generator
+        self.n_batches = n_batches
         self._resident: tuple[Tensor, Tensor] | None = None
 
     @property
     def n_images(self) -> int:
-        """Images in one pass."""
+        """Images there are, each counted once."""
         return sum(map(len, self.samples))
 
     def __len__(self) -> int:
-        return -(-self.n_images // self.batch_size)
+        return self.n_batches or -(-self.n_images // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.generator is None:
-            order = torch.arange(self.n_images)
+        if self.n_batches is None:
+            order = self._pass()
         else:
-            order = torch.randperm(self.n_images, generator=self.generator)
+            wanted = self.n_batches * self.batch_size
+            order = torch.cat([self._pass() for _ in range(-(-wanted // self.n_images))])[:wanted]
         return self._single(order) if len(self.samples) == 1 else self._mixed(order)
+
+    def _pass(self) -> Tensor:
+        if self.generator is None:
+            return torch.arange(self.n_images)
+        return torch.randperm(self.n_images, generator=self.generator)
 
     def _single(self, order: Tensor) -> Iterator[Batch]:
         if self._resident is None:
@@ -91,7 +100,8 @@ class TensorStrategy(SupervisedTemplate):
     Args:
         stream: the tasks; experiences are looked up by `current_experience`.
         seeds: the batch order of task t comes from ("batches", t).
-        training_samples: what is trained on for a task; default is the task's own training samples.
+        training_samples: what is trained on for a task.
+        steps_per_epoch: batches of an epoch for each of these samples; None is one pass.
         precision: `float32`, or `bfloat16` for autocast in training. Evaluation is always float32.
         settings: as for `SupervisedTemplate`.
     """
@@ -102,12 +112,14 @@ class TensorStrategy(SupervisedTemplate):
         stream: Stream,
         seeds: RandomStreams,
         training_samples: Callable[[Task], Sequence[Samples]],
+        steps_per_epoch: int | None,
         precision: str,
         **settings: Any,
     ) -> None:
         self.stream = stream
         self.seeds = seeds
         self.training_samples = training_samples
+        self.steps_per_epoch = steps_per_epoch
         self.precision = precision
         with warnings.catch_warnings():
             # We measure accuracy ourselves and want none of its loggers; it warns about that.
@@ -125,11 +137,13 @@ class TensorStrategy(SupervisedTemplate):
             super().make_train_dataloader(**kwargs)
             return
         task = self.stream.tasks[self.experience.current_experience]
+        samples = self.training_samples(task)
         self.dataloader = TensorLoader(
-            self.training_samples(task),
+            samples,
             self.train_mb_size,
             self.device,
             self.seeds.generator("batches", task.index),
+            None if self.steps_per_epoch is None else self.steps_per_epoch * len(samples),
         )
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:

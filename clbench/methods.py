@@ -170,6 +170,7 @@ class Method:
             stream=self.workplace.stream,
             seeds=self.workplace.seeds,
             training_samples=self.training_samples,
+            steps_per_epoch=self.workplace.suite.steps_per_epoch,
             precision=self.workplace.precision,
             model=self.model,
             optimizer=self.build_optimizer(self.model),
@@ -260,12 +261,18 @@ def method_names() -> list[str]:
     return [*METHODS, *sorted(entry.name for entry in _plugins() if entry.name not in METHODS)]
 
 
+def base_name(name: str) -> str:
+    """`psp` of `psp:rotation`."""
+    return name.partition(":")[0]
+
+
 def find_method(name: str) -> type[Method]:
-    """The method of that name.
+    """The method of that name; a variant (`psp:rotation`) is the method with other settings.
 
     Raises:
         SettingError: for an unknown name, listing the right ones, or an installed package that does not load.
     """
+    name = base_name(name)
     if name in METHODS:
         module, _, attribute = METHODS[name].target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
@@ -288,16 +295,19 @@ def _plugins() -> list[Any]:
 
 
 def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> MethodSettings:
-    """The method's hyper-parameters in this suite: its defaults, then the suite's, then the overrides.
+    """The method's hyper-parameters in this suite: its defaults, then the suite's, its variant's, the overrides.
 
     Raises:
-        SettingError: for a setting the method does not have, or a value that does not fit.
+        SettingError: for a variant that the suite does not have, a setting that the method does not have, or a value
+            that does not fit.
     """
     schema = find_method(name).Settings
+    if name != base_name(name) and name not in suite.method_settings:
+        raise unknown_name(f"variant in the suite {suite.name}", name, suite.variants)
     for key in overrides:
         if key not in schema.model_fields:
             raise unknown_name(f"setting of {name}", key, schema.model_fields)
-    given = {**suite.method_settings.get(name, {}), **overrides}
+    given = {**suite.method_settings.get(base_name(name), {}), **suite.method_settings.get(name, {}), **overrides}
     for key in ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "epochs"):
         if given.get(key) is None:
             default = schema.model_fields[key].default

@@ -243,6 +243,18 @@ def read_run(folder: Path) -> RecordedRun:
         raise RecordError(f"{folder / name} is not a record that clbench wrote ({said})") from None
 
 
+def read_runs(root: Path) -> list[RecordedRun]:
+    """Every run below a folder of run folders, by name; attempts that were set aside do not count.
+
+    Raises:
+        RecordError: if there is no such folder, or a run's files are missing or damaged.
+    """
+    if not root.is_dir():
+        raise RecordError(f"there is no folder {root}; expected one that holds a folder per run, such as clbench-runs")
+    folders = [file.parent for file in sorted(root.glob("*/status.json"))]
+    return [read_run(folder) for folder in folders if ".unfinished-" not in folder.name]
+
+
 def _unreadable(path: Path, error: Exception) -> RecordError:
     said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
     return RecordError(f"{path} cannot be read ({said}); move its folder away to run it again")

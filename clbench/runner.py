@@ -129,7 +129,12 @@ def train(
 
 def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
     """Images, each counted as often as it is used, that learning these tasks trains on."""
-    return sum(method.settings.epochs * len(samples) for task in tasks for samples in method.training_samples(task))
+    steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
+    return sum(
+        method.settings.epochs * (len(samples) if steps is None else steps * batch_size)
+        for task in tasks
+        for samples in method.training_samples(task)
+    )
 
 
 def measure(method: Method, tasks: "Sequence[Task]", learned: int, matrix: metrics.Matrix) -> None:

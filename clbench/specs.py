@@ -12,6 +12,8 @@ from clbench.methods import MethodSettings, find_method, resolve_settings
 from clbench.records import run_id_of
 from clbench.suites import OVERRIDABLE, Suite
 
+_ADDED_LATER = ("steps_per_epoch",)
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -42,6 +44,8 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """What the run id is the hash of; documentation and the other methods' settings have no part in it."""
         suite = self.suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
+        # A setting that came later counts only where it is used, so that runs recorded before keep their ids.
+        suite = {key: value for key, value in suite.items() if value is not None or key not in _ADDED_LATER}
         return {
             "clbench": __version__,
             "suite_settings": suite,

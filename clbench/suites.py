@@ -35,7 +35,10 @@ class Suite(BaseModel):
         validation_share: share of the training images of each task that no method trains on.
         seeds: the seeds of the canonical comparison.
         methods: the methods that `clbench run` takes when none are named.
-        method_settings: by method, what differs from its defaults in this suite.
+        steps_per_epoch: batches in an epoch; None is one pass over a task's images. With a number, passes follow one
+            another, and an epoch ends after so many batches wherever it is.
+        method_settings: by method, what differs from its defaults in this suite. `psp:rotation` is a variant of `psp`:
+            what differs from the suite's `psp`, reported beside it under that name.
         source: where the setting comes from, and what in it is our choice.
     """
 
@@ -55,11 +58,17 @@ class Suite(BaseModel):
     learning_rate_schedule: Schedule
     batch_size: int = Field(ge=1, le=1_000_000, strict=True)
     epochs: int = Field(ge=1, le=100_000, strict=True)
+    steps_per_epoch: int | None = Field(default=None, ge=1, strict=True)
     validation_share: float = Field(gt=0, lt=1, allow_inf_nan=False)
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
     method_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     source: str
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants of methods that this suite defines."""
+        return [name for name in self.method_settings if ":" in name]
 
     @field_validator("hidden_sizes", mode="before")
     @classmethod
@@ -91,6 +100,7 @@ OVERRIDABLE = (
     "learning_rate_schedule",
     "batch_size",
     "epochs",
+    "steps_per_epoch",
     "validation_share",
 )
 
@@ -178,6 +188,54 @@ PERMUTED_MNIST = Suite(
     ),
 )
 
+PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
+    update={
+        "name": "permuted-mnist-25",
+        "title": "Permuted MNIST, 25 tasks",
+        "n_tasks": 25,
+        "methods": ("clnp",),
+        "source": (
+            "permuted-mnist with 25 tasks, the number after which Golkar, Kagan and Cho 2019 (arXiv 1903.04476) "
+            "estimate their network to be full."
+        ),
+    }
+)
+
+PERMUTED_MNIST_50 = PERMUTED_MNIST.model_copy(
+    update={
+        "name": "permuted-mnist-50",
+        "title": "Permuted MNIST, 50 tasks",
+        "n_tasks": 50,
+        "methods": ("clnp",),
+        "source": "permuted-mnist with 50 tasks, which shows what happens when the network is full.",
+    }
+)
+
+SUPERPOSITION_MNIST_50 = Suite(
+    name="superposition-mnist-50",
+    title="Permuted MNIST, 50 tasks, the superposition paper's setting",
+    data="mnist",
+    scenario="permuted",
+    n_tasks=50,
+    hidden_sizes=(256, 256, 256),
+    head="single",
+    optimizer="rmsprop",
+    learning_rate=0.0001,
+    learning_rate_schedule="constant",
+    batch_size=128,
+    epochs=1,
+    steps_per_epoch=1000,
+    validation_share=1 / 12,
+    seeds=(0, 1, 2),
+    methods=("psp", "psp:complex", "psp:rotation", "naive"),
+    method_settings={"psp:complex": {"kind": "complex"}, "psp:rotation": {"kind": "rotation"}},
+    source=(
+        "Cheung et al. 2019 (arXiv 1902.05522) and its code: 50 tasks of 1,000 steps, three hidden layers (here of 256 "
+        "neurons, of the 128 to 2048 studied), RMSprop 0.0001, batch 128, first task unpermuted, pixels normalised. "
+        "Our choice: 5,000 validation images."
+    ),
+)
+
 ROTATED_MNIST = PERMUTED_MNIST.model_copy(
     update={
         "name": "rotated-mnist",
@@ -244,5 +302,14 @@ PERMUTED_DIGITS = Suite(
 )
 
 SUITES: Mapping[str, Suite] = {
-    suite.name: suite for suite in (PERMUTED_MNIST, PERMUTED_DIGITS, SPLIT_MNIST, ROTATED_MNIST)
+    suite.name: suite
+    for suite in (
+        PERMUTED_MNIST,
+        PERMUTED_MNIST_25,
+        PERMUTED_MNIST_50,
+        SUPERPOSITION_MNIST_50,
+        ROTATED_MNIST,
+        SPLIT_MNIST,
+        PERMUTED_DIGITS,
+    )
 }

@@ -1,9 +1,10 @@
-"""Published results, read from `baselines/published.toml`."""
+"""Published results and our goals, read from `baselines/published.toml`."""
 
 import tomllib
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,46 @@ class PublishedResult:
     spread: Decimal | None = None
 
     @property
+    def last_digit(self) -> Decimal:
+        """One unit of the last digit that the source gives, as a fraction."""
+        return Decimal(1).scaleb(int(self.average_accuracy.as_tuple().exponent))
+
+    @property
     def percent(self) -> str:
         """The accuracy, and the spread where there is one, in per cent: `98.42 ± 0.04`."""
         value = f"{self.average_accuracy.scaleb(2):f}"
         return value if self.spread is None else f"{value} ± {self.spread.scaleb(2):f}"
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a method must reach in a suite.
+
+    Attributes:
+        suite, method: the names.
+        average_accuracy: the least mean over the seeds, a fraction.
+        no_forgetting: whether forgetting must be exactly 0 in every run.
+        free_share: per hidden layer, the least share of neurons that is free after the last task.
+    """
+
+    suite: str
+    method: str
+    average_accuracy: Decimal
+    no_forgetting: bool = False
+    free_share: tuple[Decimal, ...] = ()
+
+
 def published_results(suite: str) -> list[PublishedResult]:
     """The published results for a suite, in the file's order; empty where none are known."""
+    return [PublishedResult(**entry) for entry in _entries("result", suite)]
+
+
+def goals(suite: str) -> list[Goal]:
+    """The goals of a suite, in the file's order."""
+    entries = [{**entry, "free_share": tuple(entry.get("free_share", ()))} for entry in _entries("goal", suite)]
+    return [Goal(**entry) for entry in entries]
+
+
+def _entries(kind: str, suite: str) -> list[dict[str, Any]]:
     text = (resources.files("clbench.baselines") / "published.toml").read_text(encoding="utf-8")
-    entries = tomllib.loads(text, parse_float=Decimal)["result"]
-    return [PublishedResult(**entry) for entry in entries if entry["suite"] == suite]
+    return [entry for entry in tomllib.loads(text, parse_float=Decimal)[kind] if entry["suite"] == suite]

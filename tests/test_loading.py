@@ -133,6 +133,7 @@ def make_strategy(make_workplace):
             stream=workplace.stream,
             seeds=workplace.seeds,
             training_samples=lambda task: [task.train],
+            steps_per_epoch=None,
             precision=workplace.precision,
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
