@@ -6,8 +6,8 @@ After each task every hidden neuron is *active* (claimed by a task so far) or *f
 l = 1 .. L - 1 are hidden, N_l neurons each, W_l has shape [N_l, N_{l-1}]; A_l active, F_l free; all inputs of
 the network are active. For every task:
 
-1. Train with cross-entropy + alpha |W|_1. What belongs to active neurons is put back after every step of the
-   optimiser: zeroing gradients would not do, since momentum, weight decay and L1 move a weight without one.
+1. Train with cross-entropy + alpha |W|_1. The optimiser is given the weights of free neurons only (`compact.py`):
+   zeroing the others' gradients would not do, since momentum, weight decay and L1 move a weight without one.
 2. Measure each neuron's activity: its mean output after the ReLU over the task's training data.
 3. Prune with graceful forgetting: a free neuron of activity <= theta_l is pruned; theta_l is as large as it can
    be while the validation accuracy stays within the margin of the unpruned network's.
@@ -50,6 +50,7 @@ from clbench.errors import MethodError, MethodWarning
 from clbench.loading import TensorLoader
 from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
 from clbench.seeding import RandomStreams
+from clbench.strategies.compact import CompactChain, Neurons
 from clbench.streams import Stream, Task
 from clbench.suites import setting_error
 
@@ -173,9 +174,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._displaced: tuple[nn.Linear, Tensor] | None = None  # a head and its present bias, while a task's
         # bias is in its place
         self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
-        # What must not change: (parameter, dimension, index, values), and whole parameters of other heads.
-        self._frozen: list[tuple[Tensor, int, Tensor, Tensor]] = []
-        self._frozen_heads: list[tuple[Tensor, Tensor]] = []
+        self._chain: CompactChain | None = None  # while training: the network as this task computes with it
         self._phase: Literal["idle", "train", "fine-tune"] = "idle"
 
     # -- Avalanche's events ------------------------------------------------------------------------------------
@@ -193,7 +192,7 @@ class CLNPPlugin(SupervisedPlugin):
         strategy.adapted_dataset = dataset.subset(order[held_out:])
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Finds the layers, gives the free neurons new weights, and notes what must not change."""
+        """Finds the layers, gives the free neurons new weights, and hands only these to the optimiser."""
         self._check_arguments()
         self._use(None)
         sample = strategy.experience.dataset[0]
@@ -205,49 +204,49 @@ class CLNPPlugin(SupervisedPlugin):
         self._head = self._heads[self._head_name]
         if self.masks:
             self._initialise_free(strategy)
-        strategy.optimizer.state.clear()
-        self._keep_frozen()
         self._warn_if_full()
+        self._enter(strategy, [torch.ones_like(layer.active) for layer in self.layers])
         self._phase = "train"
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Adds the L1 norm of the activities, if asked for, to the loss."""
+        """Adds the L1 norm of the free neurons' activities, if asked for, to the loss."""
         if self._phase == "train" and self.l1_activities:
-            for layer, output in zip(self.layers, self._inputs, strict=True):
+            assert self._chain is not None
+            for reader, output in zip(self._chain.layers[1:], self._inputs, strict=True):
                 assert output is not None
-                strategy.loss += self.l1_activities * output.float().mean(0)[~layer.active].sum()
+                strategy.loss += self.l1_activities * output[:, reader.n_constant :].float().mean(0).sum()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the gradient of the L1 norm of the weights."""
         if self._phase == "train" and self.l1_weights:
-            for linear in (*(layer.linear for layer in self.layers), self._head):
-                assert linear.weight.grad is not None
-                linear.weight.grad.add_(linear.weight.detach().sign(), alpha=self.l1_weights)
+            for weight in self._trainable_weights():
+                assert weight.grad is not None
+                weight.grad.add_(weight.detach().sign(), alpha=self.l1_weights)
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Shrinks the weights, if asked for, and puts back whatever has moved of the frozen part."""
+        """Shrinks the weights, if asked for."""
         if self._phase == "train" and self.l1_proximal:
             bound = self.l1_proximal * strategy.optimizer.param_groups[0]["lr"]
-            for linear in (*(layer.linear for layer in self.layers), self._head):
-                linear.weight.sub_(linear.weight.clamp(-bound, bound))
-        for parameter, dim, index, values in self._frozen:
-            parameter.index_copy_(dim, index, values)
-        for parameter, whole in self._frozen_heads:
-            parameter.copy_(whole)
+            for weight in self._trainable_weights():
+                weight.sub_(weight.clamp(-bound, bound))
+
+    def _trainable_weights(self) -> list[nn.Parameter]:
+        assert self._chain is not None
+        return [weight for layer in self._chain.layers for weight in layer.weights]
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Prunes, fine-tunes, and freezes what the task has claimed."""
         task = strategy.experience.current_experience
         self._phase = "idle"
         activity = self._measure_activity(strategy)
+        self._leave()
         validation = _Validation(self, strategy)
         masks, thresholds, spent = self._prune(activity, validation)
         new = [mask & ~layer.active for mask, layer in zip(masks, self.layers, strict=True)]
         self._cut_interference(masks, new)
-        self._mask = masks
         if self.fine_tune_epochs and any(bool(claimed.any()) for claimed in new):
-            self._fine_tune(strategy, validation, masks, new)
+            self._fine_tune(strategy, validation, masks)
         reused = self._count_reused(activity, thresholds, new)
         for layer, claimed in zip(self.layers, new, strict=True):
             layer.active |= claimed
@@ -266,9 +265,17 @@ class CLNPPlugin(SupervisedPlugin):
             )
             for number, layer in enumerate(self.layers)
         ]
-        self._mask = None
-        self._frozen, self._frozen_heads = [], []
         self._inputs = [None] * len(self.layers)
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """In the midst of training, the whole network answers, with what was trained so far in it."""
+        if self._chain is not None:
+            self._chain.suspend()
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Training goes on with what is left of the network."""
+        if self._chain is not None:
+            self._chain.resume()
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Sees the experience through its task's mask."""
@@ -433,27 +440,22 @@ class CLNPPlugin(SupervisedPlugin):
                     stacklevel=2,
                 )
 
-    def _keep_frozen(self) -> None:
-        """Notes the constants of the active part."""
-        self._frozen = []
-        for layer in self.layers:
-            rows = layer.active.nonzero().squeeze(1)
-            if len(rows):
-                for parameter in layer.linear.parameters():
-                    values = parameter.detach().index_select(0, rows)
-                    self._frozen.append((parameter.data, 0, rows, values))
-        taken = self._columns_of_earlier_tasks()
-        if taken is not None:
-            columns = taken.nonzero().squeeze(1)
-            values = self._head.weight.detach().index_select(1, columns)
-            self._frozen.append((self._head.weight.data, 1, columns, values))
-        # Other heads have no gradient now, but momentum and weight decay may move them all the same.
-        self._frozen_heads = [
-            (parameter.data, parameter.detach().clone())
-            for head in self._heads.values()
-            if head is not self._head
-            for parameter in head.parameters()
+    def _enter(self, strategy: Any, kept: list[Tensor]) -> None:
+        """Reduces the network to the neurons that are kept; of these, the free ones train."""
+        neurons = [
+            Neurons(layer.active.nonzero().squeeze(1), (keep & ~layer.active).nonzero().squeeze(1))
+            for layer, keep in zip(self.layers, kept, strict=True)
         ]
+        taken = self._columns_of_earlier_tasks()
+        fixed = None if taken is None else taken[neurons[-1].constant]
+        linears = [*(layer.linear for layer in self.layers), self._head]
+        self._chain = CompactChain(linears, neurons, fixed, strategy.optimizer)
+        self._chain.enter()
+
+    def _leave(self) -> None:
+        assert self._chain is not None
+        self._chain.leave()
+        self._chain = None
 
     @torch.no_grad()
     def _cut_interference(self, masks: list[Tensor], new: list[Tensor]) -> None:
@@ -468,19 +470,21 @@ class CLNPPlugin(SupervisedPlugin):
     @torch.no_grad()
     def _measure_activity(self, strategy: Any) -> list[Tensor]:
         """Mean output of every hidden neuron over the task's training data: per layer, float64 [N_l]."""
+        assert self._chain is not None
         sums = [
-            torch.zeros(len(layer.active), dtype=torch.float64, device=layer.active.device) for layer in self.layers
+            torch.zeros(layer.active.shape, dtype=torch.float64, device=layer.active.device) for layer in self.layers
         ]
+        orders = [torch.cat([inputs.constant, inputs.trainable]) for inputs in self._chain.hidden]
         count = 0
         was_training = strategy.model.training
         strategy.model.eval()
         for batch in strategy.dataloader:
             x, labels = batch[0].to(strategy.device), batch[-1].to(strategy.device)
             avalanche_forward(strategy.model, x, labels)
-            for total, output in zip(sums, self._inputs, strict=True):
+            for total, order, output in zip(sums, orders, self._inputs, strict=True):
                 assert output is not None
                 # A ReLU's output is its own size; for other activations the size is what matters.
-                total += output.abs().sum(0)
+                total[order] += output.abs().sum(0)
             count += len(x)
         strategy.model.train(was_training)
         return [total / count for total in sums]
@@ -538,22 +542,21 @@ class CLNPPlugin(SupervisedPlugin):
             accuracy = reached
         return masks, thresholds, spent
 
-    def _fine_tune(self, strategy: Any, validation: "_Validation", masks: list[Tensor], new: list[Tensor]) -> None:
+    def _fine_tune(self, strategy: Any, validation: "_Validation", masks: list[Tensor]) -> None:
         """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
         before = validation.accuracy(masks)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
-        strategy.optimizer.state.clear()
+        self._enter(strategy, masks)
         self._phase = "fine-tune"
         for epoch in range(self.fine_tune_epochs):
             for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * self.fine_tune_rate * (1 - epoch / self.fine_tune_epochs)
             strategy.training_epoch()
         self._phase = "idle"
+        self._leave()
         for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
             group["lr"] = full
-        # Their inputs are 0, so nothing has moved them but what an optimiser may do without a gradient.
-        self._cut_interference(masks, new)
         if validation.accuracy(masks) < before:
             strategy.model.load_state_dict(state)
 
