@@ -33,7 +33,7 @@ tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proxim
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -171,6 +171,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._heads: dict[str, nn.Linear] = {}  # output layers seen so far, by name
         self._hooked: set[str] = set()
         self._mask: list[Tensor] | None = None  # masks in force, None: the whole network
+        self._orders: list[Tensor] | None = None  # per hidden layer, which neurons it is reduced to, if it is
         self._displaced: tuple[nn.Linear, Tensor] | None = None  # a head and its present bias, while a task's
         # bias is in its place
         self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
@@ -342,7 +343,8 @@ class CLNPPlugin(SupervisedPlugin):
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             (output,) = args
             if self._mask is not None:
-                output = output * self._mask[number].to(output.dtype)
+                mask = self._mask[number] if self._orders is None else self._mask[number][self._orders[number]]
+                output = output * mask.to(output.dtype)
             self._inputs[number] = output
             return (output,)
 
@@ -448,9 +450,11 @@ class CLNPPlugin(SupervisedPlugin):
         ]
         taken = self._columns_of_earlier_tasks()
         fixed = None if taken is None else taken[neurons[-1].constant]
-        linears = [*(layer.linear for layer in self.layers), self._head]
-        self._chain = CompactChain(linears, neurons, fixed, strategy.optimizer)
-        self._chain.enter()
+        self._chain = CompactChain(self._linears(), neurons, fixed)
+        self._chain.enter(strategy.optimizer)
+
+    def _linears(self) -> list[nn.Linear]:
+        return [*(layer.linear for layer in self.layers), self._head]
 
     def _leave(self) -> None:
         assert self._chain is not None
@@ -474,17 +478,18 @@ class CLNPPlugin(SupervisedPlugin):
         sums = [
             torch.zeros(layer.active.shape, dtype=torch.float64, device=layer.active.device) for layer in self.layers
         ]
-        orders = [torch.cat([inputs.constant, inputs.trainable]) for inputs in self._chain.hidden]
         count = 0
         was_training = strategy.model.training
         strategy.model.eval()
         for batch in strategy.dataloader:
             x, labels = batch[0].to(strategy.device), batch[-1].to(strategy.device)
-            avalanche_forward(strategy.model, x, labels)
-            for total, order, output in zip(sums, orders, self._inputs, strict=True):
+            # In the precision of training: a mean over so many outputs needs no other.
+            with getattr(strategy, "autocast", nullcontext)():
+                avalanche_forward(strategy.model, x, labels)
+            for total, order, output in zip(sums, self._chain.orders, self._inputs, strict=True):
                 assert output is not None
                 # A ReLU's output is its own size; for other activations the size is what matters.
-                total[order] += output.abs().sum(0)
+                total[order] += output.abs().sum(0, dtype=torch.float32)
             count += len(x)
         strategy.model.train(was_training)
         return [total / count for total in sums]
@@ -521,7 +526,8 @@ class CLNPPlugin(SupervisedPlugin):
                 ]
 
             candidates = torch.cat([activity[number][~self.layers[number].active] for number in group]).unique()
-            with validation.holding(group[0]):
+            # Silent neurons go whatever the threshold; from here on they need not be computed with.
+            with validation.reduced_to(pruned(0.0)), validation.holding(group[0]):
                 theta, reached = _largest_threshold(
                     [0.0, *candidates[candidates > 0].tolist()],
                     lambda theta, pruned=pruned: validation.accuracy(pruned(theta)),  # type: ignore[misc]
@@ -544,7 +550,8 @@ class CLNPPlugin(SupervisedPlugin):
 
     def _fine_tune(self, strategy: Any, validation: "_Validation", masks: list[Tensor]) -> None:
         """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
-        before = validation.accuracy(masks)
+        with validation.reduced_to(masks):
+            before = validation.accuracy(None)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
         self._enter(strategy, masks)
@@ -554,10 +561,11 @@ class CLNPPlugin(SupervisedPlugin):
                 group["lr"] = full * self.fine_tune_rate * (1 - epoch / self.fine_tune_epochs)
             strategy.training_epoch()
         self._phase = "idle"
+        after = validation.accuracy(None)
         self._leave()
         for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
             group["lr"] = full
-        if validation.accuracy(masks) < before:
+        if after < before:
             strategy.model.load_state_dict(state)
 
     def _count_reused(self, activity: list[Tensor], thresholds: list[float], new: list[Tensor]) -> list[int]:
@@ -682,12 +690,15 @@ class _Validation:
         them.
         """
         held = [layer.linear for layer in self.plugin.layers[: number + 1]]
+        replaced = [vars(linear).get("forward") for linear in held]
         for linear in held:
             outputs: dict[int, Tensor] = {}
 
-            def repeat(x: Tensor, linear: nn.Linear = linear, outputs: dict[int, Tensor] = outputs) -> Tensor:
+            def repeat(
+                x: Tensor, forward: Callable[[Tensor], Tensor] = linear.forward, outputs: dict[int, Tensor] = outputs
+            ) -> Tensor:
                 if self._batch not in outputs:
-                    outputs[self._batch] = nn.functional.linear(x, linear.weight, linear.bias)
+                    outputs[self._batch] = forward(x)
                 # A copy, because an activation function may work in place.
                 return outputs[self._batch].clone()
 
@@ -695,8 +706,24 @@ class _Validation:
         try:
             yield
         finally:
-            for linear in held:
+            for linear, forward in zip(held, replaced, strict=True):
                 del linear.forward
+                if forward is not None:
+                    linear.forward = forward  # type: ignore[method-assign]
+
+    @contextmanager
+    def reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
+        """Within, the network consists of these neurons alone (bool [N_l] per layer); masks keep their shape."""
+        plugin = self.plugin
+        neurons = [Neurons(mask.nonzero().squeeze(1), mask.new_empty(0, dtype=torch.int64)) for mask in kept]
+        chain = CompactChain(plugin._linears(), neurons)
+        plugin._orders = chain.orders
+        chain.resume()
+        try:
+            yield
+        finally:
+            chain.release()
+            plugin._orders = None
 
 
 class _ValidationStream(Sequence[TensorLoader]):

@@ -76,6 +76,8 @@ class CompactLayer:
     def forward(self, x: Tensor) -> Tensor:
         """From [B, constant + trainable inputs] to [B, constant + trainable outputs]."""
         constant = x[:, : self.n_constant].detach()
+        if not len(self.outputs.trainable):
+            return F.linear(constant, *self._constant_in(constant))
         y: Tensor | None = None
         if self.from_trainable is not None:
             y = F.linear(x[:, self.n_constant :] if self.n_constant else x, self.from_trainable, self.bias)
@@ -127,15 +129,13 @@ class CompactChain:
         linears: the hidden layers in order and the output layer.
         neurons: per hidden layer, who takes part.
         fixed_columns: see `CompactLayer`; of the output layer.
-        optimizer: its groups shall hold the reduced parameters in place of the whole ones.
     """
 
     def __init__(
         self,
         linears: Sequence[nn.Linear],
         neurons: Sequence[Neurons],
-        fixed_columns: Tensor | None,
-        optimizer: torch.optim.Optimizer,
+        fixed_columns: Tensor | None = None,
     ) -> None:
         device = linears[0].weight.device
         nobody = torch.empty(0, dtype=torch.int64, device=device)
@@ -143,12 +143,12 @@ class CompactChain:
         outputs = [*neurons, Neurons(nobody, torch.arange(linears[-1].out_features, device=device))]
         fixed = [*[None] * len(neurons), fixed_columns]
         self.layers = [CompactLayer(*parts) for parts in zip(linears, inputs, outputs, fixed, strict=True)]
-        self.hidden = neurons
+        self.orders = [torch.cat([layer.constant, layer.trainable]) for layer in neurons]
+
+    def enter(self, optimizer: torch.optim.Optimizer) -> None:
+        """Puts the reduced layers in force and hands their parameters to the optimiser, whose state starts anew."""
         self.optimizer = optimizer
         self._whole_groups = [list(group["params"]) for group in optimizer.param_groups]
-
-    def enter(self) -> None:
-        """Puts the reduced layers in force and hands their parameters to the optimiser, whose state starts anew."""
         parts: dict[Tensor, list[nn.Parameter]] = {}
         for layer in self.layers:
             parts[layer.linear.weight] = layer.weights
@@ -171,9 +171,14 @@ class CompactChain:
         """Lets the whole layers answer for a while, with what was trained so far in them."""
         for layer in self.layers:
             layer.write_back()
+        self.release()
+
+    def release(self) -> None:
+        """Lets the whole layers answer as they are."""
+        for layer in self.layers:
             layer.linear.__dict__.pop("forward", None)
 
     def resume(self) -> None:
-        """Lets the reduced layers answer again."""
+        """Lets the reduced layers answer."""
         for layer in self.layers:
             layer.linear.forward = layer.forward  # type: ignore[method-assign, assignment]

@@ -28,11 +28,11 @@ def cut_interference(linears, constant):
         linears[1].weight[constant[1][:, None] & ~constant[0][None, :]] = 0
 
 
-def chain_of(linears, constant, kept, fixed, optimizer):
+def chain_of(linears, constant, kept, fixed):
     neurons = [
         Neurons(c.nonzero().squeeze(1), (k & ~c).nonzero().squeeze(1)) for c, k in zip(constant, kept, strict=True)
     ]
-    return CompactChain(linears, neurons, None if fixed is None else fixed[constant[1]], optimizer)
+    return CompactChain(linears, neurons, None if fixed is None else fixed[constant[1]])
 
 
 def masks(seed, share):
@@ -67,8 +67,8 @@ def test_training_equals_that_of_the_whole_network_with_its_constants_put_back(o
     reduced, model = network(bias)
     cut_interference(reduced, constant)
     step = OPTIMIZERS[optimizer](model.parameters())
-    chain = chain_of(reduced, constant, everything, fixed, step)
-    chain.enter()
+    chain = chain_of(reduced, constant, everything, fixed)
+    chain.enter(step)
     for x, y in batches:
         step.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
@@ -93,8 +93,8 @@ def test_neurons_left_out_do_not_count_and_do_not_move():
     hidden = torch.relu(linears[0](x)) * kept[0]
     expected = linears[2](torch.relu(linears[1](hidden)) * kept[1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-    chain = chain_of(linears, constant, kept, None, optimizer)
-    chain.enter()
+    chain = chain_of(linears, constant, kept, None)
+    chain.enter(optimizer)
     torch.testing.assert_close(model(x), expected)
     model(x).sum().backward()
     optimizer.step()
@@ -114,8 +114,8 @@ def test_the_optimiser_holds_the_trainable_part_alone_and_the_whole_network_afte
     groups = [{"params": list(model.parameters()), "lr": 0.1}, {"params": list(other_head.parameters()), "lr": 0.2}]
     optimizer = torch.optim.SGD(groups)
     whole = [list(group["params"]) for group in optimizer.param_groups]
-    chain = chain_of(linears, constant, everything, None, optimizer)
-    chain.enter()
+    chain = chain_of(linears, constant, everything, None)
+    chain.enter(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     free = [int((~c).sum()) for c in constant]
     assert sum(p.numel() for p in trained) == free[0] * (7 + 1) + free[1] * (12 + 1) + 4 * (10 + 1)
@@ -133,8 +133,8 @@ def test_the_whole_network_answers_in_between_with_what_was_trained_so_far():
     cut_interference(linears, constant)
     everything = [torch.ones(size, dtype=torch.bool) for size in SIZES[1:-1]]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    chain = chain_of(linears, constant, everything, constant[1], optimizer)
-    chain.enter()
+    chain = chain_of(linears, constant, everything, constant[1])
+    chain.enter(optimizer)
     x = torch.randn(5, 7, dtype=torch.double)
     model(x).sum().backward()
     optimizer.step()
