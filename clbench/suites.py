@@ -108,7 +108,9 @@ OVERRIDABLE = (
 def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     """Says the first thing that a pydantic validation found wrong, in one sentence."""
     first = error.errors()[0]
-    where = prefix + ".".join(str(part) for part in first["loc"])
+    # Below a field pydantic names positions, and the types that a value may have; the latter are no names of ours.
+    field, *below = first["loc"]
+    where = prefix + ".".join([str(field), *(str(part) for part in below if isinstance(part, int))])
     what = first["msg"][:1].lower() + first["msg"][1:]
     return SettingError(f"the setting {where}={_short(first['input'])} does not fit: {what}")
 

@@ -35,7 +35,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from avalanche.benchmarks import CLExperience
@@ -54,6 +54,8 @@ from clbench.strategies.compact import CompactChain, Neurons
 from clbench.streams import Stream, Task
 from clbench.suites import setting_error
 
+Strength = Annotated[float, Field(ge=0, le=1)]
+
 
 class CLNPSettings(MethodSettings):
     """Hyper-parameters of CLNP.
@@ -63,7 +65,8 @@ class CLNPSettings(MethodSettings):
         l1_weights: alpha, the weight of the L1 norm of all trainable weights.
         l1_proximal: strength of the same L1 norm by soft thresholding: after a step of learning rate r every weight
             moves r * l1_proximal towards 0, whatever the optimiser's scaling. Beyond the paper.
-        l1_activities: weight of the sum, over free neurons, of their mean output in the batch. Beyond the paper.
+        l1_activities: weight of the sum, over free neurons, of their mean output in the batch; one for all hidden
+            layers, or one for each, which shifts the claims from one layer to another. Beyond the paper.
         fine_tune_share: share of the suite's epochs that come after pruning, rounded to whole epochs; 0 is the
             paper's plain form.
         fine_tune_rate: their learning rate, as a share of the task's.
@@ -73,7 +76,7 @@ class CLNPSettings(MethodSettings):
     margin: float = Field(default=1.0, ge=0, le=100)
     l1_weights: float = Field(default=1e-5, ge=0, le=1)
     l1_proximal: float = Field(default=0.0, ge=0, le=100)
-    l1_activities: float = Field(default=3e-3, ge=0, le=1)
+    l1_activities: Strength | tuple[Strength, ...] = 3e-3
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     thresholds: Literal["per-layer", "global"] = "per-layer"
@@ -144,7 +147,7 @@ class CLNPPlugin(SupervisedPlugin):
         margin: float = 1.0,
         l1_weights: float = 1e-5,
         l1_proximal: float = 0.0,
-        l1_activities: float = 3e-3,
+        l1_activities: float | Sequence[float] = 3e-3,
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
         thresholds: Literal["per-layer", "global"] = "per-layer",
@@ -203,6 +206,11 @@ class CLNPPlugin(SupervisedPlugin):
             torch.tensor([int(sample[-1])], device=strategy.device),
         )
         self._head = self._heads[self._head_name]
+        if len(self._activity_strengths()) != len(self.layers):
+            raise MethodError(
+                f"CLNP's l1_activities has {len(self._activity_strengths())} values for {len(self.layers)} hidden "
+                "layers; give one for each, or a single number for all"
+            )
         if self.masks:
             self._initialise_free(strategy)
         self._warn_if_full()
@@ -211,11 +219,13 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the L1 norm of the free neurons' activities, if asked for, to the loss."""
-        if self._phase == "train" and self.l1_activities:
+        if self._phase == "train":
             assert self._chain is not None
-            for reader, output in zip(self._chain.layers[1:], self._inputs, strict=True):
+            strengths = self._activity_strengths()
+            for strength, reader, output in zip(strengths, self._chain.layers[1:], self._inputs, strict=True):
                 assert output is not None
-                strategy.loss += self.l1_activities * output[:, reader.n_constant :].float().mean(0).sum()
+                if strength:
+                    strategy.loss += strength * output[:, reader.n_constant :].float().mean(0).sum()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the gradient of the L1 norm of the weights."""
@@ -231,6 +241,11 @@ class CLNPPlugin(SupervisedPlugin):
             bound = self.l1_proximal * strategy.optimizer.param_groups[0]["lr"]
             for weight in self._trainable_weights():
                 weight.sub_(weight.clamp(-bound, bound))
+
+    def _activity_strengths(self) -> Sequence[float]:
+        if isinstance(self.l1_activities, Sequence):
+            return self.l1_activities
+        return [self.l1_activities] * len(self.layers)
 
     def _trainable_weights(self) -> list[nn.Parameter]:
         assert self._chain is not None
@@ -297,7 +312,7 @@ class CLNPPlugin(SupervisedPlugin):
                 margin=self.margin,
                 l1_weights=self.l1_weights,
                 l1_proximal=self.l1_proximal,
-                l1_activities=self.l1_activities,
+                l1_activities=self.l1_activities,  # type: ignore[arg-type]
                 fine_tune_rate=self.fine_tune_rate,
                 thresholds=self.thresholds,
             )

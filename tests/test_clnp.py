@@ -445,3 +445,31 @@ def test_a_network_that_cannot_be_pruned_is_refused_with_a_reason(make_workplace
     for reason, model in refused.items():
         with pytest.raises(MethodError, match=reason):
             plain_strategy(model, CLNPPlugin(), epochs=1).train(experiences[0])
+
+
+def test_an_activity_norm_per_layer_shifts_the_claims(make_method, make_workplace):
+    claims = []
+    for strengths in ([0.001, 0.03], [0.03, 0.001]):
+        workplace = make_workplace(**SMALL | {"n_tasks": 1})
+        method = make_method("clnp", workplace, margin=1.0, l1_activities=strengths)
+        method.learn(workplace.stream.tasks[0])
+        claims.append([row["new"] for row in method.capacity()])
+    assert claims[0][0] > claims[1][0]
+    assert claims[0][1] < claims[1][1]
+
+
+def test_one_activity_norm_for_all_layers_equals_the_same_for_each(make_method, make_workplace):
+    outcomes = []
+    for strengths in (0.01, [0.01, 0.01]):
+        workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 2})
+        method = make_method("clnp", workplace, margin=1.0, l1_activities=strengths)
+        method.learn(workplace.stream.tasks[0])
+        outcomes.append(logits(method, workplace.stream.tasks[0]))
+    assert torch.equal(*outcomes)
+
+
+def test_activity_norms_for_another_number_of_layers_are_refused(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1})
+    method = make_method("clnp", workplace, l1_activities=[0.1, 0.1, 0.1])
+    with pytest.raises(MethodError, match="3 values for 2 hidden layers"):
+        method.learn(workplace.stream.tasks[0])
