@@ -10,6 +10,7 @@ import pandas as pd
 
 from clbench.records import RecordedRun
 from clbench.reports import figures
+from clbench.reports.forecast import FEWEST_TASKS, forecasts
 from clbench.reports.formatting import (
     counted,
     instant,
@@ -314,7 +315,28 @@ def _capacity_table(group: Group, rows: Sequence[Mapping[str, float]], mark: str
             )
             for row in rows
         ),
+        tuple(_forecast_notes(group)),
     )
+
+
+def _forecast_notes(group: Group) -> Iterable[str]:
+    """When each layer will be full, if tasks go on to claim what the later ones did."""
+    tables = [run.capacity for run in group.runs if len(run.capacity)]
+    if max(int(table["task"].max()) for table in tables) < FEWEST_TASKS:
+        return
+    for found in forecasts(tables):
+        layer = f"Layer {found.layer}"
+        if math.isinf(found.full_after):
+            yield f"{layer}: the later tasks claimed nothing, so it does not fill up."
+        elif found.is_full:
+            yield f"{layer}: full after {found.full_after:.0f} tasks."
+        else:
+            high = "open" if math.isinf(found.high) else tenths(found.high)
+            yield (
+                f"{layer}: if every further task claims as many neurons as those of the second half did on average "
+                f"({tenths(found.claims)}), it is full after {tenths(found.full_after)} tasks (95 % interval of that "
+                f"average: {tenths(found.low)} to {high})."
+            )
 
 
 def _costs(groups: Sequence[Group], mark: str) -> Iterable[Table | Figure]:
