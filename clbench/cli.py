@@ -427,6 +427,58 @@ def tune_command(
     screen.show(f"log:     {log}")
 
 
+@app.command("bench")
+def bench_command(
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated names.")] = "naive,ewc,si,psp,clnp",
+    with_avalanche: Annotated[
+        bool, typer.Option("--with-avalanche", help="Measure Avalanche's own strategies and loaders as well.")
+    ] = False,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each measurement.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per task.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each method; the median counts.")] = 3,
+    data_root: DataRootOption = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure training speed as a share of a bare PyTorch loop; keep the machine idle meanwhile.
+
+    Permuted MNIST's network, batches and optimiser; the data are MNIST where it lies, else made of the embedded digits.
+    """
+    import json
+
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+
+    names = _method_names(methods, find_suite("permuted-mnist"))
+    training_precision = _precision(precision)
+    screen = Screen(quiet=quiet)
+
+    import torch
+
+    from clbench.bench import STOCK, as_json, bench, bench_images, bench_table
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = _device(device)
+    images = bench_images(data_root)
+    names += STOCK if with_avalanche else ()
+    screen.say(f"{images.source} on {place}, {torch.get_num_threads()} threads, {training_precision}")
+    rows = []
+    for row in bench(images, place, training_precision, names, n_tasks=tasks, epochs=epochs, repeats=repeats):
+        screen.say(f"{row.name}: {row.images_per_second:,.0f} images/s, {row.share_of_bare_loop:.2f} of the bare loop")
+        rows.append(row)
+    screen.show(bench_table(rows))
+    if out is not None:
+        content = as_json(rows, images, place, training_precision, tasks=tasks, epochs=epochs, repeats=repeats)
+        try:
+            out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RecordError(f"{out} cannot be written ({error.strerror}); give another file with --out") from None
+
+
 def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[RecordedRun]":
     """The suite's runs from a folder of run folders, else from MLflow; at least one."""
     from clbench.records import read_runs

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from clbench.records import RecordedRun
 from clbench.reports.formatting import percent
-from clbench.reports.groups import Estimate, Group, select
+from clbench.reports.groups import SEEDS_FOR_INTERVAL, Estimate, Group, select
 from clbench.reports.published import Goal, PublishedResult, goals, published_results
 
 Relation = Literal["inside", "above", "below", ""]
@@ -124,7 +124,7 @@ def verification_table(found: Verification) -> Table:
     table.add_column("goal reached")
     for verdict in found.verdicts:
         ours = verdict.average_accuracy
-        interval = " (no interval)" if ours.half_width is None else f" ± {percent(ours.half_width)}"
+        interval = "" if ours.half_width is None else f" ± {percent(ours.half_width)}"
         cells = [
             verdict.label,
             str(verdict.seeds),
@@ -135,4 +135,7 @@ def verification_table(found: Verification) -> Table:
             ("no: " + "; ".join(verdict.misses) if verdict.misses else "yes") if verdict.goal else "-",
         ]
         table.add_row(*map(Text, cells))
+    if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
+        table.caption = Text(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
+        table.caption_justify = "left"
     return table

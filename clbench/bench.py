@@ -1,0 +1,230 @@
+"""How fast the methods train here, as a share of a bare PyTorch loop measured beside them.
+
+A share tells more than images per second: the bare loop has the same network, batches and optimiser on tensors in
+memory, and nothing else, so what a share lacks to 1 is what the method and the framework cost. Each method is measured
+right after a bare loop of the same length, several times over, and the median of the ratios counts.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from clbench.data import ImageSet, load_images
+from clbench.errors import DataError
+from clbench.memory import keep_freed_memory
+from clbench.models import MLP
+from clbench.runner import RunResult, train
+from clbench.seeding import RandomStreams
+from clbench.specs import make_specs
+from clbench.streams import Stream, make_stream
+from clbench.suites import PERMUTED_MNIST, Suite
+
+if TYPE_CHECKING:
+    from clbench.specs import Precision
+
+METHODS = ("naive", "ewc", "si", "psp", "clnp")
+STOCK = ("avalanche-stock-naive", "avalanche-stock-ewc", "avalanche-stock-si")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the benchmark.
+
+    Attributes:
+        name: the method; `clnp-first-task` is its first task alone, pruning included.
+        images_per_second: median over the repeats.
+        share_of_bare_loop: median over the repeats of the ratio to the bare loop measured just before.
+        shares: the ratio of every repeat.
+    """
+
+    name: str
+    images_per_second: float
+    share_of_bare_loop: float
+    shares: tuple[float, ...]
+
+
+def bench_images(data_root: Path | None) -> ImageSet:
+    """MNIST where it lies on disk, else as many images made of the embedded digits; only their size matters here."""
+    try:
+        return load_images("mnist", data_root, offline=True)
+    except DataError:
+        return _enlarged_digits()
+
+
+def _enlarged_digits() -> ImageSet:
+    from dataclasses import replace
+
+    digits = load_images("digits")
+    generator = torch.Generator().manual_seed(0)
+
+    def enlarge(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(images), (count,), generator=generator)
+        whole = nn.functional.interpolate(images[chosen].float(), (28, 28), mode="bilinear")
+        noise = torch.randint(0, 64, whole.shape, generator=generator)
+        return (whole + noise * (whole > 0)).clamp(0, 255).to(torch.uint8), labels[chosen]
+
+    train_images, train_labels = enlarge(digits.train_images, digits.train_labels, 60_000)
+    test_images, test_labels = enlarge(digits.test_images, digits.test_labels, 10_000)
+    return replace(
+        digits,
+        source="digits, enlarged",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def bench(
+    images: ImageSet,
+    device: torch.device,
+    precision: "Precision",
+    methods: Sequence[str] = METHODS,
+    n_tasks: int = 2,
+    epochs: int = 1,
+    repeats: int = 3,
+    suite: Suite = PERMUTED_MNIST,
+) -> Iterator[Row]:
+    """Measures method after method with a suite's network and settings.
+
+    Args:
+        images: what to train on.
+        device, precision: where and in which arithmetic.
+        methods: names of ours, or of `STOCK`, which are Avalanche's own strategies on its own data loaders.
+        n_tasks, epochs: of each measurement.
+        repeats: measurements of every method.
+        suite: whose.
+    """
+    keep_freed_memory()
+    suite = suite.with_overrides({"n_tasks": n_tasks, "epochs": epochs})
+    stream = make_stream(suite, images, RandomStreams(0))
+    # The first pass finds caches cold and memory not yet taken from the system.
+    bare_loop(stream, suite, device, precision)
+    for name in methods:
+        rates: dict[str, list[float]] = {}
+        shares: dict[str, list[float]] = {}
+        for _ in range(repeats):
+            bare = bare_loop(stream, suite, device, precision)
+            measured = (
+                stock(name, stream, suite, device) if name in STOCK else ours(name, suite, images, device, precision)
+            )
+            for row, rate in measured.items():
+                rates.setdefault(row, []).append(rate)
+                shares.setdefault(row, []).append(rate / bare)
+        for row in rates:
+            yield Row(row, statistics.median(rates[row]), statistics.median(shares[row]), tuple(shares[row]))
+
+
+def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str) -> float:
+    """Images per second of plain PyTorch on the stream's tasks: tensors in memory, one gather per batch."""
+    channels, height, width = stream.image_shape
+    model = MLP(channels * height * width, suite.hidden_sizes, stream.n_outputs).to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    count, seconds = 0, 0.0
+    for task in stream.tasks:
+        x, y = (tensor.to(device) for tensor in task.train.tensors())
+        optimizer = torch.optim.Adam(model.parameters(), lr=suite.learning_rate, fused=True)
+        _wait_for(device)
+        start = time.perf_counter()
+        for _ in range(suite.epochs):
+            for chosen in torch.randperm(len(x), device=device).split(suite.batch_size):
+                optimizer.zero_grad()
+                with autocast:
+                    output = model(x[chosen])
+                nn.functional.cross_entropy(output.float(), y[chosen]).backward()
+                optimizer.step()
+        _wait_for(device)
+        seconds += time.perf_counter() - start
+        count += len(x) * suite.epochs
+    return count / seconds
+
+
+def ours(name: str, suite: Suite, images: ImageSet, device: torch.device, precision: "Precision") -> dict[str, float]:
+    """Images per second of a method in our runner, everything that it does between tasks included."""
+    (spec,) = make_specs(suite, [name], [0], {}, images, precision, device.type)
+    results: list[RunResult] = []
+    train(spec, images, device, results.append)
+    tasks = results[-1].tasks
+    seconds = [task["train_seconds"] for task in tasks]
+    counts = [task["train_images_per_second"] * task["train_seconds"] for task in tasks]
+    rates = {name: sum(counts) / sum(seconds)}
+    if name == "clnp":
+        rates["clnp-first-task"] = counts[0] / seconds[0]
+    return rates
+
+
+def stock(name: str, stream: Stream, suite: Suite, device: torch.device) -> dict[str, float]:
+    """Images per second of Avalanche's own strategy on its own loaders, in float32."""
+    from avalanche.training import Naive
+    from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, SynapticIntelligencePlugin
+
+    plugins = {
+        "avalanche-stock-naive": list,
+        "avalanche-stock-ewc": lambda: [EWCPlugin(ewc_lambda=1.0)],
+        "avalanche-stock-si": lambda: [SynapticIntelligencePlugin(si_lambda=0.1)],
+    }[name]()
+    channels, height, width = stream.image_shape
+    model = MLP(channels * height * width, suite.hidden_sizes, stream.n_outputs).to(device)
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.Adam(model.parameters(), lr=suite.learning_rate, fused=True),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=suite.batch_size,
+        train_epochs=suite.epochs,
+        device=device,
+        plugins=plugins,
+        evaluator=EvaluationPlugin(),
+    )
+    start = time.perf_counter()
+    for experience in stream.benchmark.train_stream:
+        strategy.train(experience)
+    _wait_for(device)
+    count = sum(len(task.train) for task in stream.tasks) * suite.epochs
+    return {name: count / (time.perf_counter() - start)}
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bench_table(rows: Sequence[Row]) -> Table:
+    """The rows for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in ("images/s", "share of the bare loop", "lowest", "highest"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        numbers = (row.share_of_bare_loop, min(row.shares), max(row.shares))
+        table.add_row(Text(row.name), f"{row.images_per_second:,.0f}", *(f"{number:.2f}" for number in numbers))
+    return table
+
+
+def as_json(
+    rows: Sequence[Row], images: ImageSet, device: torch.device, precision: str, **settings: int
+) -> dict[str, Any]:
+    """The rows with everything that is needed to compare them with another machine's."""
+    from clbench.provenance import git_state, package_versions, processor_name
+
+    commit, dirty = git_state()
+    return {
+        "rows": [asdict(row) for row in rows],
+        "reference": "bare PyTorch loop, same network, batches and optimiser, measured before each method",
+        "data": images.source,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "settings": settings,
+        "versions": package_versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
