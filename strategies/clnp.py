@@ -231,8 +231,9 @@ class CLNPPlugin(SupervisedPlugin):
         """Adds the gradient of the L1 norm of the weights."""
         if self._phase == "train" and self.l1_weights:
             for weight in self._trainable_weights():
-                assert weight.grad is not None
-                weight.grad.add_(weight.detach().sign(), alpha=self.l1_weights)
+                # Free neurons that lead to a full layer have no gradient.
+                if weight.grad is not None:
+                    weight.grad.add_(weight.detach().sign(), alpha=self.l1_weights)
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:

@@ -48,16 +48,18 @@ class CompactLayer:
         self.from_trainable: nn.Parameter | None = None
         self.fixed: Tensor | None = None
         self.open = None if fixed_columns is None else ~fixed_columns
-        if self.n_constant:
+        if len(rows) and self.n_constant:
             columns = rows.index_select(1, inputs.constant)
             if fixed_columns is not None and self.open is not None:
                 self.fixed, columns = columns * fixed_columns, columns * self.open
             # Without a bias, a full network would leave the loss nothing to be differentiated by.
             if self.open is None or bool(self.open.any()) or linear.bias is None:
                 self.from_constant = nn.Parameter(columns)
-        if len(inputs.trainable):
+        if len(rows) and len(inputs.trainable):
             self.from_trainable = nn.Parameter(rows.index_select(1, inputs.trainable))
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach()[outputs.trainable].clone())
+        self.bias: nn.Parameter | None = None
+        if len(rows) and linear.bias is not None:
+            self.bias = nn.Parameter(linear.bias.detach()[outputs.trainable].clone())
         constant_rows = weight.index_select(0, outputs.constant).index_select(1, inputs.constant)
         constant_bias = None if linear.bias is None else linear.bias.detach()[outputs.constant].clone()
         self._constant = (constant_rows, constant_bias)

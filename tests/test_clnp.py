@@ -1,5 +1,6 @@
 """What CLNP claims, checked to the bit."""
 
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -199,17 +200,16 @@ def test_activity_is_the_mean_output_over_the_training_data(make_method, make_wo
         torch.testing.assert_close(activity, hidden.mean(0), atol=1e-5, rtol=1e-4)
 
 
-def test_holding_layers_changes_no_accuracy(make_method, make_workplace, monkeypatch):
-    import contextlib
-
+@pytest.mark.parametrize("shortcut", ["holding", "reduced_to"])
+def test_the_shortcuts_of_the_search_change_no_threshold(shortcut, make_method, make_workplace, monkeypatch):
     from clbench.strategies.clnp import _Validation
 
     results = []
-    for held in (True, False):
-        if not held:
-            monkeypatch.setattr(_Validation, "holding", lambda self, number: contextlib.nullcontext())
+    for taken in (True, False):
+        if not taken:
+            monkeypatch.setattr(_Validation, shortcut, lambda self, which: contextlib.nullcontext())
         workplace = make_workplace(**SMALL | {"n_tasks": 2})
-        method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+        method = make_method("clnp", workplace, fine_tune_share=0.0, **CLAIMING_LITTLE)
         for task in workplace.stream.tasks:
             method.learn(task)
         results.append([logits(method, task) for task in workplace.stream.tasks])
@@ -371,6 +371,25 @@ def test_a_layer_that_is_nearly_full_is_announced(make_method, make_workplace):
         layer.active[:] = True
     with pytest.warns(MethodWarning, match="only 0 of 16 neurons of hidden layer 1 left"):
         method.learn(workplace.stream.tasks[1])
+
+
+@pytest.mark.parametrize("full", [[True, True], [True, False], [False, True]], ids=["both", "first", "second"])
+def test_full_layers_stop_neither_learning_nor_remembering(full, make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2, "hidden_sizes": [16, 16], "epochs": 2})
+    method = make_method("clnp", workplace, l1_weights=1e-3, l1_activities=0.1, margin=0.0)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    for layer, mask, is_full in zip(method.clnp.layers, method.clnp.masks[0], full, strict=True):
+        if is_full:
+            layer.active[:] = True
+            mask[:] = True
+    method.clnp._cut_interference(method.clnp.masks[0], [layer.active for layer in method.clnp.layers])
+    before = logits(method, first)
+    with pytest.warns(MethodWarning, match="only 0 of 16 neurons"):
+        method.learn(second)
+    assert torch.equal(logits(method, first), before)
+    assert all(row["new"] == 0 for row, is_full in zip(method.capacity(), full, strict=True) if is_full)
+    assert torch.count_nonzero(method.clnp.output_bias[second.index]) > 0
 
 
 def test_a_margin_finer_than_one_image_is_announced(make_method, make_workplace):
