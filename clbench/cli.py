@@ -107,8 +107,15 @@ def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")
     for name in [*method_names(), *chosen.variants]:
         known = chosen.head == "multi" or find_method(name).task_known_at_test
         settings = resolve_settings(chosen, name, {}).model_dump()
-        shown = ", ".join(f"{key}={'none' if value is None else value}" for key, value in settings.items())
+        shown = ", ".join(f"{key}={_setting(value)}" for key, value in settings.items())
         print(f"  {name + (' *' if known else ''):<18}{shown}")
+
+
+def _setting(value: Any) -> str:
+    """A setting as `--set` takes it."""
+    if isinstance(value, tuple | list):
+        return str(value[0]) if len(value) == 1 else ",".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 @app.command("run")

@@ -108,10 +108,11 @@ OVERRIDABLE = (
 def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     """Says the first thing that a pydantic validation found wrong, in one sentence."""
     first = error.errors()[0]
-    # Below a field pydantic names positions, and the types that a value may have; the latter are no names of ours.
-    field, *below = first["loc"]
-    where = prefix + ".".join([str(field), *(str(part) for part in below if isinstance(part, int))])
+    where = prefix + ".".join(str(part) for part in first["loc"])
     what = first["msg"][:1].lower() + first["msg"][1:]
+    if not first["loc"]:
+        # A check of the whole says itself what it is about.
+        return SettingError(what.removeprefix("value error, "))
     return SettingError(f"the setting {where}={_short(first['input'])} does not fit: {what}")
 
 
@@ -177,7 +178,7 @@ PERMUTED_MNIST = Suite(
     method_settings={
         # The L1 on activities and the margin are ours: with the paper's L1 on weights alone, 10 epochs leave the
         # second layer too full for ten tasks.
-        "clnp": {"l1_weights": 2e-5, "l1_activities": 1e-3, "margin": 0.7},
+        "clnp": {"l1_weights": 2e-5, "l1_activities": [1e-3], "margin": 0.7},
         # The paper does not give lambda: of 100, 1000 and 10,000, after 3 tasks of 3 epochs, 1000 kept the most.
         "ewc": {"strength": 1000.0, "fisher_images": 6000},
         # The authors' setting but for the epochs, of which they have 20: c = 0.1 belongs to a longer path integral.
@@ -292,7 +293,7 @@ PERMUTED_DIGITS = Suite(
     seeds=(0, 1, 2),
     methods=_DEFAULT_METHODS,
     method_settings={
-        "clnp": {"l1_weights": 0.0, "l1_activities": 0.009, "margin": 2.0},
+        "clnp": {"l1_weights": 0.0, "l1_activities": [0.009], "margin": 2.0},
         "ewc": {"strength": 3000.0},
         "si": {"strength": 5.0, "learning_rate": 0.001, "learning_rate_schedule": "constant"},
         "psp": {"learning_rate": 0.001},

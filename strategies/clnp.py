@@ -42,7 +42,7 @@ from avalanche.benchmarks import CLExperience
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -54,7 +54,13 @@ from clbench.strategies.compact import CompactChain, Neurons
 from clbench.streams import Stream, Task
 from clbench.suites import setting_error
 
+
+def _one_for_all(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
 Strength = Annotated[float, Field(ge=0, le=1)]
+Strengths = Annotated[list[Strength], BeforeValidator(_one_for_all), Field(min_length=1)]
 
 
 class CLNPSettings(MethodSettings):
@@ -76,7 +82,7 @@ class CLNPSettings(MethodSettings):
     margin: float = Field(default=1.0, ge=0, le=100)
     l1_weights: float = Field(default=1e-5, ge=0, le=1)
     l1_proximal: float = Field(default=0.0, ge=0, le=100)
-    l1_activities: Strength | tuple[Strength, ...] = 3e-3
+    l1_activities: Strengths = [3e-3]
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     thresholds: Literal["per-layer", "global"] = "per-layer"
@@ -244,9 +250,8 @@ class CLNPPlugin(SupervisedPlugin):
                 weight.sub_(weight.clamp(-bound, bound))
 
     def _activity_strengths(self) -> Sequence[float]:
-        if isinstance(self.l1_activities, Sequence):
-            return self.l1_activities
-        return [self.l1_activities] * len(self.layers)
+        given = self.l1_activities if isinstance(self.l1_activities, Sequence) else (self.l1_activities,)
+        return given if len(given) > 1 else [given[0]] * len(self.layers)
 
     def _trainable_weights(self) -> list[nn.Parameter]:
         assert self._chain is not None

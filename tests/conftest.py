@@ -1,13 +1,43 @@
-"""Fixtures: the embedded data, small workplaces, prepared methods."""
+"""Fixtures: the embedded data, small workplaces, prepared methods, the command line, runs recorded by hand."""
 
+import contextlib
+import io
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from clbench import cli
 from clbench.data import ImageSet, load_images
 from clbench.methods import Method, Workplace, find_method, resolve_settings
+from clbench.models import MLP
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RecordedRun, RunFolder
 from clbench.seeding import RandomStreams
 from clbench.streams import make_stream
 from clbench.suites import Suite, find_suite
+from clbench.tracking import Tracker
+
+ENVIRONMENT = (
+    "CLBENCH_DATA",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_LOGGING_LEVEL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "DO_NOT_TRACK",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "TTY_COMPATIBLE",
+)
+
+
+# Data, suites, methods
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +46,44 @@ def digits() -> ImageSet:
 
 
 @pytest.fixture(scope="session")
+def plain() -> Suite:
+    """The embedded digits with numbers that tests can count on; the suite's own may be tuned."""
+    return find_suite("permuted-digits").model_copy(
+        update={
+            "n_tasks": 10,
+            "hidden_sizes": (256, 256),
+            "optimizer": "adam",
+            "learning_rate": 0.002,
+            "learning_rate_schedule": "linear",
+            "batch_size": 32,
+            "epochs": 10,
+            "validation_share": 0.15,
+            "method_settings": {},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
 def split_digits() -> Suite:
     """Two tasks of five digits each, with a head per task, on the embedded data."""
     return find_suite("permuted-digits").model_copy(
         update={"name": "split-digits", "scenario": "split", "n_tasks": 2, "classes_per_task": 5, "head": "multi"}
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_with_variants() -> Suite:
+    """Digits with PSP in two variants beside its plain form, of which the suite sets the learning rate."""
+    return find_suite("permuted-digits").model_copy(
+        update={
+            "name": "variant-digits",
+            "methods": ("psp", "psp:complex", "psp:rotation"),
+            "method_settings": {
+                "psp": {"learning_rate": 0.5},
+                "psp:complex": {"kind": "complex"},
+                "psp:rotation": {"kind": "rotation", "momentum": 0.25},
+            },
+        }
     )
 
 
@@ -46,3 +110,193 @@ def make_method():
         return method
 
     return make
+
+
+@pytest.fixture(scope="session")
+def network():
+    """(seed) -> a network of two hidden layers for 6 inputs and 3 classes, in float64, small enough for brute force."""
+
+    def make(seed=0) -> MLP:
+        torch.manual_seed(seed)
+        return MLP(6, (5, 4), 3).double()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batches():
+    """(x, size, y, task labels) -> batches of at most `size` as loaders give them; what is not given is 0."""
+
+    def make(x, size, y=None, tasks=None) -> list[list[torch.Tensor]]:
+        zeros = torch.zeros(len(x), dtype=torch.long)
+        parts = (x, zeros if y is None else y, zeros if tasks is None else tasks)
+        return [list(batch) for batch in zip(*(part.split(size) for part in parts), strict=True)]
+
+    return make
+
+
+# The command line
+
+
+@pytest.fixture(scope="session")
+def clean_environment():
+    """Within it, the user's settings are gone; what clbench and MLflow set in this process is undone afterwards."""
+
+    @contextlib.contextmanager
+    def cleaned():
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ENVIRONMENT:
+                # Deleting an absent variable would not be undone.
+                patch.setenv(name, "")
+                patch.delenv(name)
+            yield
+
+    return cleaned
+
+
+@pytest.fixture
+def own_environment(clean_environment):
+    """A test without the user's settings."""
+    with clean_environment():
+        yield
+
+
+@pytest.fixture(scope="session")
+def clbench():
+    """(folder, arguments) -> what the command, in this process and working in `folder`, gives: code, out, err."""
+
+    def execute(folder, *arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
+
+    return execute
+
+
+@pytest.fixture(scope="session")
+def run(clbench):
+    """(folder, arguments) -> what a small `clbench run` in `folder` gives."""
+
+    def execute(folder, *arguments, methods="naive", seeds="0", suite="permuted-digits", small=None):
+        if small is None:
+            small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+        return clbench(folder, "run", "--suite", suite, "--methods", methods, "--seeds", seeds, *small, *arguments)
+
+    return execute
+
+
+@pytest.fixture(scope="session")
+def assert_refused():
+    """(outcome of a command, words) -> passes if it is one sentence on stderr with these words, and exit code 2."""
+
+    def check(outcome, *said):
+        assert outcome.code == 2
+        assert outcome.err.startswith("clbench: error: ")
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.endswith("\n")
+        assert "Traceback" not in outcome.out + outcome.err
+        for words in said:
+            assert words in outcome.err
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory, clean_environment):
+    """(folder) -> the folder, created where absent, with an empty MLflow store in it."""
+    # Creating the schema takes seconds, copying it does not.
+    template = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with clean_environment():
+        Tracker(f"sqlite:///{template}", pytest.fail)
+
+    def make(folder):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(template, folder / "mlflow.db")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def place(tmp_path, make_store):
+    """A folder to work in, with an empty store."""
+    return make_store(tmp_path / "place")
+
+
+# Runs recorded by hand
+
+
+@pytest.fixture(scope="session")
+def recorded_run():
+    """(method, seed, accuracy, changes) -> a finished run of permuted-mnist that nobody trained."""
+
+    def make(method: str = "naive", seed: int = 0, accuracy: float = 0.9, **changes) -> RecordedRun:
+        """Two tasks whose final average accuracy is `accuracy`; `changes` go into the config."""
+        matrix = np.array([[0.1, 0.1], [0.95, 0.2], [accuracy - 0.05, accuracy + 0.05]])
+        numbers = {"train_seconds": 10.0, "train_images_per_second": 5000.0, "eval_seconds": 1.0}
+        memory = {"peak_memory_bytes": 2.0**30, "extra_state_bytes": 40000}
+        tasks = pd.DataFrame([{"task": task, **numbers, **memory} for task in (1, 2)], columns=list(TASK_COLUMNS))
+        config = {
+            "run_id": f"{method[:3]}{seed}",
+            "suite": "permuted-mnist",
+            "title": "Permuted MNIST",
+            "method": method,
+            "seed": seed,
+            "modified": False,
+            "overrides": {},
+            "suite_settings": {"n_tasks": 2, "scenario": "permuted", "hidden_sizes": [20, 20], "epochs": 5},
+            "method_settings": {},
+            "task_known_at_test": False,
+            "precision": "float32",
+            "device": "cpu",
+            "threads": 1,
+            "data": {"source": "made up", "sha256": "ab" * 32, "train_images": 60000, "test_images": 10000},
+            "versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.1.0"},
+            "git_commit": "0123abc",
+            "git_dirty": False,
+            "command": f"clbench run --method {method} --seed {seed}",
+            "host": "here",
+        }
+        config.update(changes)
+        return RecordedRun(
+            run_id=config["run_id"],
+            status="finished",
+            config=config,
+            environment="",
+            accuracy_matrix=matrix,
+            tasks=tasks,
+            capacity=pd.DataFrame(columns=list(CAPACITY_COLUMNS)),
+            started=f"2025-01-01T0{seed % 10}:00:00+00:00",
+            ended=f"2025-01-01T0{seed % 10}:30:00+00:00",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recorded_seeds(recorded_run):
+    """(method, accuracy of each seed, changes) -> runs as of `recorded_run`, with the seeds 0, 1, ..."""
+
+    def make(method: str, *accuracies: float, **changes) -> list[RecordedRun]:
+        return [recorded_run(method, seed, accuracy, **changes) for seed, accuracy in enumerate(accuracies)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_run():
+    """(root, run) -> the run's folder below `root`, written as `clbench run` would."""
+
+    def write(root, run: RecordedRun):
+        root.mkdir(exist_ok=True)
+        folder = RunFolder(root, run.run_id)
+        folder.begin(run.config, run.environment)
+        folder.write_tables(run.accuracy_matrix, run.tasks.to_dict("records"), run.capacity.to_dict("records"))
+        folder.set_status(run.status, run.reason)
+        return folder.path
+
+    return write

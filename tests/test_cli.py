@@ -1,7 +1,5 @@
 """What the command line promises: refusals in one sentence, runs that go on, exit codes that tell the truth."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clbench import __version__, cli
+from clbench import __version__
 from clbench.baselines.joint import Joint
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, MethodError
@@ -24,76 +22,18 @@ from clbench.methods import METHODS, method_names
 from clbench.records import read_run
 from clbench.specs import make_specs
 from clbench.suites import SUITES, find_suite
-from clbench.tracking import Tracker, load_runs
+from clbench.tracking import load_runs
 
 SUITE = "permuted-digits"
-SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
-ENVIRONMENT = (
-    "CLBENCH_DATA",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_EXPERIMENT_NAME",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT",
-    "MLFLOW_DISABLE_TELEMETRY",
-    "MLFLOW_LOGGING_LEVEL",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-    "COLUMNS",
-    "FORCE_COLOR",
-    "TTY_COMPATIBLE",
-)
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
 
 
-@contextlib.contextmanager
-def clean_environment():
-    """Without the user's settings; what clbench and MLflow set in this process is undone afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ENVIRONMENT:
-            # Deleting an absent variable would not be undone.
-            patch.setenv(name, "")
-            patch.delenv(name)
-        yield
-
-
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch):
+def _own_environment(own_environment, monkeypatch):
     def refuse(*args, **kwargs):
         pytest.fail("the network was used")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with clean_environment():
-        yield
-
-
-def clbench(folder, *arguments):
-    """The command in this process, working in `folder`: exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
-
-
-def run(folder, *arguments, methods="naive", seeds="0", suite=SUITE, small=SMALL):
-    return clbench(folder, "run", "--suite", suite, "--methods", methods, "--seeds", seeds, *small, *arguments)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """An empty store; creating its schema takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("template")
-    with clean_environment():
-        Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def place(tmp_path, template):
-    """A folder to work in, with an empty store."""
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return tmp_path
 
 
 def folders(place):
@@ -108,16 +48,6 @@ def folders(place):
 
 def status_of(folder):
     return json.loads((folder / "status.json").read_text())
-
-
-def assert_refused(outcome, *said):
-    assert outcome.code == 2
-    assert outcome.err.startswith("clbench: error: ")
-    assert outcome.err.count("\n") == 1
-    assert outcome.err.endswith("\n")
-    assert "Traceback" not in outcome.out + outcome.err
-    for words in said:
-        assert words in outcome.err
 
 
 def assert_nothing_recorded(folder):
@@ -172,7 +102,7 @@ def assert_nothing_recorded(folder):
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_bad_input_is_refused_in_one_sentence_and_leaves_no_run(tmp_path, arguments, said):
+def test_bad_input_is_refused_in_one_sentence_and_leaves_no_run(clbench, assert_refused, tmp_path, arguments, said):
     defaults = {"--suite": SUITE, "--methods": "naive", "--seeds": "0"}
     for name in arguments[::2]:
         defaults.pop(name, None)
@@ -196,7 +126,7 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_no_run(tmp_path, argume
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_with_2_and_leaves_nothing(tmp_path, arguments):
+def test_wrong_usage_exits_with_2_and_leaves_nothing(clbench, tmp_path, arguments):
     outcome = clbench(tmp_path, *arguments)
     assert outcome.code == 2
     assert outcome.out == ""
@@ -205,7 +135,9 @@ def test_wrong_usage_exits_with_2_and_leaves_nothing(tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_are_absent_offline_are_refused_with_what_is_wanted_and_what_needs_none(tmp_path):
+def test_data_that_are_absent_offline_are_refused_with_what_is_wanted_and_what_needs_none(
+    run, assert_refused, tmp_path
+):
     (tmp_path / "data").mkdir()
     outcome = run(tmp_path, "--offline", "--data-root", tmp_path / "data", suite="permuted-mnist", small=[])
     folder = str(tmp_path / "data")
@@ -213,14 +145,16 @@ def test_data_that_are_absent_offline_are_refused_with_what_is_wanted_and_what_n
     assert_nothing_recorded(tmp_path)
 
 
-def test_a_data_root_that_is_not_there_is_refused(tmp_path):
+def test_a_data_root_that_is_not_there_is_refused(run, assert_refused, tmp_path):
     outcome = run(tmp_path, "--data-root", tmp_path / "dtaa", suite="permuted-mnist", small=[])
     assert_refused(outcome, str(tmp_path / "dtaa"), "--data-root")
     assert not (tmp_path / "dtaa").exists()
 
 
 @pytest.mark.parametrize(("option", "command"), [("--output", "run"), ("--reports", "run"), ("--reports", "report")])
-def test_an_output_folder_that_cannot_be_written_is_refused_naming_its_option(tmp_path, option, command):
+def test_an_output_folder_that_cannot_be_written_is_refused_naming_its_option(
+    clbench, assert_refused, tmp_path, option, command
+):
     (tmp_path / "file").write_text("in the way")
     outcome = clbench(tmp_path, command, "--suite", SUITE, option, tmp_path / "file" / "out put")
     assert_refused(outcome, str(tmp_path / "file" / "out put"), "cannot be written", option)
@@ -228,38 +162,38 @@ def test_an_output_folder_that_cannot_be_written_is_refused_naming_its_option(tm
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_output_folder_is_refused(tmp_path):
+def test_a_read_only_output_folder_is_refused(run, assert_refused, tmp_path):
     (tmp_path / "runs").mkdir(mode=0o555)
     assert_refused(run(tmp_path, "--output", tmp_path / "runs"), str(tmp_path / "runs"), "Permission denied")
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "nonsense://here", "some-folder"])
 @pytest.mark.parametrize("command", ["run", "report"])
-def test_a_store_that_cannot_be_used_is_refused(tmp_path, uri, command):
+def test_a_store_that_cannot_be_used_is_refused(clbench, assert_refused, tmp_path, uri, command):
     arguments = [command, "--suite", SUITE, "--tracking-uri", uri]
     assert_refused(clbench(tmp_path, *arguments), f"the MLflow store {uri} does not answer", "--tracking-uri")
     assert_nothing_recorded(tmp_path)
 
 
-def test_a_report_on_an_empty_store_is_refused_with_what_to_do(place):
+def test_a_report_on_an_empty_store_is_refused_with_what_to_do(clbench, assert_refused, place):
     assert_refused(clbench(place, "report", "--suite", SUITE), f"clbench run --suite {SUITE}", "mlflow.db")
     assert list((place / "clbench-reports").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["show", "report"])
-def test_every_command_refuses_an_unknown_suite(tmp_path, command):
+@pytest.mark.parametrize("command", ["show", "report", "verify", "tune"])
+def test_every_command_refuses_an_unknown_suite(clbench, assert_refused, tmp_path, command):
     arguments = ["mnist"] if command == "show" else ["--suite", "mnist"]
     assert_refused(clbench(tmp_path, command, *arguments), "unknown suite 'mnist'", *SUITES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_validation_share_that_leaves_no_image_is_refused_before_anything_runs(place):
+def test_a_validation_share_that_leaves_no_image_is_refused_before_anything_runs(run, assert_refused, place):
     outcome = run(place, "--set", "validation_share=0.0001")
     assert_refused(outcome, "validation_share=0.0001")
     assert list((place / "clbench-runs").iterdir()) == []
 
 
-def test_the_process_itself_exits_with_2_and_one_line(tmp_path):
+def test_the_process_itself_exits_with_2_and_one_line(assert_refused, tmp_path):
     command = [sys.executable, "-m", "clbench", "run", "--suite", "mnist"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert_refused(SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr), "unknown suite 'mnist'")
@@ -269,7 +203,7 @@ def test_the_process_itself_exits_with_2_and_one_line(tmp_path):
 # Looking
 
 
-def test_list_names_every_suite_and_every_method(tmp_path):
+def test_list_names_every_suite_and_every_method(clbench, tmp_path):
     outcome = clbench(tmp_path, "list")
     assert (outcome.code, outcome.err) == (0, "")
     first_words = [line.split()[0] for line in outcome.out.splitlines() if line.startswith("  ")]
@@ -277,7 +211,7 @@ def test_list_names_every_suite_and_every_method(tmp_path):
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_show_tells_every_setting_of_a_suite_and_of_every_method(tmp_path, suite):
+def test_show_tells_every_setting_of_a_suite_and_of_every_method(clbench, tmp_path, suite):
     outcome = clbench(tmp_path, "show", suite)
     assert (outcome.code, outcome.err) == (0, "")
     chosen = find_suite(suite)
@@ -292,7 +226,7 @@ def test_show_tells_every_setting_of_a_suite_and_of_every_method(tmp_path, suite
     assert bool(re.search(r"^  naive \*", outcome.out, re.MULTILINE)) == (chosen.head == "multi")
 
 
-def test_the_version_is_shown(tmp_path):
+def test_the_version_is_shown(clbench, tmp_path):
     assert clbench(tmp_path, "--version").out == f"clbench {__version__}\n"
 
 
@@ -310,7 +244,7 @@ def test_help_imports_nothing_heavy():
     assert "--dry-run" in done.stdout
 
 
-def test_a_dry_run_prints_the_grid_and_creates_nothing(tmp_path, digits):
+def test_a_dry_run_prints_the_grid_and_creates_nothing(run, tmp_path, digits):
     outcome = run(tmp_path, "--dry-run", methods="clnp,naive", seeds="0-1,5")
     assert (outcome.code, outcome.err) == (0, "")
     rows = re.findall(r"^\S+ +(clnp|naive) .* (\d+) +2 +1 +([\d,]+) +(\d+) ", outcome.out, re.MULTILINE)
@@ -327,7 +261,7 @@ def test_a_dry_run_prints_the_grid_and_creates_nothing(tmp_path, digits):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_prints_whole_run_ids(tmp_path, digits):
+def test_a_dry_run_prints_whole_run_ids(run, tmp_path, digits):
     outcome = run(tmp_path, "--dry-run", small=[])
     (spec,) = make_specs(find_suite(SUITE), ["naive"], [0], {}, digits, "float32", "cpu")
     assert spec.run_id in outcome.out
@@ -336,7 +270,7 @@ def test_a_dry_run_prints_whole_run_ids(tmp_path, digits):
 # Running
 
 
-def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(place):
+def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(run, place):
     outcome = run(place, "--no-report", methods="all", seeds="7")
     assert outcome.code == 0, outcome.out
     assert outcome.err.count("\n") == 1
@@ -358,7 +292,7 @@ def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(place):
     assert f"compare: mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db" in lines
 
 
-def test_quiet_prints_nothing_and_the_report_is_made_all_the_same(place):
+def test_quiet_prints_nothing_and_the_report_is_made_all_the_same(clbench, run, place):
     outcome = run(place, "-q")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     assert {path.suffix for path in (place / "clbench-reports").iterdir()} == {".html", ".pdf"}
@@ -366,7 +300,7 @@ def test_quiet_prints_nothing_and_the_report_is_made_all_the_same(place):
     assert (again.code, again.out, again.err) == (0, "", "")
 
 
-def test_folders_with_spaces_and_brackets_work_and_are_printed_as_they_are(place):
+def test_folders_with_spaces_and_brackets_work_and_are_printed_as_they_are(run, place):
     names = ("my [red]runs[/red]", "my [/bold] reports", "my store.db")
     output, reports, database = (place / "an [i]odd place" / name for name in names)
     database.parent.mkdir()
@@ -393,7 +327,7 @@ def test_overrides_make_another_run_that_is_recorded_as_modified(digits):
     assert (same.run_id, dict(same.overrides)) == (canonical.run_id, {})
 
 
-def test_a_modified_run_says_so_in_its_folder(place):
+def test_a_modified_run_says_so_in_its_folder(run, place):
     outcome = run(place, "--no-report", "--set", "naive.momentum=0.5", methods="naive,joint")
     assert outcome.code == 0
     of_suite = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16, 16]}
@@ -405,12 +339,12 @@ def test_a_modified_run_says_so_in_its_folder(place):
         assert config["run_id"] == folder.name
 
 
-def test_seeds_methods_and_ranges_given_twice_run_once(tmp_path):
+def test_seeds_methods_and_ranges_given_twice_run_once(run, tmp_path):
     outcome = run(tmp_path, "--dry-run", methods="naive, joint,naive", seeds="0,2,1-3, 2")
     assert "8 runs, " in outcome.out
 
 
-def test_a_finished_folder_is_never_touched(place):
+def test_a_finished_folder_is_never_touched(run, place):
     assert run(place, "--no-report").code == 0
     (folder,) = folders(place).values()
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
@@ -419,10 +353,127 @@ def test_a_finished_folder_is_never_touched(place):
     assert len(list((place / "clbench-runs").iterdir())) == 2
 
 
+# Reports and verdicts from folders
+
+
+def test_a_report_from_run_folders_is_that_from_the_store_to_the_byte_and_needs_no_store(clbench, run, place, tmp_path):
+    assert run(place, methods="clnp,naive", seeds="0-1").code == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    outcome = clbench(elsewhere, "report", "--suite", SUITE, "--runs", place / "clbench-runs")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [path.name for path in elsewhere.iterdir()] == ["clbench-reports"]
+    for name in (f"{SUITE}.html", f"{SUITE}.pdf"):
+        ours, theirs = (folder / "clbench-reports" / name for folder in (elsewhere, place))
+        assert ours.read_bytes() == theirs.read_bytes()
+        assert f"report:  clbench-reports/{name}\n" in outcome.out
+
+
+def test_run_folders_and_the_store_are_verified_alike(clbench, run, place, tmp_path, monkeypatch, plain):
+    # Small enough to be trained here as it stands: a modified run would not count.
+    small = plain.model_copy(update={"name": "small-digits", "n_tasks": 2, "epochs": 1, "hidden_sizes": (16,)})
+    monkeypatch.setitem(SUITES, "small-digits", small)
+    assert run(place, "--no-report", suite="small-digits", methods="clnp,naive", small=[]).code == 0
+    from_store = clbench(place, "verify", "--suite", "small-digits")
+    from_folder = clbench(tmp_path, "verify", "--suite", "small-digits", "--runs", place / "clbench-runs")
+    assert vars(from_folder) == vars(from_store)
+    assert from_folder.code == 0
+    assert re.search(r"^clnp +1 ", from_folder.out, re.MULTILINE)
+    assert re.search(r"^naive +1 ", from_folder.out, re.MULTILINE)
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_a_folder_without_runs_of_the_suite_is_refused(clbench, assert_refused, tmp_path, command):
+    arguments = [command, "--suite", SUITE, "--runs", tmp_path / "runs"]
+    assert_refused(clbench(tmp_path, *arguments), f"there is no folder {tmp_path / 'runs'}")
+    (tmp_path / "runs").mkdir()
+    assert_refused(clbench(tmp_path, *arguments), f"clbench run --suite {SUITE}")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+# Variants of methods
+
+
+@pytest.fixture
+def variants(monkeypatch, digits_with_variants):
+    """The name of a suite on the embedded digits that has variants of PSP."""
+    monkeypatch.setitem(SUITES, digits_with_variants.name, digits_with_variants)
+    return digits_with_variants.name
+
+
+def test_variants_run_beside_their_method_each_under_its_own_name_and_settings(run, place, variants):
+    change = ["--set", "psp:complex.learning_rate=0.125"]
+    outcome = run(place, *change, suite=variants, methods="psp,psp:complex,psp:rotation")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = folders(place)
+    assert found.keys() == {("psp", 0), ("psp:complex", 0), ("psp:rotation", 0)}
+    assert len(set(found.values())) == 3
+    settings = {key: json.loads((path / "config.json").read_text()) for (key, _), path in found.items()}
+    assert {key: config["method_settings"]["kind"] for key, config in settings.items()} == {
+        "psp": "binary",
+        "psp:complex": "complex",
+        "psp:rotation": "rotation",
+    }
+    rates = {key: config["method_settings"]["learning_rate"] for key, config in settings.items()}
+    assert rates == {"psp": 0.5, "psp:complex": 0.125, "psp:rotation": 0.5}
+    assert [key for key, config in settings.items() if "psp:complex.learning_rate" in config["overrides"]] == [
+        "psp:complex"
+    ]
+    assert all(config["task_known_at_test"] for config in settings.values())
+    assert "psp:rotation seed 0: finished" in outcome.out
+    loaded = load_runs(variants, f"sqlite:///{place / 'mlflow.db'}")
+    assert [run_.method for run_ in loaded] == ["psp", "psp:complex", "psp:rotation"]
+    for path in (place / "clbench-reports").glob("*.html"):
+        assert all(name in path.read_text() for name in ("psp:complex", "psp:rotation"))
+
+
+def test_all_methods_are_those_of_the_table_and_the_suites_variants(run, tmp_path, variants, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = run(tmp_path, "--dry-run", suite=variants, methods="all")
+    assert (outcome.code, outcome.err) == (0, "")
+    named = re.findall(r"^[0-9a-f]{16} +(\S+) ", outcome.out, re.MULTILINE)
+    assert named == [*METHODS, "psp:complex", "psp:rotation"]
+
+
+def test_a_suites_own_methods_may_be_variants(clbench, tmp_path, variants, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = clbench(tmp_path, "run", "--suite", variants, "--dry-run", "--seeds", "0")
+    assert re.findall(r"^[0-9a-f]{16} +(\S+) ", outcome.out, re.MULTILINE) == ["psp", "psp:complex", "psp:rotation"]
+
+
+def test_show_tells_the_settings_of_a_suites_variants(clbench, tmp_path, variants):
+    outcome = clbench(tmp_path, "show", variants)
+    assert re.search(r"^  psp:complex \* .*learning_rate=0\.5, .*kind=complex", outcome.out, re.MULTILINE)
+    assert re.search(r"^  psp:rotation \* .*momentum=0\.25, .*kind=rotation", outcome.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["psp:rotation", "psp:", "naive:rotation", ":rotation"])
+def test_a_variant_that_the_suite_lacks_is_refused_with_what_it_has(run, assert_refused, tmp_path, variants, name):
+    assert_refused(run(tmp_path, methods=f"naive,{name}"), f"unknown method '{name}'", *METHODS)
+    if name != "psp:rotation":
+        assert_refused(run(tmp_path, suite=variants, methods=name), f"unknown method '{name}'", "psp:complex, psp:rot")
+    assert_nothing_recorded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("psp:rotation.momentum=0.5", ["'psp:rotation' is not among the methods of this run (psp:complex)"]),
+        ("psp:complex.momentun=0.5", ["unknown setting of psp:complex 'momentun'", "did you mean 'momentum'?"]),
+        ("psp.momentum=0.5", ["'psp' is not among the methods of this run (psp:complex)"]),
+        ("psp:complex.kind=bent", ["psp:complex.kind=bent", "'rotation'"]),
+    ],
+)
+def test_an_override_that_fits_no_variant_of_the_run_is_refused(run, assert_refused, tmp_path, variants, change, said):
+    assert_refused(run(tmp_path, "--set", change, suite=variants, methods="psp:complex"), *said)
+    assert_nothing_recorded(tmp_path)
+
+
 # Runs that fail
 
 
-def test_an_unexpected_failure_is_recorded_with_its_traceback_and_the_others_go_on(place, monkeypatch):
+def test_an_unexpected_failure_is_recorded_with_its_traceback_and_the_others_go_on(run, place, monkeypatch):
     def fail(method, task):
         raise RuntimeError("out of luck [bold]")
 
@@ -447,7 +498,7 @@ def test_an_unexpected_failure_is_recorded_with_its_traceback_and_the_others_go_
     )
 
 
-def test_an_expected_failure_is_recorded_without_a_traceback(place, monkeypatch):
+def test_an_expected_failure_is_recorded_without_a_traceback(run, place, monkeypatch):
     def refuse(method, observers=()):
         raise MethodError("this method needs a single head; take another suite")
 
@@ -463,7 +514,7 @@ def test_an_expected_failure_is_recorded_without_a_traceback(place, monkeypatch)
     assert status_of(found["joint", 0])["status"] == "finished"
 
 
-def test_a_run_that_failed_before_it_began_does_not_prevent_the_report_on_the_others(place, monkeypatch):
+def test_a_run_that_failed_before_it_began_does_not_prevent_the_report_on_the_others(run, place, monkeypatch):
     def refuse(method, observers=()):
         raise MethodError("no")
 
@@ -474,7 +525,7 @@ def test_a_run_that_failed_before_it_began_does_not_prevent_the_report_on_the_ot
     assert len(list((place / "clbench-reports").iterdir())) == 2
 
 
-def test_a_loss_that_is_no_longer_finite_fails_the_run_with_a_reason(place):
+def test_a_loss_that_is_no_longer_finite_fails_the_run_with_a_reason(run, place):
     wild = ["--set", "naive.optimizer=sgd", "--set", "naive.learning_rate=10", "--set", "naive.weight_decay=1"]
     outcome = run(place, "--no-report", *wild, methods="naive,joint")
     assert outcome.code == 1
@@ -484,7 +535,7 @@ def test_a_loss_that_is_no_longer_finite_fails_the_run_with_a_reason(place):
     assert status_of(found["joint", 0])["status"] == "finished"
 
 
-def test_the_reason_of_a_failure_is_said_even_when_quiet(place, monkeypatch):
+def test_the_reason_of_a_failure_is_said_even_when_quiet(run, place, monkeypatch):
     def fail(method, task):
         raise RuntimeError("out of luck")
 
@@ -494,7 +545,7 @@ def test_the_reason_of_a_failure_is_said_even_when_quiet(place, monkeypatch):
     assert "out of luck" in outcome.err
 
 
-def test_a_failed_run_is_tried_again_and_the_attempt_is_kept(place, monkeypatch):
+def test_a_failed_run_is_tried_again_and_the_attempt_is_kept(run, place, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Naive, "learn", lambda method, task: 1 / 0)
         assert run(place, "--no-report").code == 1
@@ -507,7 +558,7 @@ def test_a_failed_run_is_tried_again_and_the_attempt_is_kept(place, monkeypatch)
     assert "ZeroDivisionError" in (aside / "traceback.txt").read_text()
 
 
-def test_a_status_that_cannot_be_read_is_refused_and_the_invocation_closed(place):
+def test_a_status_that_cannot_be_read_is_refused_and_the_invocation_closed(run, place):
     from mlflow import MlflowClient
 
     assert run(place, "--no-report").code == 0
@@ -525,7 +576,7 @@ def test_a_status_that_cannot_be_read_is_refused_and_the_invocation_closed(place
 # Stopping
 
 
-def test_a_stop_ends_the_grid_and_keeps_what_is_done(place, monkeypatch):
+def test_a_stop_ends_the_grid_and_keeps_what_is_done(run, place, monkeypatch):
     def stop(method, task):
         raise Interrupted
 
@@ -542,14 +593,14 @@ def test_a_stop_ends_the_grid_and_keeps_what_is_done(place, monkeypatch):
     assert list((place / "clbench-reports").iterdir()) == []
 
 
-def test_signal_handlers_are_put_back(place):
+def test_signal_handlers_are_put_back(run, place):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert run(place, "--no-report").code == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(place, number):
+def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place, number):
     # Long enough to be caught in the midst of it, short enough to be finished afterwards.
     small = ["--set", "n_tasks=8", "--set", "epochs=15", "--set", "hidden_sizes=16,16"]
     arguments = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", "--no-report", *small]

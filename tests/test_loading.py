@@ -1,8 +1,11 @@
+from collections import Counter
+
 import pytest
 import torch
 from avalanche.benchmarks.utils.data_loader import ReplayDataLoader, TaskBalancedDataLoader
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clbench.loading import TensorLoader, TensorStrategy
 from clbench.models import MLP, initialise
@@ -84,6 +87,52 @@ def test_the_order_comes_from_the_generator_alone_and_changes_with_every_pass(n_
     assert passes(0) == (first, second)
     assert first != second
     assert passes(1)[0] != first
+
+
+@pytest.mark.parametrize("n_batches", [1, 3, 20, 400])
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
+@pytest.mark.parametrize("tasks", [[0], [1], [0, 1, 2]])
+def test_a_number_of_batches_is_kept_to_with_full_batches_and_pass_after_pass(tasks, batch_size, n_batches):
+    parts = [toy_tasks()[task] for task in tasks]
+    loader = TensorLoader(parts, batch_size, CPU, generator(), n_batches)
+    assert len(loader) == n_batches
+    assert loader.n_images == sum(map(len, parts))
+    for _ in range(2):
+        batches = list(loader)
+        assert [len(part) for batch in batches for part in batch] == [batch_size] * (3 * n_batches)
+        times = Counter(dict.fromkeys(expected_rows(parts), 0))
+        assert len(times) == loader.n_images
+        for number, batch in enumerate(batches, start=1):
+            times.update(rows([batch]))
+            # Nothing is seen once more before everything was seen as often.
+            whole_passes = number * batch_size // loader.n_images
+            assert set(times.values()) <= {whole_passes, whole_passes + 1}
+            assert len(times) == loader.n_images
+
+
+def test_every_pass_within_a_number_of_batches_has_an_order_of_its_own():
+    seen = rows(TensorLoader(toy_tasks()[:1], 25, CPU, generator(), n_batches=6))
+    passes = [seen[start : start + 50] for start in (0, 50, 100)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
+@pytest.mark.parametrize("tasks", [[0], [0, 1]])
+def test_as_many_batches_as_a_pass_has_are_that_pass_to_the_bit(tasks):
+    # 50 images, or 57.
+    parts = [toy_tasks()[task] for task in tasks]
+    n_images = sum(map(len, parts))
+    size = {50: 10, 57: 19}[n_images]
+    plain = TensorLoader(parts, size, CPU, generator())
+    counted = TensorLoader(parts, size, CPU, generator(), n_images // size)
+    assert len(plain) == len(counted)
+    for _ in range(2):
+        assert rows(plain) == rows(counted)
+
+
+def test_without_a_generator_every_pass_keeps_the_order():
+    parts = toy_tasks()[:1]
+    assert rows(TensorLoader(parts, 25, CPU, n_batches=5)) == (3 * expected_rows(parts))[:125]
 
 
 def test_batches_of_several_tasks_are_mixed():
@@ -174,6 +223,39 @@ def test_the_learning_rate_falls_linearly_over_each_task_and_is_whole_again_afte
         assert recorder.rates[0] == [0.25]
         assert recorder.rates[-1][0] > 0
         assert method.strategy.optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("steps", [5, 45])
+@pytest.mark.parametrize("name", ["naive", "joint", "single-task", "clnp", "ewc", "psp"])
+def test_steps_per_epoch_is_the_number_of_the_optimisers_steps(name, steps, make_method, make_workplace):
+    # A pass over the 1222 training images has 39 batches.
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[32], epochs=4, batch_size=32, steps_per_epoch=steps)
+    method = make_method(name, workplace)
+    taken = []
+    counter = register_optimizer_step_post_hook(lambda *args: taken.append(1))
+    try:
+        for task in workplace.stream.tasks:
+            taken.clear()
+            method.learn(task)
+            assert len(taken) == 4 * steps * (task.index + 1 if name == "joint" else 1)
+    finally:
+        counter.remove()
+
+
+def test_a_learning_rate_that_falls_does_so_over_the_steps_asked_for(make_method, make_workplace):
+    workplace = make_workplace(
+        n_tasks=1,
+        epochs=2,
+        steps_per_epoch=5,
+        hidden_sizes=[8],
+        learning_rate=0.25,
+        learning_rate_schedule="linear",
+    )
+    method = make_method("naive", workplace)
+    recorder = Recorder()
+    method.strategy.plugins.append(recorder)
+    method.learn(workplace.stream.tasks[0])
+    assert [rate for (rate,) in recorder.rates] == pytest.approx([0.25 * (10 - step) / 10 for step in range(10)])
 
 
 def test_a_constant_learning_rate_stays(make_method, make_workplace):

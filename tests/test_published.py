@@ -1,10 +1,18 @@
-"""The published values are those of the sources, digit for digit."""
+"""The published values are those of the sources, digit for digit; what has a goal exists."""
 
+import tomllib
 from decimal import Decimal
+from importlib import resources
+from typing import Any
 
 import pytest
 
-from clbench.reports.published import published_results
+from clbench.methods import find_method, resolve_settings
+from clbench.reports.published import PublishedResult, goals, published_results
+from clbench.suites import SUITES, find_suite
+
+FILE = tomllib.loads((resources.files("clbench.baselines") / "published.toml").read_text(encoding="utf-8"))
+ENTRIES = [(kind, entry) for kind in ("result", "goal") for entry in FILE[kind]]
 
 
 @pytest.mark.parametrize(
@@ -36,3 +44,72 @@ def test_every_entry_is_a_fraction_with_a_source_and_a_setting() -> None:
 
 def test_a_suite_without_published_values_has_none() -> None:
     assert published_results("no-such-suite") == []
+
+
+def test_the_file_holds_results_and_goals_and_nothing_else() -> None:
+    assert FILE.keys() == {"result", "goal"}
+
+
+@pytest.mark.parametrize(("kind", "entry"), ENTRIES, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_result_and_every_goal_is_of_a_suite_and_a_method_that_exist(kind: str, entry: dict[str, Any]) -> None:
+    suite = find_suite(entry["suite"])
+    assert resolve_settings(suite, entry["method"], {})
+    assert find_method(entry["method"]).refusal(suite) == ""
+
+
+def test_every_goal_of_every_suite_is_read_as_it_is_written() -> None:
+    read = [goal for suite in SUITES for goal in goals(suite)]
+    written = {(entry["suite"], entry["method"]): entry for entry in FILE["goal"]}
+    # A second goal for the same method would silently replace the first.
+    assert len(read) == len(written) == len(FILE["goal"])
+    for goal in read:
+        entry = written[goal.suite, goal.method]
+        assert float(goal.average_accuracy) == entry["average_accuracy"]
+        assert goal.no_forgetting is entry.get("no_forgetting", False)
+        assert [float(share) for share in goal.free_share] == entry.get("free_share", [])
+
+
+def test_every_goal_is_one_that_a_run_can_reach_and_miss() -> None:
+    for suite in SUITES:
+        for goal in goals(suite):
+            assert 0.5 < goal.average_accuracy < 1
+            assert all(0 < share < 1 for share in goal.free_share)
+            # There is a share for each hidden layer, or none.
+            assert len(goal.free_share) in (0, len(find_suite(suite).hidden_sizes))
+
+
+def test_clnps_goal_is_the_papers_table_and_its_free_neurons() -> None:
+    (goal,) = (goal for goal in goals("permuted-mnist") if goal.method == "clnp")
+    assert goal.average_accuracy == Decimal("0.9842")
+    assert goal.no_forgetting
+    assert goal.free_share == (Decimal("0.18"), Decimal("0.40"))
+
+
+def test_a_suite_without_goals_has_none() -> None:
+    assert goals("no-such-suite") == goals("permuted-digits") == []
+
+
+@pytest.mark.parametrize(
+    ("written", "unit"),
+    [
+        ("0.9848", "0.0001"),
+        ("0.970", "0.001"),
+        ("0.97", "0.01"),
+        ("0.83", "0.01"),
+        ("0.5", "0.1"),
+        ("0.90000", "0.00001"),
+        ("1", "1"),
+    ],
+)
+def test_the_last_digit_is_the_unit_of_what_the_source_wrote(written: str, unit: str) -> None:
+    result = PublishedResult("permuted-mnist", "clnp", Decimal(written), "a source", "a setting")
+    assert result.last_digit == Decimal(unit)
+
+
+@pytest.mark.parametrize(
+    ("method", "unit"),
+    [("single-task", "0.0001"), ("psp", "0.001"), ("ewc", "0.001"), ("avalanche-ewc", "0.01")],
+)
+def test_the_digits_of_the_file_survive_its_reading(method: str, unit: str) -> None:
+    (result,) = (result for result in published_results("permuted-mnist") if result.method == method)
+    assert result.last_digit == Decimal(unit)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from clbench.records import (
     RunFolder,
     check_writable,
     read_run,
+    read_runs,
     run_id_of,
 )
 
@@ -234,6 +236,55 @@ def test_a_status_without_a_key_is_refused_naming_file_and_key(folder, key):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecordError, match=re.escape(str(tmp_path / "gone"))):
         read_run(tmp_path / "gone")
+
+
+def test_every_run_below_a_folder_is_read_in_the_order_of_its_name(folder):
+    others = []
+    for run_id, status in (("ffff", "stopped"), ("0000", "running")):
+        other = RunFolder(folder.path.parent, run_id)
+        other.begin(CONFIG | {"run_id": run_id}, ENVIRONMENT)
+        other.write_tables(MATRIX, TASKS, [])
+        other.set_status(status)
+        others.append(other)
+    runs = read_runs(folder.path.parent)
+    assert [(run.run_id, run.status) for run in runs] == [
+        ("0000", "running"),
+        (RUN_ID, "finished"),
+        ("ffff", "stopped"),
+    ]
+    np.testing.assert_array_equal(runs[1].accuracy_matrix, MATRIX)
+    assert runs[1].capacity.to_dict("records") == CAPACITY
+
+
+def test_attempts_set_aside_and_whatever_else_lies_there_are_no_runs(folder):
+    again = RunFolder(folder.path.parent, RUN_ID)
+    again.begin(CONFIG, ENVIRONMENT)
+    again.write_tables(MATRIX, TASKS, CAPACITY)
+    again.set_status("finished")
+    assert len(list(folder.path.parent.iterdir())) == 2
+    (folder.path.parent / "notes").mkdir()
+    (folder.path.parent / "notes" / "mine.txt").write_text("{")
+    (folder.path.parent / "status.json").write_text("{")
+    (folder.path.parent / "deeper" / "runs").mkdir(parents=True)
+    shutil.copytree(folder.path, folder.path.parent / "deeper" / "runs" / RUN_ID)
+    assert [run.run_id for run in read_runs(folder.path.parent)] == [RUN_ID]
+
+
+def test_an_empty_folder_holds_no_runs(tmp_path):
+    assert read_runs(tmp_path) == []
+
+
+def test_one_damaged_run_among_whole_ones_is_refused_by_name(folder):
+    shutil.copytree(folder.path, folder.path.parent / "0000")
+    (folder.path / "tasks.csv").unlink()
+    with pytest.raises(RecordError, match=re.escape(str(folder.path / "tasks.csv"))):
+        read_runs(folder.path.parent)
+
+
+def test_a_folder_of_runs_that_is_not_there_is_refused_with_what_is_wanted(tmp_path, folder):
+    for root in (tmp_path / "nowhere", folder.path / "status.json"):
+        with pytest.raises(RecordError, match=f"there is no folder {root}; expected one that holds a folder per run"):
+            read_runs(root)
 
 
 # Writing

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from scipy import stats
 
 from clbench.errors import RecordError, SettingError
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RecordedRun
+from clbench.records import CAPACITY_COLUMNS, RecordedRun
 from clbench.reports import write_report
 from clbench.reports.compose import MODIFIED, compose
 from clbench.reports.figures import average_accuracy, look_of
@@ -25,52 +26,9 @@ from clbench.reports.groups import Group, estimate, select
 from clbench.reports.model import Report, Table
 
 SUITE = "permuted-mnist"
+MakeRun = Callable[..., RecordedRun]
+MakeRuns = Callable[..., list[RecordedRun]]
 HOSTILE = "<script>alert('x')</script> $a_b$ #emph[x] \\{}*_`"
-
-
-def run(method: str = "naive", seed: int = 0, accuracy: float = 0.9, **changes: Any) -> RecordedRun:
-    """A finished run of two tasks whose final average accuracy is `accuracy`; `changes` go into the config."""
-    matrix = np.array([[0.1, 0.1], [0.95, 0.2], [accuracy - 0.05, accuracy + 0.05]])
-    numbers = {"train_seconds": 10.0, "train_images_per_second": 5000.0, "eval_seconds": 1.0}
-    memory = {"peak_memory_bytes": 2.0**30, "extra_state_bytes": 40000}
-    tasks = pd.DataFrame([{"task": task, **numbers, **memory} for task in (1, 2)], columns=list(TASK_COLUMNS))
-    config: dict[str, Any] = {
-        "run_id": f"{method[:3]}{seed}",
-        "suite": SUITE,
-        "title": "Permuted MNIST",
-        "method": method,
-        "seed": seed,
-        "modified": False,
-        "overrides": {},
-        "suite_settings": {"n_tasks": 2, "scenario": "permuted", "hidden_sizes": [20, 20], "epochs": 5},
-        "method_settings": {},
-        "task_known_at_test": False,
-        "precision": "float32",
-        "device": "cpu",
-        "threads": 1,
-        "data": {"source": "made up", "sha256": "ab" * 32, "train_images": 60000, "test_images": 10000},
-        "versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.1.0"},
-        "git_commit": "0123abc",
-        "git_dirty": False,
-        "command": f"clbench run --method {method} --seed {seed}",
-        "host": "here",
-    }
-    config.update(changes)
-    return RecordedRun(
-        run_id=config["run_id"],
-        status="finished",
-        config=config,
-        environment="",
-        accuracy_matrix=matrix,
-        tasks=tasks,
-        capacity=pd.DataFrame(columns=list(CAPACITY_COLUMNS)),
-        started=f"2025-01-01T0{seed % 10}:00:00+00:00",
-        ended=f"2025-01-01T0{seed % 10}:30:00+00:00",
-    )
-
-
-def seeds(method: str, *accuracies: float, **changes: Any) -> list[RecordedRun]:
-    return [run(method, seed, accuracy, **changes) for seed, accuracy in enumerate(accuracies)]
 
 
 def report_on(runs: list[RecordedRun]) -> Report:
@@ -109,8 +67,8 @@ def test_the_interval_is_students_t_over_seeds() -> None:
     assert estimate([1, 2, 3]).half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
-def test_the_table_shows_mean_and_interval_in_per_cent() -> None:
-    results = table(report_on(seeds("clnp", 0.90, 0.91, 0.92)), "Results")
+def test_the_table_shows_mean_and_interval_in_per_cent(recorded_seeds: MakeRuns) -> None:
+    results = table(report_on(recorded_seeds("clnp", 0.90, 0.91, 0.92)), "Results")
     assert column(results, "Average accuracy, %") == ["91.00 ± 2.48"]
     assert column(results, "Published, %") == ["98.42 ± 0.04 [2]"]
     assert column(results, "Forgetting, points") == ["9.00 ± 2.48"]
@@ -118,29 +76,31 @@ def test_the_table_shows_mean_and_interval_in_per_cent() -> None:
 
 
 @pytest.mark.parametrize("accuracies", [(0.9,), (0.9, 0.92)])
-def test_below_three_seeds_there_is_no_interval_but_every_value(accuracies: tuple[float, ...]) -> None:
-    results = table(report_on(seeds("ewc", *accuracies)), "Results")
+def test_below_three_seeds_there_is_no_interval_but_every_value(
+    recorded_seeds: MakeRuns, accuracies: tuple[float, ...]
+) -> None:
+    results = table(report_on(recorded_seeds("ewc", *accuracies)), "Results")
     (shown,) = column(results, "Average accuracy, %")
     assert "±" not in shown
     assert "no interval" in shown
     assert any(", ".join(f"{100 * value:.2f}" for value in accuracies) in note for note in results.notes)
 
 
-def test_methods_are_sorted_by_accuracy() -> None:
-    report = report_on([*seeds("ewc", 0.5), *seeds("si", 0.9), *seeds("clnp", 0.7)])
+def test_methods_are_sorted_by_accuracy(recorded_seeds: MakeRuns) -> None:
+    report = report_on([*recorded_seeds("ewc", 0.5), *recorded_seeds("si", 0.9), *recorded_seeds("clnp", 0.7)])
     assert column(table(report, "Results"), "Method") == ["si", "clnp", "ewc"]
 
 
-def test_an_undefined_metric_is_not_available_and_never_zero() -> None:
-    runs = seeds("joint", 0.9, 0.9, 0.9)
+def test_an_undefined_metric_is_not_available_and_never_zero(recorded_seeds: MakeRuns) -> None:
+    runs = recorded_seeds("joint", 0.9, 0.9, 0.9)
     runs[1].accuracy_matrix[1, 1] = np.nan
     results = table(report_on(runs), "Results")
     assert column(results, "Forward transfer, points") == ["n/a"]
     assert column(results, "Backward transfer, points") != ["n/a"]
 
 
-def test_costs_that_were_not_recorded_are_not_available() -> None:
-    runs = seeds("ewc", 0.9)
+def test_costs_that_were_not_recorded_are_not_available(recorded_seeds: MakeRuns) -> None:
+    runs = recorded_seeds("ewc", 0.9)
     runs[0].tasks["peak_memory_bytes"] = None
     report = report_on(runs)
     assert column(table(report, "Time and memory"), "Peak memory") == ["n/a"]
@@ -167,9 +127,9 @@ def test_numbers_are_written_for_readers(shown: str, expected: str) -> None:
 # What may be averaged
 
 
-def test_modified_runs_are_never_mixed_with_the_suites_own() -> None:
-    own = seeds("ewc", 0.9, 0.9, 0.9)
-    modified = seeds("ewc", 0.2, 0.2, 0.2, modified=True, overrides={"epochs": 1})
+def test_modified_runs_are_never_mixed_with_the_suites_own(recorded_seeds: MakeRuns) -> None:
+    own = recorded_seeds("ewc", 0.9, 0.9, 0.9)
+    modified = recorded_seeds("ewc", 0.2, 0.2, 0.2, modified=True, overrides={"epochs": 1})
     report = report_on([*own, *modified])
     assert column(table(report, "Results"), "Average accuracy, %") == ["90.00 ± 0.00"]
     (section,) = [section for section in report.sections if section.heading == MODIFIED]
@@ -181,16 +141,16 @@ def test_modified_runs_are_never_mixed_with_the_suites_own() -> None:
     assert "20.00" not in report.headline.alt
 
 
-def test_modified_runs_with_other_overrides_are_groups_of_their_own() -> None:
+def test_modified_runs_with_other_overrides_are_groups_of_their_own(recorded_seeds: MakeRuns) -> None:
     runs = [
-        *seeds("ewc", 0.5, modified=True, overrides={"epochs": 1}),
-        *seeds("ewc", 0.6, modified=True, overrides={"epochs": 2}),
+        *recorded_seeds("ewc", 0.5, modified=True, overrides={"epochs": 1}),
+        *recorded_seeds("ewc", 0.6, modified=True, overrides={"epochs": 2}),
     ]
     assert [group.overrides for group in select(runs, SUITE).groups] == ["epochs=2", "epochs=1"]
 
 
-def test_a_suite_with_modified_runs_alone_is_reported_and_marked() -> None:
-    report = report_on(seeds("clnp", 0.9, 0.8, 0.7, modified=True, overrides={"margin": 2}))
+def test_a_suite_with_modified_runs_alone_is_reported_and_marked(recorded_seeds: MakeRuns) -> None:
+    report = report_on(recorded_seeds("clnp", 0.9, 0.8, 0.7, modified=True, overrides={"margin": 2}))
     assert report.sections[0].heading == MODIFIED
     assert report.headline.caption.startswith("Modified runs.")
     assert report.summary[0].startswith("Modified runs.")
@@ -208,16 +168,21 @@ def test_a_suite_with_modified_runs_alone_is_reported_and_marked() -> None:
         ({"task_known_at_test": True}, "task known at test=yes"),
     ],
 )
-def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(change: dict[str, Any], said: str) -> None:
-    report = report_on([*seeds("ewc", 0.9, 0.9, 0.9), *seeds("ewc", 0.5, **change)])
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
+    recorded_seeds: MakeRuns, change: dict[str, Any], said: str
+) -> None:
+    report = report_on([*recorded_seeds("ewc", 0.9, 0.9, 0.9), *recorded_seeds("ewc", 0.5, **change)])
     shown = column(table(report, "Results"), "Method")
     assert [text.split(" ")[0] for text in shown] == ["ewc", "ewc"]
     assert shown[1] == f"ewc (b) {said}"
     assert column(table(report, "Results"), "Seeds") == ["3", "1"]
 
 
-def test_host_device_and_commit_do_not_split_a_group_but_are_told() -> None:
-    runs = [run("ewc", 0), run("ewc", 1, host="there", device="cuda", git_commit="9999fff", command="x")]
+def test_host_device_and_commit_do_not_split_a_group_but_are_told(recorded_run: MakeRun) -> None:
+    runs = [
+        recorded_run("ewc", 0),
+        recorded_run("ewc", 1, host="there", device="cuda", git_commit="9999fff", command="x"),
+    ]
     report = report_on(runs)
     results = table(report, "Results")
     assert column(results, "Seeds") == ["2"]
@@ -227,20 +192,22 @@ def test_host_device_and_commit_do_not_split_a_group_but_are_told() -> None:
     assert "0123abc, 9999fff" in notes
 
 
-def test_the_same_seed_counts_once() -> None:
-    early = run("ewc", 0, 0.5)
-    late = replace(run("ewc", 0, 0.9, run_id="late"), started="2025-02-01T00:00:00+00:00")
+def test_the_same_seed_counts_once(recorded_run: MakeRun) -> None:
+    early = recorded_run("ewc", 0, 0.5)
+    late = replace(recorded_run("ewc", 0, 0.9, run_id="late"), started="2025-02-01T00:00:00+00:00")
     selection = select([early, late], SUITE)
     assert [kept.run_id for group in selection.groups for kept in group.runs] == ["late"]
     assert "repeats seed 0 of the later run late" in selection.left_out[0].reason
 
 
-def test_runs_that_did_not_finish_are_named_with_the_reason_and_enter_no_number() -> None:
-    failed = replace(run("si", 7, 0.1, run_id="bad1"), status="failed", reason="loss became nan")
-    running = replace(run("ewc", 8, 0.1, run_id="bad2"), status="running", ended="")
-    half = run("ewc", 9, run_id="bad3")
+def test_runs_that_did_not_finish_are_named_with_the_reason_and_enter_no_number(
+    recorded_run: MakeRun, recorded_seeds: MakeRuns
+) -> None:
+    failed = replace(recorded_run("si", 7, 0.1, run_id="bad1"), status="failed", reason="loss became nan")
+    running = replace(recorded_run("ewc", 8, 0.1, run_id="bad2"), status="running", ended="")
+    half = recorded_run("ewc", 9, run_id="bad3")
     half.accuracy_matrix[2] = np.nan
-    report = report_on([*seeds("ewc", 0.9, 0.9, 0.9), failed, running, half])
+    report = report_on([*recorded_seeds("ewc", 0.9, 0.9, 0.9), failed, running, half])
     left_out = table(report, "Runs that no number contains")
     assert sorted(column(left_out, "Run")) == ["bad1", "bad2", "bad3"]
     reasons = " ".join(column(left_out, "Reason"))
@@ -251,33 +218,33 @@ def test_runs_that_did_not_finish_are_named_with_the_reason_and_enter_no_number(
     assert "3 runs are in no number" in report.sections[0].paragraphs[0]
 
 
-def test_runs_of_other_suites_are_passed_over() -> None:
-    report = report_on([run("ewc"), run("si", suite="rotated-mnist")])
+def test_runs_of_other_suites_are_passed_over(recorded_run: MakeRun) -> None:
+    report = report_on([recorded_run("ewc"), recorded_run("si", suite="rotated-mnist")])
     assert column(table(report, "Results"), "Method") == ["ewc"]
 
 
-def test_absent_settings_are_said_to_be_not_recorded() -> None:
-    bare = run("ewc")
+def test_absent_settings_are_said_to_be_not_recorded(recorded_run: MakeRun) -> None:
+    bare = recorded_run("ewc")
     essential = ("run_id", "suite", "method", "seed", "modified")
     report = report_on([replace(bare, config={key: bare.config[key] for key in essential})])
     assert "not recorded" in " ".join(report.summary)
     assert column(table(report, "What the runs were made with"), "Value")[0] == "not recorded"
 
 
-def test_every_published_entry_is_listed_although_the_table_shows_the_first() -> None:
-    report = report_on(seeds("si", 0.9))
+def test_every_published_entry_is_listed_although_the_table_shows_the_first(recorded_seeds: MakeRuns) -> None:
+    report = report_on(recorded_seeds("si", 0.9))
     assert column(table(report, "Results"), "Published, %") == ["97.2 [4]"]
     published = table(report, "Published average accuracies")
     assert "96.94" in column(published, "Published, %")
     assert len(published.rows) == 9
 
 
-def test_capacity_is_the_mean_over_seeds_by_layer_and_task() -> None:
+def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun) -> None:
     runs = []
     for seed, free in enumerate((60, 70, 80)):
         rows = [(1, 1, 100, free, 100 - free, 0, 0.5, 0.25), (2, 1, 100, free - 50, 50, 30, 0.125, -0.5)]
         capacity = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
-        runs.append(replace(run("clnp", seed), capacity=capacity))
+        runs.append(replace(recorded_run("clnp", seed), capacity=capacity))
     shown = table(report_on(runs), "capacity")
     assert column(shown, "Task") == ["1", "2"]
     assert column(shown, "Free") == ["70.0", "20.0"]
@@ -290,9 +257,9 @@ def test_capacity_is_the_mean_over_seeds_by_layer_and_task() -> None:
 # Figures
 
 
-def test_a_methods_look_depends_on_its_name_alone() -> None:
+def test_a_methods_look_depends_on_its_name_alone(recorded_run: MakeRun) -> None:
     def groups(*names: str) -> list[Group]:
-        return list(select([run(name) for name in names], SUITE).groups)
+        return list(select([recorded_run(name) for name in names], SUITE).groups)
 
     for method in ("clnp", "somebody-elses"):
         colour = look_of(method).colour.lower()
@@ -337,12 +304,14 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def hostile_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def hostile_files(
+    recorded_run: MakeRun, recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     runs = [
-        *seeds("ewc", 0.9, 0.9, 0.9),
-        run(HOSTILE, 0, 0.8, command=f'clbench run --method "{HOSTILE}"', title=HOSTILE),
-        replace(run("psp", run_id="failed1"), status="failed", reason=HOSTILE),
-        run("ewc", 0, 0.3, modified=True, overrides={HOSTILE: HOSTILE}),
+        *recorded_seeds("ewc", 0.9, 0.9, 0.9),
+        recorded_run(HOSTILE, 0, 0.8, command=f'clbench run --method "{HOSTILE}"', title=HOSTILE),
+        replace(recorded_run("psp", run_id="failed1"), status="failed", reason=HOSTILE),
+        recorded_run("ewc", 0, 0.3, modified=True, overrides={HOSTILE: HOSTILE}),
     ]
     return write_report(runs, SUITE, tmp_path_factory.mktemp("hostile"))
 
@@ -378,8 +347,10 @@ def test_ids_are_unique_and_every_drawing_is_described(hostile_files: list[Path]
     assert all(label and len(label) > 40 for label in reader.labels)
 
 
-def test_the_pdf_holds_text_page_numbers_and_the_suite_as_running_head(tmp_path: Path) -> None:
-    (path,) = write_report(seeds("clnp", 0.90, 0.91, 0.92), SUITE, tmp_path, formats=("pdf",))
+def test_the_pdf_holds_text_page_numbers_and_the_suite_as_running_head(
+    recorded_seeds: MakeRuns, tmp_path: Path
+) -> None:
+    (path,) = write_report(recorded_seeds("clnp", 0.90, 0.91, 0.92), SUITE, tmp_path, formats=("pdf",))
     text = pdf_text(path)
     pages = text.split("\f")[:-1]
     assert all(page.lstrip().startswith(SUITE) for page in pages)
@@ -389,13 +360,17 @@ def test_the_pdf_holds_text_page_numbers_and_the_suite_as_running_head(tmp_path:
     assert "98.42 ± 0.04" in text
 
 
-def test_a_letter_that_no_font_has_does_not_prevent_the_pdf(tmp_path: Path) -> None:
-    (path,) = write_report([run("\U00010383\ue123")], SUITE, tmp_path, formats=("pdf",))
+def test_a_letter_that_no_font_has_does_not_prevent_the_pdf(recorded_run: MakeRun, tmp_path: Path) -> None:
+    (path,) = write_report([recorded_run("\U00010383\ue123")], SUITE, tmp_path, formats=("pdf",))
     assert path.read_bytes().startswith(b"%PDF")
 
 
-def test_the_same_runs_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
-    runs = [*seeds("clnp", 0.9, 0.91, 0.92), *seeds("ewc", 0.8, 0.7), *seeds("si", 0.5, modified=True)]
+def test_the_same_runs_in_any_order_give_the_same_bytes(recorded_seeds: MakeRuns, tmp_path: Path) -> None:
+    runs = [
+        *recorded_seeds("clnp", 0.9, 0.91, 0.92),
+        *recorded_seeds("ewc", 0.8, 0.7),
+        *recorded_seeds("si", 0.5, modified=True),
+    ]
     first = write_report(runs, SUITE, tmp_path / "a")
     second = write_report(runs[::-1], SUITE, tmp_path / "b")
     assert [path.name for path in first] == [f"{SUITE}.html", f"{SUITE}.pdf"]
@@ -403,50 +378,52 @@ def test_the_same_runs_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_report_is_dated_by_its_newest_run() -> None:
-    report = report_on(seeds("ewc", 0.9, 0.9, 0.9))
+def test_the_report_is_dated_by_its_newest_run(recorded_seeds: MakeRuns) -> None:
+    report = report_on(recorded_seeds("ewc", 0.9, 0.9, 0.9))
     assert report.dated.isoformat() == "2025-01-01T02:30:00+00:00"
 
 
 # Refusals
 
 
-def test_without_a_finished_run_it_says_what_to_do(tmp_path: Path) -> None:
-    stopped = replace(run("ewc"), status="stopped", reason="interrupted")
+def test_without_a_finished_run_it_says_what_to_do(recorded_run: MakeRun, tmp_path: Path) -> None:
+    stopped = replace(recorded_run("ewc"), status="stopped", reason="interrupted")
     with pytest.raises(RecordError, match=f"clbench run --suite {SUITE}"):
         write_report([stopped], SUITE, tmp_path)
     with pytest.raises(RecordError, match="no finished run"):
         write_report([], SUITE, tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(recorded_run: MakeRun, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(RecordError, match=r"file/permuted-mnist\.html cannot be written"):
-        write_report([run()], SUITE, blocked, formats=("html",))
+        write_report([recorded_run()], SUITE, blocked, formats=("html",))
 
 
-def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused_with_the_known_ones(recorded_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="expected one of html, pdf"):
-        write_report([run()], SUITE, tmp_path, formats=("docx",))
+        write_report([recorded_run()], SUITE, tmp_path, formats=("docx",))
 
 
-def test_a_failed_replacement_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_replacement_leaves_the_old_file_and_no_rest(
+    recorded_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    (path,) = write_report([run()], SUITE, tmp_path, formats=("html",))
+    (path,) = write_report([recorded_run()], SUITE, tmp_path, formats=("html",))
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(RecordError, match="No space left"):
-        write_report([run("ewc")], SUITE, tmp_path, formats=("html",))
+        write_report([recorded_run("ewc")], SUITE, tmp_path, formats=("html",))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_suites_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+def test_a_suites_name_cannot_lead_out_of_the_folder(recorded_run: MakeRun, tmp_path: Path) -> None:
     name = "../../up"
-    (path,) = write_report([run(suite=name)], name, tmp_path, formats=("html",))
+    (path,) = write_report([recorded_run(suite=name)], name, tmp_path, formats=("html",))
     assert path.parent == tmp_path
 
 

@@ -9,24 +9,11 @@ from avalanche.core import SupervisedPlugin
 from clbench import metrics
 from clbench.errors import DivergenceError, Interrupted, SettingError
 from clbench.methods import METHODS, find_method, resolve_settings
-from clbench.runner import measure, train
+from clbench.records import run_id_of
+from clbench.runner import images_to_train, measure, train
 from clbench.specs import make_specs
-from clbench.suites import OVERRIDABLE, find_suite
+from clbench.suites import OVERRIDABLE
 
-# The suite's own numbers may be tuned; the ones below are what these tests count on.
-PLAIN = find_suite("permuted-digits").model_copy(
-    update={
-        "n_tasks": 10,
-        "hidden_sizes": (256, 256),
-        "optimizer": "adam",
-        "learning_rate": 0.002,
-        "learning_rate_schedule": "linear",
-        "batch_size": 32,
-        "epochs": 10,
-        "validation_share": 0.15,
-        "method_settings": {},
-    }
-)
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 1, "hidden_sizes": [16]}
 BATCH = 32
@@ -34,14 +21,14 @@ NAN = math.nan
 
 
 @pytest.fixture
-def make(digits):
+def make(plain, digits):
     """(methods, seeds, suite, images, precision, device, overrides) -> list of RunSpec."""
 
     def specs(
         methods=("naive",), seeds=(0,), suite=None, images=digits, precision="float32", device="cpu", **overrides
     ):
         named = {name.replace("__", "."): value for name, value in overrides.items()}
-        suite = suite or PLAIN
+        suite = suite or plain
         return make_specs(suite, list(methods), list(seeds), named, images, precision, device)
 
     return specs
@@ -196,14 +183,14 @@ def test_a_run_leaves_the_global_generator_as_it_was(run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_a_method_draws_globally_while_it_learns_comes_from_seed_and_task(make_workplace):
+def test_what_a_method_draws_globally_while_it_learns_comes_from_seed_and_task(plain, make_workplace):
     class Dice(SupervisedPlugin):
         def before_training_epoch(self, strategy, **kwargs):
             thrown.append(float(torch.rand(())))
 
     def throw(seed, tasks):
         thrown.clear()
-        workplace = make_workplace(PLAIN, seed=seed, **SMALL)
+        workplace = make_workplace(plain, seed=seed, **SMALL)
         method = find_method("naive")(resolve_settings(workplace.suite, "naive", {}), workplace)
         method.prepare(observers=[Dice()])
         for index in tasks:
@@ -267,6 +254,26 @@ def test_progress_counts_every_image_once_and_ends_where_it_was_expected_to(run,
     assert trained[-1] == sum(per_task)
 
 
+@pytest.mark.parametrize("steps", [5, 45])
+@pytest.mark.parametrize("name", ["naive", "clnp", "ewc", "joint", "single-task"])
+def test_where_an_epoch_has_a_number_of_steps_progress_expects_what_is_trained(run, name, steps):
+    seen = []
+    # A pass over the 1222 training images has 39 batches.
+    method, _ = run(
+        name,
+        on_progress=lambda p: seen.append((p.task, p.images, p.images_per_task, p.images_trained, p.images_total)),
+        epochs=4,
+        steps_per_epoch=steps,
+    )
+    per_task = [4 * steps * BATCH * (task if name == "joint" else 1) for task in (1, 2, 3)]
+    for task, expected in enumerate(per_task, start=1):
+        images = [row[1] for row in seen if row[0] == task]
+        assert np.diff([0, *images]).tolist() == [BATCH] * (expected // BATCH)
+        assert {row[2] for row in seen if row[0] == task} == {expected}
+        assert images_to_train(method, [method.workplace.stream.tasks[task - 1]]) == expected
+    assert {row[4] for row in seen} == {seen[-1][3]} == {sum(per_task)}
+
+
 def test_the_time_spent_only_grows_and_lies_within_that_of_the_run(make, digits):
     (spec,) = make(**SMALL)
     seconds, rows = [], []
@@ -283,8 +290,8 @@ def test_a_tasks_speed_is_its_images_over_its_seconds(make, digits):
         assert row["train_images_per_second"] * row["train_seconds"] == pytest.approx(1222 * task)
 
 
-def test_joint_training_mixes_all_tasks_so_far(make_method, make_workplace):
-    workplace = make_workplace(PLAIN, **SMALL)
+def test_joint_training_mixes_all_tasks_so_far(plain, make_method, make_workplace):
+    workplace = make_workplace(plain, **SMALL)
     method = make_method("joint", workplace)
     for task in workplace.stream.tasks:
         samples = method.training_samples(task)
@@ -343,7 +350,7 @@ def run_id(make, *args, **how):
     return spec.run_id
 
 
-def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split_digits):
+def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits, split_digits):
     ids = [
         run_id(make),
         run_id(make, seeds=[1]),
@@ -354,7 +361,7 @@ def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split
         run_id(make, suite=split_digits),
         run_id(make, naive__momentum=0.5),
         run_id(make, ["ewc"], ewc__strength=1),
-        run_id(make, suite=PLAIN.model_copy(update={"scenario": "rotated"})),
+        run_id(make, suite=plain.model_copy(update={"scenario": "rotated"})),
     ]
     changes = {
         "n_tasks": 3,
@@ -365,11 +372,32 @@ def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split
         "learning_rate_schedule": "constant",
         "batch_size": 64,
         "epochs": 1,
+        "steps_per_epoch": 39,
         "validation_share": 0.2,
     }
     assert set(changes) == set(OVERRIDABLE)
     ids += [run_id(make, **{key: value}) for key, value in changes.items()]
     assert len(set(ids)) == len(ids)
+
+
+def test_steps_per_epoch_is_part_of_a_run_id_only_where_it_is_a_number(make):
+    # Runs recorded before it existed keep their ids.
+    (spec,) = make()
+    assert "steps_per_epoch" not in spec.identity["suite_settings"]
+    # What was there from the beginning stays, None or not.
+    assert spec.identity["suite_settings"]["classes_per_task"] is None
+    (counted,) = make(steps_per_epoch=39)
+    assert counted.identity["suite_settings"]["steps_per_epoch"] == 39
+    without = {key: value for key, value in counted.identity["suite_settings"].items() if key != "steps_per_epoch"}
+    assert counted.identity | {"suite_settings": without} == spec.identity
+    assert counted.run_id != spec.run_id == run_id_of(spec.identity)
+    assert make(steps_per_epoch=40)[0].run_id != counted.run_id
+
+
+def test_a_suites_steps_per_epoch_can_be_taken_back(make, plain):
+    (spec,) = make(suite=plain.model_copy(update={"steps_per_epoch": 39}), steps_per_epoch=None)
+    assert spec.overrides == {"steps_per_epoch": None}
+    assert spec.run_id == run_id(make)
 
 
 @pytest.mark.parametrize(
@@ -383,12 +411,12 @@ def test_everything_that_changes_a_number_changes_the_run_id(make, digits, split
     ],
     ids=lambda update: next(iter(update)),
 )
-def test_what_changes_no_number_of_a_run_leaves_its_id_alone(make, update):
-    assert run_id(make, suite=PLAIN.model_copy(update=update)) == run_id(make)
+def test_what_changes_no_number_of_a_run_leaves_its_id_alone(plain, make, update):
+    assert run_id(make, suite=plain.model_copy(update=update)) == run_id(make)
 
 
-def test_a_suites_setting_for_a_method_changes_that_methods_run_id(make):
-    suite = PLAIN.model_copy(update={"method_settings": {"ewc": {"strength": 7.0}}})
+def test_a_suites_setting_for_a_method_changes_that_methods_run_id(plain, make):
+    suite = plain.model_copy(update={"method_settings": {"ewc": {"strength": 7.0}}})
     assert run_id(make, ["ewc"], suite=suite) != run_id(make, ["ewc"])
 
 
@@ -397,6 +425,13 @@ def test_an_override_that_says_what_holds_anyway_changes_no_run_id(make):
     assert run_id(make, epochs=10) == expected
     assert run_id(make, hidden_sizes=[256, 256]) == expected
     assert run_id(make, naive__learning_rate=0.002, naive__reset_optimizer=True) == expected
+
+
+def test_a_variant_has_a_run_id_of_its_own_even_where_it_computes_what_its_method_would(make, digits_with_variants):
+    as_variant = run_id(make, ["psp:complex"], suite=digits_with_variants)
+    (overridden,) = make(["psp"], suite=digits_with_variants, psp__kind="complex")
+    (plain_psp,) = make(["psp"], suite=digits_with_variants)
+    assert len({as_variant, overridden.run_id, plain_psp.run_id}) == 3
 
 
 def test_the_other_methods_of_a_comparison_do_not_change_a_run_id(make):
@@ -435,6 +470,24 @@ def test_a_methods_override_beside_one_of_the_suite_marks_that_method_alone(make
     assert naive.overrides == {"epochs": 2}
 
 
+def test_an_override_of_a_variant_is_that_variants_alone(make, digits_with_variants):
+    names = ["psp", "psp:complex", "psp:rotation"]
+    change = {"psp:complex.learning_rate": 0.125, "psp.momentum": 0.5}
+    specs = {spec.method: spec for spec in make(names, suite=digits_with_variants, **change)}
+    assert specs["psp:complex"].overrides == {"psp:complex.learning_rate": 0.125}
+    assert specs["psp"].overrides == {"psp.momentum": 0.5}
+    assert specs["psp:rotation"].overrides == {}
+    assert [specs[name].settings.learning_rate for name in names] == [0.5, 0.125, 0.5]
+    assert [specs[name].settings.momentum for name in names] == [0.5, 0.0, 0.25]
+    assert [specs[name].settings.kind for name in names] == ["binary", "complex", "rotation"]
+
+
+def test_an_override_of_a_variant_that_says_what_holds_anyway_marks_nothing(make, digits_with_variants):
+    change = {"psp:rotation.kind": "rotation", "psp:rotation.learning_rate": 0.5, "psp:rotation.momentum": 0.25}
+    (spec,) = make(["psp:rotation"], suite=digits_with_variants, **change)
+    assert spec.overrides == {}
+
+
 def test_overrides_that_say_what_holds_anyway_mark_nothing(make):
     margin = find_method("clnp").Settings().margin
     for spec in make(["clnp", "psp"], epochs=10, hidden_sizes=[256, 256], clnp__margin=margin, psp__learning_rate=1e-4):
@@ -453,7 +506,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_and_the_form_for_methods
     assert message_of(["naive", "ewc"], epoch=2) == (
         "unknown setting 'epoch': did you mean 'epochs'? expected one of batch_size, class_order, epochs, "
         "ewc.SETTING, hidden_sizes, learning_rate, learning_rate_schedule, n_tasks, naive.SETTING, optimizer, "
-        "validation_share"
+        "steps_per_epoch, validation_share"
     )
 
 

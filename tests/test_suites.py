@@ -3,25 +3,12 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from clbench.baselines.psp import PSP
 from clbench.data import SOURCES
 from clbench.errors import SettingError
-from clbench.methods import METHODS, MethodSettings, base_name, resolve_settings
-from clbench.suites import OVERRIDABLE, PERMUTED_DIGITS, SPLIT_MNIST, SUITES, Suite, find_suite, parse_overrides
+from clbench.methods import METHODS, MethodSettings, base_name, find_method, resolve_settings
+from clbench.suites import OVERRIDABLE, SPLIT_MNIST, SUITES, Suite, find_suite, parse_overrides
 
-# The suite's own numbers may be tuned; the ones below are what these tests count on.
-PLAIN = PERMUTED_DIGITS.model_copy(
-    update={
-        "n_tasks": 10,
-        "hidden_sizes": (256, 256),
-        "optimizer": "adam",
-        "learning_rate": 0.002,
-        "learning_rate_schedule": "linear",
-        "batch_size": 32,
-        "epochs": 10,
-        "validation_share": 0.15,
-        "method_settings": {},
-    }
-)
 NO_SUITE = f"expected one of {', '.join(sorted(SUITES))}"
 
 
@@ -65,24 +52,91 @@ def test_the_settings_of_every_method_resolve_in_every_suite(name, method):
     )
 
 
-def test_a_setting_comes_from_the_override_then_the_suite_then_the_method_then_the_suites_common_value():
-    suite = PLAIN.model_copy(update={"method_settings": {"psp": {"learning_rate": 0.5}}})
+def test_a_setting_comes_from_the_override_then_the_suite_then_the_method_then_the_suites_common_value(plain):
+    suite = plain.model_copy(update={"method_settings": {"psp": {"learning_rate": 0.5}}})
     assert resolve_settings(suite, "psp", {"learning_rate": 0.25}).learning_rate == 0.25
     assert resolve_settings(suite, "psp", {}).learning_rate == 0.5
-    assert resolve_settings(PLAIN, "psp", {}).learning_rate == 1e-4
-    assert resolve_settings(PLAIN, "naive", {}).learning_rate == 0.002
+    assert resolve_settings(plain, "psp", {}).learning_rate == 1e-4
+    assert resolve_settings(plain, "naive", {}).learning_rate == 0.002
 
 
-def test_a_suite_cannot_be_changed_in_place():
+def test_a_variant_is_its_method_with_what_the_suite_sets_for_the_method_and_then_for_the_variant(
+    digits_with_variants,
+):
+    found = {name: resolve_settings(digits_with_variants, name, {}) for name in ("psp", "psp:complex", "psp:rotation")}
+    assert {name: settings.kind for name, settings in found.items()} == {
+        "psp": "binary",
+        "psp:complex": "complex",
+        "psp:rotation": "rotation",
+    }
+    assert found["psp:complex"] == found["psp"].model_copy(update={"kind": "complex"})
+    assert found["psp:rotation"] == found["psp"].model_copy(update={"kind": "rotation", "momentum": 0.25})
+    assert {settings.learning_rate for settings in found.values()} == {0.5}
+    again = resolve_settings(digits_with_variants, "psp:rotation", {"kind": "complex", "learning_rate": 0.125})
+    assert (again.kind, again.learning_rate, again.momentum) == ("complex", 0.125, 0.25)
+
+
+def test_a_variant_comes_before_its_method_where_both_set_something(digits_with_variants):
+    settings = {"psp": {"kind": "complex", "momentum": 0.5}, "psp:rotation": {"kind": "rotation"}}
+    suite = digits_with_variants.model_copy(update={"method_settings": settings})
+    found = resolve_settings(suite, "psp:rotation", {})
+    assert (found.kind, found.momentum) == ("rotation", 0.5)
+
+
+@pytest.mark.parametrize("kind", ["complex", "rotation"])
+def test_the_superposition_suites_variants_are_its_psp_with_other_contexts(kind):
+    suite = find_suite("superposition-mnist-50")
+    found = resolve_settings(suite, f"psp:{kind}", {})
+    assert found == resolve_settings(suite, "psp", {}).model_copy(update={"kind": kind})
+    assert (found.optimizer, found.learning_rate, found.batch_size, found.epochs) == ("rmsprop", 1e-4, 128, 1)
+    assert f"psp:{kind}" in suite.methods
+
+
+def test_a_variant_is_found_as_its_method():
+    assert find_method("psp:rotation") is find_method("psp") is PSP
+    assert base_name("psp:rotation") == "psp"
+    assert base_name("psp") == "psp"
+
+
+@pytest.mark.parametrize("name", ["psp:rotatoin", "psp:", "naive:rotation"])
+def test_a_variant_that_the_suite_lacks_is_refused_with_those_it_has(digits_with_variants, name):
+    said = message_of(resolve_settings, digits_with_variants, name, {})
+    assert said.startswith(f"unknown variant in the suite variant-digits '{name}': ")
+    assert said.endswith("expected one of psp:complex, psp:rotation")
+
+
+def test_a_variant_of_an_unknown_method_is_refused_with_all_methods():
+    assert message_of(find_method, "pps:rotation").startswith("unknown method 'pps': did you mean 'psp'? expected one")
+
+
+def test_a_variants_unknown_setting_is_refused_under_its_full_name(digits_with_variants):
+    said = message_of(resolve_settings, digits_with_variants, "psp:rotation", {"knid": "complex"})
+    assert said.startswith("unknown setting of psp:rotation 'knid': did you mean 'kind'?")
+    assert "the setting psp:rotation.kind=bent does not fit" in message_of(
+        resolve_settings, digits_with_variants, "psp:rotation", {"kind": "bent"}
+    )
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_variant_in_a_suite_is_named_after_a_method_and_is_among_those_it_runs(name):
+    suite = find_suite(name)
+    assert suite.variants == [key for key in suite.method_settings if ":" in key]
+    for method in (*suite.methods, *suite.variants):
+        assert resolve_settings(suite, method, {})
+        assert find_method(method).refusal(suite) == ""
+    assert set(suite.variants) <= set(suite.methods)
+
+
+def test_a_suite_cannot_be_changed_in_place(plain):
     with pytest.raises(ValidationError, match="frozen"):
-        PLAIN.epochs = 1
+        plain.epochs = 1
 
 
-def test_overrides_give_a_new_suite_and_leave_the_old_one():
-    changed = PLAIN.with_overrides({"epochs": 2, "hidden_sizes": [100, 50]})
+def test_overrides_give_a_new_suite_and_leave_the_old_one(plain):
+    changed = plain.with_overrides({"epochs": 2, "hidden_sizes": [100, 50]})
     assert (changed.epochs, changed.hidden_sizes) == (2, (100, 50))
-    assert changed.model_copy(update={"epochs": 10, "hidden_sizes": (256, 256)}) == PLAIN
-    assert PLAIN.epochs == 10
+    assert changed.model_copy(update={"epochs": 10, "hidden_sizes": (256, 256)}) == plain
+    assert plain.epochs == 10
 
 
 def test_no_overrides_give_an_equal_suite():
@@ -90,13 +144,13 @@ def test_no_overrides_give_an_equal_suite():
 
 
 @pytest.mark.parametrize("key", OVERRIDABLE)
-def test_every_setting_that_may_be_changed_takes_its_own_value(key):
-    assert PLAIN.with_overrides({key: getattr(PLAIN, key)}) == PLAIN
+def test_every_setting_that_may_be_changed_takes_its_own_value(plain, key):
+    assert plain.with_overrides({key: getattr(plain, key)}) == plain
 
 
 @pytest.mark.parametrize("key", sorted(set(Suite.model_fields) - set(OVERRIDABLE)))
-def test_what_makes_the_suite_what_it_is_cannot_be_overridden(key):
-    said = message_of(PLAIN.with_overrides, {key: getattr(PLAIN, key)})
+def test_what_makes_the_suite_what_it_is_cannot_be_overridden(plain, key):
+    said = message_of(plain.with_overrides, {key: getattr(plain, key)})
     assert said.startswith(f"unknown setting '{key}': ")
 
 
@@ -110,8 +164,8 @@ def test_a_suite_like_no_other_is_refused_without_a_guess():
     assert message_of(find_suite, "42") == f"unknown suite '42': {NO_SUITE}"
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names():
-    assert message_of(PLAIN.with_overrides, {"epoch": 2}) == (
+def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names(plain):
+    assert message_of(plain.with_overrides, {"epoch": 2}) == (
         "unknown setting 'epoch': did you mean 'epochs'? expected one of batch_size, class_order, epochs, "
         "hidden_sizes, learning_rate, learning_rate_schedule, n_tasks, optimizer, steps_per_epoch, validation_share"
     )
@@ -140,30 +194,30 @@ def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names():
         ),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_in_one_sentence(override, said):
-    assert message_of(PLAIN.with_overrides, override) == said
+def test_a_value_that_does_not_fit_is_refused_in_one_sentence(plain, override, said):
+    assert message_of(plain.with_overrides, override) == said
 
 
-def test_a_long_value_is_cut_in_the_message():
-    said = message_of(PLAIN.with_overrides, {"optimizer": "x" * 1000})
+def test_a_long_value_is_cut_in_the_message(plain):
+    said = message_of(plain.with_overrides, {"optimizer": "x" * 1000})
     assert f"optimizer={'x' * 57}... does not fit" in said
 
 
-def test_a_methods_unknown_setting_is_refused_with_the_nearest_and_all_names():
-    said = message_of(resolve_settings, PLAIN, "ewc", {"strenght": 1})
+def test_a_methods_unknown_setting_is_refused_with_the_nearest_and_all_names(plain):
+    said = message_of(resolve_settings, plain, "ewc", {"strenght": 1})
     names = ", ".join(sorted(["strength", "fisher", "fisher_images", *MethodSettings.model_fields]))
     assert said == f"unknown setting of ewc 'strenght': did you mean 'strength'? expected one of {names}"
 
 
-def test_a_methods_value_that_does_not_fit_is_refused_under_its_full_name():
-    assert message_of(resolve_settings, PLAIN, "ewc", {"strength": -1}) == (
+def test_a_methods_value_that_does_not_fit_is_refused_under_its_full_name(plain):
+    assert message_of(resolve_settings, plain, "ewc", {"strength": -1}) == (
         "the setting ewc.strength=-1 does not fit: input should be greater than or equal to 0"
     )
 
 
 @pytest.mark.parametrize("field", ["momentum", "weight_decay"])
-def test_a_method_refuses_settings_that_are_not_a_number(field):
-    assert f"naive.{field}=nan" in message_of(resolve_settings, PLAIN, "naive", {field: float("nan")})
+def test_a_method_refuses_settings_that_are_not_a_number(plain, field):
+    assert f"naive.{field}=nan" in message_of(resolve_settings, plain, "naive", {field: float("nan")})
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """What MLflow is given, checked against real SQLite stores and against the run folders; and life without MLflow."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
 import socket
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clbench import cli, metrics
+from clbench import metrics
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, TrackingError
 from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run
@@ -23,75 +20,22 @@ from clbench.suites import SUITES, find_suite
 from clbench.tracking import Tracker, load_runs, tracking_uri
 
 SUITE = "permuted-digits"
-SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
-ENVIRONMENT = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_EXPERIMENT_NAME",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT",
-    "MLFLOW_DISABLE_TELEMETRY",
-    "MLFLOW_LOGGING_LEVEL",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-    "DO_NOT_TRACK",
-    "FORCE_COLOR",
-    "TTY_COMPATIBLE",
-)
 OF_EVERY_TASK = ("train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
 
 
-@contextlib.contextmanager
-def clean_environment():
-    """Without the user's settings; what clbench and MLflow set in this process is undone afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ENVIRONMENT:
-            # Deleting an absent variable would not be undone.
-            patch.setenv(name, "")
-            patch.delenv(name)
-        yield
-
-
 @pytest.fixture(autouse=True)
-def _own_environment():
-    with clean_environment():
-        yield
+def _own_environment(own_environment):
+    pass
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """An empty store; creating its schema takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("template")
-    with clean_environment():
-        Tracker(f"sqlite:///{folder / 'mlflow.db'}", pytest.fail)
-    return folder / "mlflow.db"
+@pytest.fixture(scope="session")
+def run(run):
+    """As everywhere, but without a report unless asked for."""
 
+    def execute(folder, *arguments, reported=False, **how):
+        return run(folder, *([] if reported else ["--no-report"]), *arguments, **how)
 
-def clbench(folder, *arguments):
-    """The command in this process, working in `folder`: exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
-
-
-def run(folder, *arguments, methods="naive", seeds="0"):
-    return clbench(
-        folder, "run", "--suite", SUITE, "--methods", methods, "--seeds", seeds, *SMALL, "--no-report", *arguments
-    )
-
-
-def store(folder, template):
-    """A folder to work in, with an empty store."""
-    folder.mkdir(exist_ok=True)
-    shutil.copy(template, folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path, template):
-    return store(tmp_path / "place", template)
+    return execute
 
 
 def uri_of(folder):
@@ -144,9 +88,9 @@ def wanted_points(folder):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, template):
+def ran(tmp_path_factory, make_store, clean_environment, run):
     """Two methods with two seeds, recorded in a folder with spaces beside a leftover ./mlruns."""
-    folder = store(tmp_path_factory.mktemp("ran") / "my runs & more", template)
+    folder = make_store(tmp_path_factory.mktemp("ran") / "my runs & more")
     (folder / "mlruns" / "0").mkdir(parents=True)
     (folder / "mlruns" / "0" / "meta.yaml").write_text("name: Default\nexperiment_id: '0'\n")
     with clean_environment():
@@ -277,7 +221,7 @@ def test_a_leftover_mlruns_folder_is_left_alone(ran):
     assert [path.read_text() for path in files] == ["name: Default\nexperiment_id: '0'\n"]
 
 
-def test_the_same_command_again_trains_nothing_and_adds_no_child(ran, monkeypatch):
+def test_the_same_command_again_trains_nothing_and_adds_no_child(run, ran, monkeypatch):
     monkeypatch.setattr(Naive, "learn", lambda *args: pytest.fail("trained again"))
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in _files(ran.folder / "clbench-runs")}
     again = run(ran.folder, methods="naive", seeds="0-1")
@@ -291,7 +235,7 @@ def _files(root):
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(ran, place, monkeypatch):
+def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(run, ran, place, monkeypatch):
     shutil.copytree(ran.folder / "clbench-runs", place / "clbench-runs")
     monkeypatch.setattr("clbench.runner.train", lambda *args: pytest.fail("trained again"))
     outcome = run(place, methods="clnp,naive", seeds="0-1")
@@ -312,7 +256,7 @@ def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(ran
     assert_same_runs(load_runs(SUITE, uri_of(place)), load_runs(SUITE, uri_of(ran.folder)))
 
 
-def test_forward_transfer_is_absent_where_no_head_was_trained_before(place, monkeypatch, split_digits):
+def test_forward_transfer_is_absent_where_no_head_was_trained_before(clbench, place, monkeypatch, split_digits):
     monkeypatch.setitem(SUITES, "split-digits", split_digits)
     command = ["run", "--suite", "split-digits", "--methods", "naive", "--seeds", "0", "--no-report"]
     outcome = clbench(place, *command, "--set", "epochs=1", "--set", "hidden_sizes=16,16")
@@ -355,7 +299,7 @@ def test_a_store_in_a_folder_that_is_not_there_is_refused_at_once(tmp_path):
         tracking_uri(f"sqlite:///{tmp_path}/nowhere/mlflow.db")
 
 
-def test_the_environments_store_and_experiment_are_respected(tmp_path, place, monkeypatch):
+def test_the_environments_store_and_experiment_are_respected(run, tmp_path, place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri_of(place))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my thesis")
     working = tmp_path / "working"
@@ -368,7 +312,7 @@ def test_the_environments_store_and_experiment_are_respected(tmp_path, place, mo
     assert [item.method for item in load_runs(SUITE, uri_of(place))] == ["naive"]
 
 
-def test_a_deleted_experiment_is_refused_before_anything_runs(place):
+def test_a_deleted_experiment_is_refused_before_anything_runs(run, place):
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri_of(place))
@@ -429,7 +373,7 @@ def silent_server():
 
 
 @pytest.mark.parametrize("server", ["closed_port", "silent_server"])
-def test_a_server_that_does_not_answer_is_refused_before_anything_runs(tmp_path, request, monkeypatch, server):
+def test_a_server_that_does_not_answer_is_refused_before_anything_runs(run, tmp_path, request, monkeypatch, server):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     uri = request.getfixturevalue(server)
     outcome = run(tmp_path, "--tracking-uri", uri)
@@ -442,7 +386,7 @@ def test_a_server_that_does_not_answer_is_refused_before_anything_runs(tmp_path,
         load_runs(SUITE, uri)
 
 
-def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
+def test_a_file_that_is_no_store_is_refused_and_left_alone(run, tmp_path):
     (tmp_path / "mlflow.db").write_text("my thesis, do not delete\n" * 100)
     outcome = run(tmp_path)
     assert outcome.code == 2
@@ -490,7 +434,7 @@ def assert_complete(folder):
         ("set_terminated", 0),
     ],
 )
-def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_date(place, monkeypatch, call, after):
+def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_date(run, place, monkeypatch, call, after):
     outage = Outage(monkeypatch, call, after)
     first = run(place, seeds="0-1")
     assert first.code == 0
@@ -513,7 +457,7 @@ def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_dat
         assert points(found.client, child) == wanted_points(folder)
 
 
-def test_a_store_file_that_is_lost_in_the_midst_stops_nothing(place, monkeypatch):
+def test_a_store_file_that_is_lost_in_the_midst_stops_nothing(run, place, monkeypatch):
     learn = Naive.learn
 
     def lose_the_store(method, task):
@@ -527,7 +471,7 @@ def test_a_store_file_that_is_lost_in_the_midst_stops_nothing(place, monkeypatch
     assert len(assert_complete(place)) == 2
 
 
-def test_an_outage_while_looking_for_recorded_runs_stops_nothing(place, monkeypatch):
+def test_an_outage_while_looking_for_recorded_runs_stops_nothing(run, place, monkeypatch):
     assert run(place, seeds="0").code == 0
     Outage(monkeypatch, "search_runs", 0)
     outcome = run(place, seeds="0-1")
@@ -536,16 +480,15 @@ def test_an_outage_while_looking_for_recorded_runs_stops_nothing(place, monkeypa
     assert len(assert_complete(place)) == 2
 
 
-def test_no_report_is_made_of_a_store_that_lacks_runs(place, monkeypatch):
+def test_no_report_is_made_of_a_store_that_lacks_runs(run, place, monkeypatch):
     Outage(monkeypatch, "log_batch", 0)
-    command = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *SMALL]
-    outcome = clbench(place, *command)
+    outcome = run(place, reported=True)
     assert outcome.code == 0
     assert "no report was made, because MLflow lacks some of the runs; they are in clbench-runs" in outcome.err
     assert list((place / "clbench-reports").iterdir()) == []
 
 
-def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_store(place, monkeypatch):
+def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_store(run, place, monkeypatch):
     learn = Naive.learn
 
     def stop_at_the_second_task(method, task):
@@ -565,7 +508,7 @@ def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_stor
     assert metrics.tasks_learned(loaded.accuracy_matrix) == 2
 
 
-def test_a_stopped_and_a_failed_run_are_closed_as_such(place, monkeypatch):
+def test_a_stopped_and_a_failed_run_are_closed_as_such(run, place, monkeypatch):
     def stop(method, task):
         raise Interrupted
 
@@ -581,9 +524,9 @@ def test_a_stopped_and_a_failed_run_are_closed_as_such(place, monkeypatch):
     assert [parent.info.status for parent in found.parents] == ["KILLED", "FAILED"]
 
 
-def test_a_damaged_run_folder_is_blamed_and_not_the_store(place, tmp_path, template):
+def test_a_damaged_run_folder_is_blamed_and_not_the_store(run, place, tmp_path, make_store):
     assert run(place, seeds="0-1").code == 0
-    fresh = store(tmp_path / "fresh", template)
+    fresh = make_store(tmp_path / "fresh")
     shutil.copytree(place / "clbench-runs", fresh / "clbench-runs")
     configs = {json.loads(path.read_text())["seed"]: path for path in fresh.rglob("config.json")}
     (configs[0].parent / "tasks.csv").unlink()
@@ -597,7 +540,7 @@ def test_a_damaged_run_folder_is_blamed_and_not_the_store(place, tmp_path, templ
 # Loading
 
 
-def test_a_run_that_failed_before_its_first_measurement_does_not_hide_the_others(place, monkeypatch):
+def test_a_run_that_failed_before_its_first_measurement_does_not_hide_the_others(run, place, monkeypatch):
     def refuse(method, observers=()):
         raise RuntimeError("before anything was measured")
 
@@ -613,7 +556,7 @@ def test_loading_leaves_the_processs_own_choice_of_a_store_alone(ran, monkeypatc
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///mine.db"
 
 
-def test_lost_artifacts_are_reported_by_run(place):
+def test_lost_artifacts_are_reported_by_run(run, place):
     assert run(place).code == 0
     (child,) = recorded(place).children
     shutil.rmtree(place / "mlartifacts" / child.info.run_id)
@@ -622,7 +565,7 @@ def test_lost_artifacts_are_reported_by_run(place):
     assert "\n" not in str(error.value)
 
 
-def test_one_run_recorded_twice_is_loaded_once(place):
+def test_one_run_recorded_twice_is_loaded_once(run, place):
     assert run(place).code == 0
     (folder,) = (place / "clbench-runs").iterdir()
     tracker = Tracker(uri_of(place), pytest.fail)

@@ -1,0 +1,471 @@
+"""What a search promises: equal budgets, validation images alone, a log that goes on where it stopped."""
+
+import csv
+import json
+import tomllib
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clbench.baselines.naive import Naive
+from clbench.errors import Interrupted, RecordError, SettingError
+from clbench.methods import METHODS, find_method, resolve_settings
+from clbench.specs import make_specs
+from clbench.suites import SUITES, find_suite
+from clbench.tuning import LOG_COLUMNS, Grid, load_grid, search
+
+SUITE = "permuted-digits"
+CPU = torch.device("cpu")
+HEAD = f'suite = "{SUITE}"\nn_tasks = 2\nseed = 1000\n'
+# A trial of each method: short, since a trial cannot make the network smaller.
+TRIALS = {"naive": [{"epochs": 1}], "ewc": [{"epochs": 1, "strength": 10.0, "fisher_images": 64}]}
+# Weight decay 1 at rate 10 multiplies every weight by -9 in each step.
+DIVERGING = {"epochs": 1, "optimizer": "sgd", "learning_rate": 10, "learning_rate_schedule": "constant"}
+DIVERGING |= {"weight_decay": 1}
+
+
+def grid_of(trials, n_tasks=2, seed=1000):
+    return Grid(suite=SUITE, n_tasks=n_tasks, seed=seed, trials=trials)
+
+
+def logged(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_time(rows):
+    return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+
+
+@pytest.fixture
+def tune(digits, tmp_path):
+    """(trials, methods, log, images, should_stop) -> what a search on the embedded digits yields."""
+
+    def execute(trials, methods=None, log=tmp_path / "log.csv", images=digits, should_stop=lambda: False, **how):
+        grid = grid_of(trials, **how)
+        return list(search(find_suite(SUITE), grid, methods, images, "float32", CPU, log, should_stop))
+
+    return execute
+
+
+@pytest.fixture
+def grid_file(tmp_path):
+    """(text) -> the path of a file that holds it."""
+
+    def write(text):
+        path = tmp_path / "grid.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def message_of(grid_file):
+    """(text) -> why a file with this text is no grid of the digits."""
+
+    def message(text):
+        with pytest.raises(SettingError) as error:
+            load_grid(find_suite(SUITE), grid_file(text))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return message
+
+
+# The grid
+
+
+def test_a_grid_is_read_with_the_trials_of_each_method_in_their_order(grid_file):
+    text = (
+        HEAD + '[trials]\newc = [{ strength = 3.0 }, { strength = 1.0, fisher = "sample" }]\nnaive = [{}, {epochs=2}]\n'
+    )
+    grid = load_grid(find_suite(SUITE), grid_file(text))
+    assert (grid.suite, grid.n_tasks, grid.seed) == (SUITE, 2, 1000)
+    assert list(grid.trials) == ["ewc", "naive"]
+    assert grid.trials["ewc"] == [{"strength": 3.0}, {"strength": 1.0, "fisher": "sample"}]
+    assert grid.trials["naive"] == [{}, {"epochs": 2}]
+
+
+def test_unequal_budgets_are_refused_with_each_methods(message_of):
+    said = message_of(HEAD + "[trials]\nnaive = [{}]\newc = [{}, {strength = 1.0}]\n")
+    assert "every method must have the same number of trials, but got {'naive': 1, 'ewc': 2}" in said
+
+
+@pytest.mark.parametrize("seed", find_suite(SUITE).seeds)
+def test_a_seed_that_the_suite_reports_is_refused(message_of, seed):
+    said = message_of(HEAD.replace("1000", str(seed)) + "[trials]\nnaive = [{}]\n")
+    assert said.endswith(f"grid.toml searches with seed {seed}, which is one that the suite reports")
+
+
+def test_the_grid_of_another_suite_is_refused(message_of):
+    said = message_of(HEAD.replace(SUITE, "permuted-mnist") + "[trials]\nnaive = [{}]\n")
+    assert said.endswith(f"grid.toml is for the suite 'permuted-mnist', not for '{SUITE}'")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("suite = ", "grid.toml is no TOML: Invalid value"),
+        (HEAD, "the setting trials="),
+        (HEAD + "[trials]\nnaive = 3\n", "the setting trials.naive=3 does not fit: input should be a valid list"),
+        (HEAD + "[trials]\nnaive = [3]\n", "the setting trials.naive.0=3 does not fit"),
+        (HEAD + "trails = 3\n[trials]\n", "the setting trails=3 does not fit: extra inputs are not permitted"),
+        (HEAD.replace("= 2", "= 0") + "[trials]\n", "the setting n_tasks=0 does not fit"),
+        (HEAD.replace("1000", "-1") + "[trials]\n", "the setting seed=-1 does not fit"),
+    ],
+)
+def test_what_is_no_grid_is_refused_naming_the_file_and_the_place(message_of, text, said):
+    message = message_of(text)
+    assert said in message
+    assert "grid.toml" in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    for path in (tmp_path / "absent.toml", tmp_path):
+        with pytest.raises(SettingError, match=f"the grid {path} cannot be read"):
+            load_grid(find_suite(SUITE), path)
+    (tmp_path / "latin.toml").write_bytes(b"suite = '\xe4'")
+    with pytest.raises(SettingError, match=r"latin\.toml cannot be read"):
+        load_grid(find_suite(SUITE), tmp_path / "latin.toml")
+
+
+def test_a_suite_that_comes_without_a_grid_says_how_to_give_one():
+    with pytest.raises(SettingError, match="'permuted-digits' comes without a search grid; give one with --grid FILE"):
+        load_grid(find_suite(SUITE), None)
+
+
+def packaged_grids():
+    """Names of the suites that come with a grid."""
+    folder = resources.files("clbench.baselines") / "tuning"
+    return [Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")]
+
+
+def test_permuted_mnist_comes_with_a_grid_for_every_method_that_has_something_to_choose():
+    assert "permuted-mnist" in packaged_grids()
+    grid = load_grid(find_suite("permuted-mnist"), None)
+    assert METHODS.keys() - grid.trials.keys() == {"naive", "joint", "single-task", "avalanche-si"}
+
+
+@pytest.mark.parametrize("name", packaged_grids())
+def test_every_packaged_grid_is_one_of_trials_that_fit(name):
+    suite = find_suite(name)
+    grid = load_grid(suite, None)
+    assert grid.suite == name
+    assert grid.seed not in {seed for other in SUITES.values() for seed in other.seeds}
+    assert len({len(trials) for trials in grid.trials.values()}) == 1
+    changed = suite.with_overrides({"n_tasks": grid.n_tasks})
+    for method, trials in grid.trials.items():
+        assert find_method(method).refusal(changed) == ""
+        resolved = [resolve_settings(changed, method, trial) for trial in trials]
+        for settings, trial in zip(resolved, trials, strict=True):
+            assert {key: getattr(settings, key) for key in trial} == trial
+
+
+@pytest.mark.parametrize(
+    ("trials", "methods", "said"),
+    [
+        ({"nayve": [{}]}, None, "unknown method 'nayve': did you mean 'naive'?"),
+        ({"nayve": [{"epochs": 1}]}, None, "unknown method 'nayve': did you mean 'naive'?"),
+        (TRIALS, ["si"], "unknown method of the grid 'si': expected one of ewc, naive"),
+        (TRIALS, ["naive", "ewcc"], "unknown method of the grid 'ewcc': did you mean 'ewc'?"),
+        ({"naive": [{"epochs": 1}, {"strength": 1.0}]}, None, "unknown setting of naive 'strength'"),
+        ({"naive": [{"epochs": 1}, {"n_tasks": 1}]}, None, "unknown setting of naive 'n_tasks'"),
+        ({"naive": [{"epochs": 1}, {"momentum": 2.0}]}, None, "the setting naive.momentum=2.0 does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_trained(tune, tmp_path, trials, methods, said):
+    with pytest.raises(SettingError) as error:
+        tune(trials, methods)
+    assert said in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The search
+
+
+def test_a_search_writes_a_row_per_trial_with_what_it_tried(tune, digits, tmp_path):
+    trials = {name: [*of_method, {"epochs": 1, "learning_rate": 0.0005}] for name, of_method in TRIALS.items()}
+    found = tune(trials, log=tmp_path / "new" / "log.csv")
+    rows = logged(tmp_path / "new" / "log.csv")
+    assert (tmp_path / "new" / "log.csv").read_text().splitlines()[0] == ",".join(LOG_COLUMNS)
+    assert [(row["method"], json.loads(row["settings"])) for row in rows] == [
+        (name, settings) for name, of_method in trials.items() for settings in of_method
+    ]
+    for trial, row in zip(found, rows, strict=True):
+        assert {key: str(value) for key, value in trial.row.items()} == row
+        assert row["settings"] == json.dumps(trial.settings, sort_keys=True)
+        assert row["run_id"] == trial.spec.run_id
+        assert (row["suite"], row["n_tasks"], row["epochs"], row["seed"]) == (SUITE, "2", "1", "1000")
+        assert (row["precision"], row["data_sha256"]) == ("float32", digits.sha256)
+        overrides = {"n_tasks": 2} | {f"{row['method']}.{key}": value for key, value in trial.settings.items()}
+        (spec,) = make_specs(find_suite(SUITE), [row["method"]], [1000], overrides, digits, "float32", "cpu")
+        assert spec.run_id == row["run_id"]
+        for column in ("validation_accuracy", "learning_accuracy"):
+            assert 0.05 < float(row[column]) < 1
+        assert row["free_neurons"] == ""
+        assert int(row["train_seconds"]) >= 0
+        assert row["clbench"]
+    assert len({row["run_id"] for row in rows}) == 4
+
+
+@pytest.mark.parametrize("name", ["naive", "clnp"])
+def test_the_accuracies_are_those_of_the_validation_images_by_hand(tune, tmp_path, make_workplace, make_method, name):
+    settings = {"epochs": 2} | ({"margin": 3.0} if name == "clnp" else {})
+    tune({name: [settings]})
+    (row,) = logged(tmp_path / "log.csv")
+
+    method = make_method(name, make_workplace(seed=1000, n_tasks=2), **settings)
+    first, second = method.workplace.stream.tasks
+
+    def share(task):
+        x, y = task.validation.tensors()
+        method.set_training(False)
+        with torch.inference_mode():
+            right = (method.predict(x, task).argmax(1) == y).float().mean()
+        method.set_training(True)
+        return float(right)
+
+    method.learn(first)
+    before = share(first)
+    method.learn(second)
+    after = [share(first), share(second)]
+    # One image may tip over: our batch here is another than the runner's.
+    one = 1.01 / len(first.validation)
+    assert float(row["validation_accuracy"]) == pytest.approx(np.mean(after), abs=one)
+    assert float(row["learning_accuracy"]) == pytest.approx((before + after[1]) / 2, abs=one)
+    assert float(row["forgetting"]) == pytest.approx(before - after[0], abs=2 * one)
+    if name == "clnp":
+        report = method.clnp.reports[1]
+        assert row["free_neurons"] == " ".join(f"{layer.free}/{layer.neurons}" for layer in report)
+        assert [layer.neurons for layer in report] == [1000, 1000]
+        assert all(0 < layer.free < 1000 for layer in report)
+
+
+def test_the_test_images_have_no_part_in_a_search(tune, digits, tmp_path):
+    random = torch.Generator().manual_seed(0)
+    garbage = replace(
+        digits,
+        test_images=torch.randint(0, 256, digits.test_images.shape, generator=random, dtype=torch.uint8),
+        test_labels=torch.randint(0, 10, digits.test_labels.shape, generator=random),
+    )
+    assert not torch.equal(garbage.test_images, digits.test_images)
+    trials = TRIALS | {"clnp": [{"epochs": 1}]}
+    tune(trials, log=tmp_path / "true.csv")
+    tune(trials, log=tmp_path / "garbage.csv", images=garbage)
+    assert without_time(logged(tmp_path / "true.csv")) == without_time(logged(tmp_path / "garbage.csv"))
+
+
+def test_the_validation_images_do_have_a_part_in_a_search(tune, digits, tmp_path):
+    # Were it not so, the test above would hold for a search that measures nothing.
+    flipped = replace(digits, train_labels=9 - digits.train_labels)
+    tune({"naive": [{"epochs": 1}]}, log=tmp_path / "true.csv")
+    tune({"naive": [{"epochs": 1}]}, log=tmp_path / "flipped.csv", images=flipped)
+    columns = [logged(tmp_path / name)[0]["validation_accuracy"] for name in ("true.csv", "flipped.csv")]
+    assert columns[0] != columns[1]
+
+
+def test_a_single_task_has_no_forgetting_to_log(tune, tmp_path):
+    tune({"naive": [{"epochs": 1}]}, n_tasks=1)
+    (row,) = logged(tmp_path / "log.csv")
+    assert row["forgetting"] == ""
+    assert row["validation_accuracy"] == row["learning_accuracy"] != ""
+
+
+def test_the_seed_and_the_number_of_tasks_are_the_grids(tune, tmp_path):
+    tune({"naive": [{"epochs": 1}]})
+    tune({"naive": [{"epochs": 1}]}, seed=1001)
+    tune({"naive": [{"epochs": 1}]}, n_tasks=1)
+    rows = logged(tmp_path / "log.csv")
+    assert [(row["seed"], row["n_tasks"]) for row in rows] == [("1000", "2"), ("1001", "2"), ("1000", "1")]
+    assert len({row["validation_accuracy"] for row in rows}) == 3
+
+
+def test_the_methods_asked_for_are_searched_alone_and_the_rest_follows_later(tune, tmp_path):
+    assert [trial.spec.method for trial in tune(TRIALS, ["ewc"])] == ["ewc"]
+    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc"]
+    assert [(trial.spec.method, trial.row is None) for trial in tune(TRIALS)] == [("naive", False), ("ewc", True)]
+    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc", "naive"]
+
+
+# Going on
+
+
+def test_a_second_search_runs_nothing_and_leaves_the_log_as_it_is(tune, tmp_path, monkeypatch):
+    first = tune(TRIALS)
+    before = (tmp_path / "log.csv").read_bytes()
+    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = tune(TRIALS)
+    assert [trial.row for trial in again] == [None, None]
+    assert [(trial.spec, trial.settings) for trial in again] == [(trial.spec, trial.settings) for trial in first]
+    assert (tmp_path / "log.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("batches", [5, 30])
+def test_an_interrupted_search_keeps_whole_trials_and_goes_on_after_them(tune, tmp_path, batches):
+    # 1222 training images in batches of 64 are 20 batches per task, 40 per trial.
+    trials = {"naive": [{"epochs": 1}, {"epochs": 1, "momentum": 0.5}, {"epochs": 1, "momentum": 0.25}]}
+    asked = []
+
+    def should_stop():
+        asked.append(True)
+        return len(asked) == 40 + batches
+
+    with pytest.raises(Interrupted):
+        tune(trials, should_stop=should_stop)
+    assert len(asked) == 40 + batches
+    kept = logged(tmp_path / "log.csv")
+    assert [json.loads(row["settings"]) for row in kept] == trials["naive"][:1]
+    assert [trial.row is None for trial in tune(trials)] == [True, False, False]
+    rows = logged(tmp_path / "log.csv")
+    assert rows[:1] == kept
+    assert [json.loads(row["settings"]) for row in rows] == trials["naive"]
+    # The same numbers as without the interruption.
+    tune(trials, log=tmp_path / "whole.csv")
+    assert without_time(logged(tmp_path / "whole.csv")) == without_time(rows)
+
+
+def test_a_trial_that_diverges_is_logged_as_such_and_the_search_goes_on(tune, tmp_path):
+    trials = {"naive": [DIVERGING, {"epochs": 1}]}
+    found = tune(trials)
+    diverged, other = logged(tmp_path / "log.csv")
+    assert diverged["validation_accuracy"] == "diverged"
+    assert {diverged[column] for column in ("learning_accuracy", "forgetting", "free_neurons")} == {""}
+    assert json.loads(diverged["settings"]) == DIVERGING
+    assert diverged["run_id"] == found[0].spec.run_id
+    assert float(other["validation_accuracy"]) > 0.05
+    # It counts as tried.
+    assert [trial.row for trial in tune(trials)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my,own,table\n1,2,3\n",
+        ",".join(LOG_COLUMNS[:-1]).encode() + b"\n",
+        ",".join(LOG_COLUMNS[::-1]).encode() + b"\n",
+        b"",
+        b"dear diary,\n",
+        b"\xff\xfe\x00binary",
+    ],
+    ids=["table", "fewer columns", "another order", "empty", "text", "binary"],
+)
+def test_a_log_that_is_something_else_is_refused_and_left_as_it_is(tune, tmp_path, monkeypatch, content):
+    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(RecordError, match=r"log\.csv (is not a log of clbench tune|cannot be read)"):
+        tune(TRIALS)
+    assert (tmp_path / "log.csv").read_bytes() == content
+
+
+def test_a_log_that_cannot_be_opened_is_refused_before_anything_is_trained(tune, tmp_path, monkeypatch):
+    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    (tmp_path / "file").write_text("in the way")
+    for log in (tmp_path / "file" / "log.csv", tmp_path):
+        with pytest.raises(RecordError, match=f"the log {log} cannot be read"):
+            tune(TRIALS, log=log)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# The command
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(own_environment):
+    pass
+
+
+def toml_of(trials):
+    lines = []
+    for name, of_method in trials.items():
+        tables = ["{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in t.items()) + "}" for t in of_method]
+        lines.append(f'"{name}" = [{", ".join(tables)}]')
+    text = HEAD + "[trials]\n" + "\n".join(lines) + "\n"
+    assert tomllib.loads(text)["trials"] == trials
+    return text
+
+
+def test_the_command_searches_says_what_it_found_and_goes_on_from_its_log(clbench, tmp_path, grid_file):
+    trials = {"naive": [{"epochs": 1}, DIVERGING], "clnp": [{"epochs": 1}, {"epochs": 1, "margin": 3.0}]}
+    command = ["tune", "--suite", SUITE, "--grid", grid_file(toml_of(trials))]
+    outcome = clbench(tmp_path, *command, "--methods", "naive")
+    assert (outcome.code, outcome.err) == (0, "")
+    log = tmp_path / "clbench-tuning" / f"{SUITE}.csv"
+    first, second = logged(log)
+    assert f"naive epochs=1: validation accuracy {first['validation_accuracy']}, free neurons -\n" in outcome.out
+    assert "validation accuracy diverged, free neurons -\n" in outcome.out
+    assert outcome.out.endswith(f"log:     {log.relative_to(tmp_path)}\n")
+
+    outcome = clbench(tmp_path, *command)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("logged before\n") == 2
+    rows = logged(log)
+    assert rows[:2] == [first, second]
+    for row in rows[2:]:
+        assert f"validation accuracy {row['validation_accuracy']}, free neurons {row['free_neurons']}\n" in outcome.out
+        assert row["free_neurons"].count("/1000") == 2
+
+
+def test_the_command_searches_variants_of_methods(clbench, tmp_path, grid_file, monkeypatch, digits_with_variants):
+    monkeypatch.setitem(SUITES, digits_with_variants.name, digits_with_variants)
+    text = toml_of({"psp:rotation": [{"epochs": 1, "learning_rate": 0.001}]}).replace(SUITE, "variant-digits")
+    log = tmp_path / "my log.csv"
+    outcome = clbench(tmp_path, "tune", "--suite", "variant-digits", "--grid", grid_file(text), "--log", log)
+    assert (outcome.code, outcome.err) == (0, "")
+    (row,) = logged(log)
+    assert (row["suite"], row["method"]) == ("variant-digits", "psp:rotation")
+    assert outcome.out.endswith(f"log:     {log}\n")
+
+
+def test_the_command_stops_when_asked_and_says_how_to_go_on(clbench, tmp_path, grid_file, monkeypatch):
+    def stop(method, task):
+        raise Interrupted
+
+    trials = {"ewc": [{"epochs": 1, "fisher_images": 64}], "naive": [{"epochs": 1}]}
+    command = ["tune", "--suite", SUITE, "--grid", grid_file(toml_of(trials)), "--log", tmp_path / "log.csv"]
+    learn = find_method("ewc").learn
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "learn", stop)
+        patch.setattr(find_method("ewc"), "learn", learn)
+        outcome = clbench(tmp_path, *command)
+    assert outcome.code == 130
+    assert outcome.err == "clbench: warning: stopped; the same command goes on after the trials that are logged\n"
+    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc"]
+    again = clbench(tmp_path, *command)
+    assert (again.code, again.out.count("logged before")) == (0, 1)
+    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc", "naive"]
+
+
+def test_quiet_prints_nothing_and_logs_all_the_same(clbench, tmp_path, grid_file):
+    grid = grid_file(toml_of({"naive": [{"epochs": 1}]}))
+    outcome = clbench(tmp_path, "tune", "--suite", SUITE, "--grid", grid, "--log", tmp_path / "log.csv", "-q")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert len(logged(tmp_path / "log.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "mnist"], ["unknown suite 'mnist'"]),
+        (["--suite", SUITE], ["comes without a search grid", "--grid FILE"]),
+        (["--suite", SUITE, "--methods", "nayve"], ["unknown method 'nayve'", "did you mean 'naive'?"]),
+        (["--suite", SUITE, "--methods", "psp:rotation"], ["unknown method 'psp:rotation'"]),
+        (["--suite", SUITE, "--grid", "GRID", "--methods", "si"], ["unknown method of the grid 'si'", "ewc, naive"]),
+        (["--suite", SUITE, "--grid", "absent.toml"], ["the grid absent.toml cannot be read"]),
+        (["--suite", "permuted-mnist", "--grid", "GRID"], ["is for the suite 'permuted-digits'"]),
+        (["--suite", SUITE, "--grid", "GRID", "--precision", "half"], ["unknown precision 'half'"]),
+        (["--suite", SUITE, "--grid", "GRID", "--device", "gpu"], ["unknown device 'gpu'"]),
+        (["--suite", SUITE, "--grid", "GRID", "--log", "GRID"], ["grid.toml is not a log of clbench tune", "--log"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)
+def test_the_command_refuses_in_one_sentence(clbench, assert_refused, tmp_path, grid_file, arguments, said):
+    grid = grid_file(toml_of(TRIALS))
+    text = grid.read_text()
+    assert_refused(clbench(tmp_path, "tune", *(str(grid) if word == "GRID" else word for word in arguments)), *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.toml"]
+    assert grid.read_text() == text

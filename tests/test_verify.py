@@ -1,0 +1,482 @@
+"""What a verification promises: agreement and goals judged by the numbers, by the suite's own runs alone."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from clbench.records import CAPACITY_COLUMNS, RecordedRun
+from clbench.reports.verify import Verdict, verification_table, verify
+
+SUITE = "permuted-mnist"
+# Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.
+PLENTY = (600, 1000)
+WITH_PUBLISHED_VALUE_OR_GOAL = (
+    "avalanche-ewc",
+    "avalanche-si",
+    "clnp",
+    "ewc",
+    "naive",
+    "psp",
+    "si",
+    "single-task",
+)
+
+MakeRun = Callable[..., RecordedRun]
+
+
+def capacity_of(*free: int) -> pd.DataFrame:
+    """Two tasks; the first leaves twice as much as the last."""
+    rows = [
+        (task, layer, 2000, left * (3 - task), 10, 0, 0.5, 0.25)
+        for task in (1, 2)
+        for layer, left in enumerate(free, start=1)
+    ]
+    return pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
+
+
+@pytest.fixture(scope="session")
+def own_run(recorded_run: MakeRun) -> MakeRun:
+    """(method, seed, accuracy of both tasks, forgetting of the first, free neurons by layer, changes) -> a run."""
+
+    def make(
+        method: str,
+        seed: int = 0,
+        accuracy: float = 0.9,
+        forgetting: float = 0.0,
+        free: tuple[int, ...] = (),
+        **changes: Any,
+    ) -> RecordedRun:
+        run = recorded_run(method, seed, **{"run_id": f"{method}-{seed}"} | changes)
+        matrix = np.array([[0.1, 0.1], [accuracy + forgetting, 0.2], [accuracy, accuracy]])
+        return replace(run, accuracy_matrix=matrix, capacity=capacity_of(*free))
+
+    return make
+
+
+@pytest.fixture
+def judge(own_run: MakeRun) -> Callable[..., Verdict]:
+    """(method, accuracy of each seed, as for own_run) -> the verdict on these runs."""
+
+    def of(method: str, *accuracies: float, **how: Any) -> Verdict:
+        (verdict,) = verify(
+            [own_run(method, seed, value, **how) for seed, value in enumerate(accuracies)], SUITE
+        ).verdicts
+        return verdict
+
+    return of
+
+
+# Against the published value
+
+
+@pytest.mark.parametrize(
+    ("method", "accuracy", "relation"),
+    [
+        # 97.6 % without a spread: half a unit of the last digit is 0.05 points.
+        ("psp", 0.97641, "inside"),
+        ("psp", 0.97559, "inside"),
+        ("psp", 0.97661, "above"),
+        ("psp", 0.97539, "below"),
+        # 83 %: half a unit is half a point.
+        ("avalanche-ewc", 0.8349, "inside"),
+        ("avalanche-ewc", 0.8351, "above"),
+        ("avalanche-si", 0.8251, "inside"),
+        ("avalanche-si", 0.8249, "below"),
+        # 98.42 +- 0.04 %: the spread counts, not the last digit.
+        ("clnp", 0.98459, "inside"),
+        ("clnp", 0.98381, "inside"),
+        ("clnp", 0.98461, "above"),
+        ("clnp", 0.98379, "below"),
+        # 97.0 % ends in a digit that counts.
+        ("ewc", 0.97049, "inside"),
+        ("ewc", 0.97051, "above"),
+        # Of two published values the first is compared with: 97.2 %, not 96.94 %.
+        ("si", 0.9721, "inside"),
+        ("si", 0.9694, "below"),
+        # Nothing was published for it.
+        ("joint", 0.98, ""),
+    ],
+)
+def test_one_seed_agrees_within_the_spread_of_the_source_or_half_its_last_digit(
+    judge: Callable[..., Verdict], method: str, accuracy: float, relation: str
+) -> None:
+    verdict = judge(method, accuracy)
+    assert verdict.relation == relation
+    assert verdict.average_accuracy.half_width is None
+    assert (verdict.seeds, verdict.label) == (1, method)
+
+
+@pytest.mark.parametrize(
+    ("method", "mean", "relation"),
+    [
+        # 97.6 % and half a unit, and an interval of 4.302653 x 0.001 / sqrt(3) = 0.002484 around ours.
+        ("psp", 0.973016 + 2e-5, "inside"),
+        ("psp", 0.973016 - 2e-5, "below"),
+        ("psp", 0.978984 - 2e-5, "inside"),
+        ("psp", 0.978984 + 2e-5, "above"),
+        # 98.42 +- 0.04 %.
+        ("clnp", 0.981316 + 2e-5, "inside"),
+        ("clnp", 0.981316 - 2e-5, "below"),
+        ("clnp", 0.987084 - 2e-5, "inside"),
+        ("clnp", 0.987084 + 2e-5, "above"),
+    ],
+)
+def test_three_seeds_agree_if_their_interval_and_the_published_one_overlap(
+    judge: Callable[..., Verdict], method: str, mean: float, relation: str
+) -> None:
+    verdict = judge(method, mean - 0.001, mean, mean + 0.001)
+    assert verdict.average_accuracy.half_width == pytest.approx(0.002484, abs=1e-6)
+    assert verdict.relation == relation
+    assert verdict.seeds == 3
+
+
+def test_two_seeds_have_no_interval_to_widen_the_agreement(judge: Callable[..., Verdict]) -> None:
+    assert judge("psp", 0.974, 0.976).relation == "below"
+
+
+# Against the goal
+
+
+@pytest.mark.parametrize(
+    ("method", "accuracies"),
+    [
+        ("single-task", (0.9845,)),
+        ("psp", (0.976, 0.976, 0.976)),
+        # The mean counts, not each seed.
+        ("psp", (0.970, 0.976, 0.983)),
+        # Only a goal that says so asks for more than the accuracy.
+        ("ewc", (0.9701,)),
+        ("si", (0.97, 0.97)),
+    ],
+)
+def test_a_goal_is_reached_by_the_mean_over_the_seeds(
+    judge: Callable[..., Verdict], method: str, accuracies: tuple[float, ...]
+) -> None:
+    verdict = judge(method, *accuracies, forgetting=0.01)
+    assert verdict.goal is not None
+    assert verdict.misses == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "accuracies", "said"),
+    [
+        ("single-task", (0.98449,), "average accuracy 98.449 % is below 98.45 %"),
+        ("psp", (0.99, 0.97, 0.96), "average accuracy 97.333 % is below 97.60 %"),
+        ("ewc", (0.96,), "average accuracy 96.000 % is below 97.00 %"),
+    ],
+)
+def test_a_goal_that_the_mean_lies_below_is_missed_and_both_are_told(
+    judge: Callable[..., Verdict], method: str, accuracies: tuple[float, ...], said: str
+) -> None:
+    assert judge(method, *accuracies).misses == (said,)
+
+
+def test_a_method_without_a_goal_misses_none(judge: Callable[..., Verdict]) -> None:
+    for method in ("naive", "joint", "avalanche-ewc"):
+        verdict = judge(method, 0.2, forgetting=0.5)
+        assert (verdict.goal, verdict.misses) == (None, ())
+
+
+def test_a_goal_of_no_forgetting_is_missed_by_one_image_in_one_run(own_run: MakeRun) -> None:
+    runs = [own_run("clnp", seed, 0.985, free=PLENTY) for seed in range(3)]
+    assert verify(runs, SUITE).verdicts[0].misses == ()
+    runs[1] = own_run("clnp", 1, 0.985, forgetting=1e-4, free=PLENTY)
+    assert verify(runs, SUITE).verdicts[0].misses == ("forgetting is not exactly 0 in every run",)
+    # Nor does another run that has gained make up for it.
+    runs[2] = own_run("clnp", 2, 0.985, forgetting=-0.01, free=PLENTY)
+    assert verify(runs, SUITE).verdicts[0].misses == ("forgetting is not exactly 0 in every run",)
+
+
+@pytest.mark.parametrize(
+    ("free", "misses"),
+    [
+        ((360, 800), ()),
+        ((350, 800), ("17.5 % of layer 1 is free, below 18.0 %",)),
+        ((360, 790), ("39.5 % of layer 2 is free, below 40.0 %",)),
+        (
+            (0, 600),
+            ("0.0 % of layer 1 is free, below 18.0 %", "30.0 % of layer 2 is free, below 40.0 %"),
+        ),
+        ((600,), ("no free neurons are recorded for layer 2",)),
+        ((), ("no free neurons are recorded for layer 1", "no free neurons are recorded for layer 2")),
+    ],
+)
+def test_a_goal_for_free_neurons_is_held_against_each_layer_after_the_last_task(
+    judge: Callable[..., Verdict], free: tuple[int, ...], misses: tuple[str, ...]
+) -> None:
+    assert judge("clnp", 0.985, free=free).misses == misses
+
+
+@pytest.mark.parametrize("free", [(359, 800), (360, 799)])
+def test_a_single_neuron_too_few_misses_the_goal(judge: Callable[..., Verdict], free: tuple[int, ...]) -> None:
+    assert len(judge("clnp", 0.985, free=free).misses) == 1
+
+
+def test_free_neurons_count_as_the_mean_over_the_seeds(own_run: MakeRun) -> None:
+    runs = [own_run("clnp", seed, 0.985, free=(free, 1000)) for seed, free in enumerate((160, 360, 560))]
+    assert verify(runs, SUITE).verdicts[0].misses == ()
+    runs[2] = own_run("clnp", 2, 0.985, free=(550, 1000))
+    assert len(verify(runs, SUITE).verdicts[0].misses) == 1
+
+
+def test_everything_that_is_missed_is_told(judge: Callable[..., Verdict]) -> None:
+    misses = judge("clnp", 0.9, forgetting=0.01, free=(600, 100)).misses
+    assert len(misses) == 3
+    assert [words for words in ("accuracy", "forgetting", "layer 2") if any(words in miss for miss in misses)] == [
+        "accuracy",
+        "forgetting",
+        "layer 2",
+    ]
+
+
+def test_a_verification_holds_if_no_goal_is_missed(own_run: MakeRun) -> None:
+    good = [own_run("clnp", accuracy=0.985, free=PLENTY), own_run("naive", accuracy=0.3), own_run("psp", accuracy=0.98)]
+    assert verify(good, SUITE).holds
+    assert not verify([*good, own_run("si", accuracy=0.9)], SUITE).holds
+
+
+# What counts
+
+
+def test_modified_runs_do_not_count(own_run: MakeRun) -> None:
+    modified = [
+        own_run("psp", seed, 0.1, modified=True, overrides={"epochs": 1}, run_id=f"m{seed}") for seed in range(3)
+    ]
+    found = verify([*modified, own_run("psp", 0, 0.976)], SUITE)
+    (verdict,) = found.verdicts
+    assert (verdict.seeds, verdict.average_accuracy.mean, verdict.misses) == (1, 0.976, ())
+    assert found.holds
+    found = verify(modified, SUITE)
+    assert found.verdicts == ()
+    assert "psp" in found.not_recorded
+
+
+def test_runs_that_did_not_finish_or_belong_to_another_suite_do_not_count(own_run: MakeRun) -> None:
+    stopped = replace(own_run("psp", 0, 0.1), status="stopped", reason="stopped by the user")
+    elsewhere = own_run("si", 0, 0.1, suite="rotated-mnist")
+    half = own_run("ewc", 0, 0.1)
+    half.accuracy_matrix[2] = np.nan
+    found = verify([stopped, elsewhere, half], SUITE)
+    assert found.verdicts == ()
+    assert found.not_recorded == WITH_PUBLISHED_VALUE_OR_GOAL
+
+
+def test_a_method_with_a_published_value_or_a_goal_but_no_run_is_listed(own_run: MakeRun) -> None:
+    found = verify([own_run("clnp"), own_run("naive"), own_run("joint")], SUITE)
+    expected = [name for name in WITH_PUBLISHED_VALUE_OR_GOAL if name not in ("clnp", "naive")]
+    assert list(found.not_recorded) == expected
+    assert verify([], SUITE).not_recorded == WITH_PUBLISHED_VALUE_OR_GOAL
+    assert verify([], "permuted-mnist-25").not_recorded == ("clnp",)
+    assert verify([], "permuted-digits").not_recorded == ()
+
+
+def test_runs_of_a_method_that_may_not_be_averaged_are_judged_apart(own_run: MakeRun) -> None:
+    runs = [
+        *(own_run("psp", seed, 0.99) for seed in range(2)),
+        own_run("psp", 0, 0.9, precision="bfloat16", run_id="b"),
+    ]
+    found = verify(runs, SUITE)
+    judged = {verdict.label: (verdict.seeds, verdict.relation, bool(verdict.misses)) for verdict in found.verdicts}
+    assert judged == {"psp (a)": (2, "above", False), "psp (b)": (1, "below", True)}
+    assert not found.holds
+
+
+def test_a_variant_is_not_held_to_its_methods_goal_or_published_value(own_run: MakeRun) -> None:
+    found = verify([own_run("psp:rotation", accuracy=0.5)], SUITE)
+    (verdict,) = found.verdicts
+    assert (verdict.label, verdict.published, verdict.goal, verdict.misses) == ("psp:rotation", None, None, ())
+    assert "psp" in found.not_recorded
+
+
+# What is shown
+
+
+def shown(runs: list[RecordedRun]) -> list[list[str]]:
+    """The table's rows, their cells apart."""
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(verification_table(verify(runs, SUITE)))
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in console.export_text().splitlines()]
+
+
+def test_the_table_shows_ours_beside_the_published_value_and_the_goal(own_run: MakeRun) -> None:
+    rows = shown(
+        [
+            *(own_run("clnp", seed, 0.985 + 0.001 * (seed - 1), free=PLENTY) for seed in range(3)),
+            own_run("psp", accuracy=0.97),
+            own_run("naive", accuracy=0.5),
+            own_run("joint", accuracy=0.4),
+        ]
+    )
+    assert rows[0] == ["method", "seeds", "published, %", "ours, %", "ours is", "goal, %", "goal reached"]
+    assert rows[1:5] == [
+        ["clnp", "3", "98.42 ± 0.04", "98.50 ± 0.25", "inside", "98.42", "yes"],
+        [
+            "psp",
+            "1",
+            "97.6",
+            "97.00",
+            "below",
+            "97.6",
+            "no: average accuracy 97.000 % is below 97.60 %",
+        ],
+        ["naive", "1", "57.4", "50.00", "below", "-", "-"],
+        ["joint", "1", "-", "40.00", "-", "-", "-"],
+    ]
+    assert rows[5:] == [["± is the 95 % interval over seeds; there is none below 3 seeds"]]
+
+
+def test_the_table_explains_a_missing_interval_only_where_one_is_missing(own_run: MakeRun) -> None:
+    runs = [own_run("psp", seed, 0.97) for seed in range(3)]
+    assert shown(runs)[1:] == [
+        ["psp", "3", "97.6", "97.00 ± 0.00", "below", "97.6", "no: average accuracy 97.000 % is below 97.60 %"]
+    ]
+    assert len(shown(runs[:2])) == 3
+
+
+# The command
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Where this test's run folders lie."""
+    return tmp_path / "my runs"
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_the_exit_code_is_0_where_every_goal_is_reached(
+    clbench: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    for run in (own_run("clnp", 0, 0.985, free=PLENTY), own_run("clnp", 1, 0.986, free=PLENTY), own_run("naive")):
+        write_run(runs, run)
+    before = {path: path.read_bytes() for path in files_below(tmp_path)}
+    outcome = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"^clnp +2 +98\.42 ± 0\.04 +98\.55 +above +98\.42 +yes", outcome.out, re.MULTILINE)
+    missing = [name for name in WITH_PUBLISHED_VALUE_OR_GOAL if name not in ("clnp", "naive")]
+    assert outcome.out.endswith(f"not recorded: {', '.join(missing)}\n")
+    # It reads, and neither creates a store nor changes a folder.
+    assert {path: path.read_bytes() for path in files_below(tmp_path)} == before
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"accuracy": 0.98, "free": PLENTY},
+        {"accuracy": 0.985, "forgetting": 1e-4, "free": PLENTY},
+        {"accuracy": 0.985, "free": (600, 100)},
+        {"accuracy": 0.985},
+    ],
+    ids=["accuracy", "forgetting", "free neurons", "no free neurons recorded"],
+)
+def test_the_exit_code_is_1_where_a_goal_is_missed(
+    clbench: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path, bad: dict[str, Any]
+) -> None:
+    write_run(runs, own_run("psp", 0, 0.98))
+    assert clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs).code == 0
+    write_run(runs, own_run("clnp", **bad))
+    outcome = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    assert (outcome.code, outcome.err) == (1, "")
+    assert "no: " in outcome.out
+
+
+def test_a_modified_run_changes_neither_the_table_nor_the_exit_code(
+    clbench: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    write_run(runs, own_run("psp", 0, 0.98))
+    before = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    write_run(runs, own_run("psp", 1, 0.1, modified=True, overrides={"epochs": 1}))
+    after = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    assert vars(after) == vars(before)
+    assert after.code == 0
+
+
+def test_what_is_no_folder_of_runs_is_refused_in_one_sentence(
+    clbench: Any, assert_refused: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    command = ["verify", "--suite", SUITE, "--runs", runs]
+    assert_refused(clbench(tmp_path, *command), f"there is no folder {runs}", "clbench-runs")
+    runs.mkdir()
+    assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'", "clbench run")
+    write_run(runs, own_run("psp", suite="rotated-mnist"))
+    assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'")
+    assert list(tmp_path.iterdir()) == [runs]
+
+
+def cut(path: Path) -> None:
+    path.write_text(path.read_text()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", cut),
+        ("status.json", cut),
+        ("tasks.csv", cut),
+        ("capacity.csv", cut),
+        ("tasks.csv", Path.unlink),
+        ("environment.txt", Path.unlink),
+        ("accuracy_matrix.csv", lambda path: path.write_text(path.read_text().replace("0.985", "9.85"))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_run_is_refused_by_the_name_of_its_file(
+    clbench: Any,
+    assert_refused: Any,
+    own_run: MakeRun,
+    write_run: Any,
+    tmp_path: Path,
+    runs: Path,
+    name: str,
+    damage: Callable[[Path], object],
+) -> None:
+    write_run(runs, own_run("psp", 0, 0.98))
+    folder = write_run(runs, own_run("clnp", 0, 0.985, free=PLENTY))
+    damage(folder / name)
+    assert_refused(clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs), str(folder / name))
+
+
+def test_a_set_aside_attempt_is_no_run(
+    clbench: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    folder = write_run(runs, own_run("psp", 0, 0.1))
+    folder.rename(runs / f"{folder.name}.unfinished-20250101T000000Z")
+    write_run(runs, own_run("psp", 0, 0.98))
+    outcome = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    assert (outcome.code, outcome.out.count("psp")) == (0, 1)
+
+
+def test_without_a_folder_it_is_the_store_that_is_verified(clbench: Any, assert_refused: Any, place: Path) -> None:
+    outcome = clbench(place, "verify", "--suite", SUITE)
+    assert_refused(outcome, f"the MLflow store sqlite:///{place / 'mlflow.db'} holds no run of the suite '{SUITE}'")
+
+
+def test_an_unknown_suite_is_refused(clbench: Any, assert_refused: Any, tmp_path: Path, runs: Path) -> None:
+    assert_refused(clbench(tmp_path, "verify", "--suite", "mnist", "--runs", runs), "unknown suite 'mnist'")
+
+
+def test_a_report_is_made_from_folders_alone(
+    clbench: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    write_run(runs, own_run("psp", 0, 0.98))
+    outcome = clbench(tmp_path, "report", "--suite", SUITE, "--runs", runs)
+    assert (outcome.code, outcome.err) == (0, "")
+    reports = tmp_path / "clbench-reports"
+    assert "98.00" in (reports / f"{SUITE}.html").read_text()
+    assert (reports / f"{SUITE}.pdf").read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clbench-reports", "my runs"]
