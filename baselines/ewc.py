@@ -85,19 +85,13 @@ class EWCPlugin(SupervisedPlugin):
         self.fisher: dict[str, Tensor] = {}  # sum of F over tasks, by parameter, shaped like it
         self.fisher_anchor: dict[str, Tensor] = {}  # sum of F theta*
 
+    @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the penalty's gradient to the task's."""
-        if not self.fisher:
-            return
-        names, grads, weights = [], [], []
         for name, parameter in strategy.model.named_parameters():
             if name in self.fisher and parameter.grad is not None:
-                names.append(name)
-                grads.append(parameter.grad)
-                weights.append(parameter.detach())
-        pull = torch._foreach_mul([self.fisher[name] for name in names], weights)
-        torch._foreach_sub_(pull, [self.fisher_anchor[name] for name in names])
-        torch._foreach_add_(grads, pull, alpha=self.strength)
+                parameter.grad.addcmul_(self.fisher[name], parameter, value=self.strength)
+                parameter.grad.sub_(self.fisher_anchor[name], alpha=self.strength)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Measures the Fisher at the weights just learned and merges it."""

@@ -57,12 +57,13 @@ class MASPlugin(SupervisedPlugin):
         self.importance: dict[str, Tensor] = {}  # Omega, by parameter, shaped like it
         self.reference: dict[str, Tensor] = {}  # theta*
 
+    @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the penalty's gradient to the task's."""
         for name, parameter in strategy.model.named_parameters():
             if name in self.importance and parameter.grad is not None:
-                pull = parameter.detach() - self.reference[name]
-                parameter.grad.addcmul_(pull, self.importance[name], value=2 * self.strength)
+                parameter.grad.addcmul_(self.importance[name], parameter, value=2 * self.strength)
+                parameter.grad.addcmul_(self.importance[name], self.reference[name], value=-2 * self.strength)
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:

@@ -68,30 +68,33 @@ class SIPlugin(SupervisedPlugin):
                 self.reference[name] = parameter.detach().clone()
         self._path = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         self._before = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
-        self._gradient = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
+        self._total = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
+        self._gradient: dict[str, Tensor] = {}  # of the task's loss, in the step at hand
 
+    @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Keeps the task's gradient and the weights, then adds the penalty's gradient."""
-        parameters = {n: p for n, p in strategy.model.named_parameters() if p.grad is not None}
-        names = list(parameters)
-        weights = [parameter.detach() for parameter in parameters.values()]
-        grads = [parameter.grad for parameter in parameters.values()]
-        torch._foreach_copy_(_listed(self._before, names), weights)
-        torch._foreach_copy_(_listed(self._gradient, names), grads)
-        pull = torch._foreach_sub(weights, _listed(self.reference, names))
-        torch._foreach_mul_(pull, _listed(self.importance, names))
-        torch._foreach_add_(grads, pull, alpha=2 * self.strength)
-        self._moved = names
+        # Everything lands in tensors that exist already: allocating as much as the weights in every step would
+        # take longer than the arithmetic.
+        for name, parameter in strategy.model.named_parameters():
+            if parameter.grad is None:
+                continue
+            self._gradient[name] = parameter.grad
+            self._before[name].copy_(parameter)
+            pull = torch.sub(parameter, self.reference[name], out=self._total[name])
+            parameter.grad = torch.addcmul(
+                parameter.grad, pull, self.importance[name], value=2 * self.strength, out=self._total[name]
+            )
 
+    @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Adds this step to the path integral."""
-        parameters = dict(strategy.model.named_parameters())
-        change = torch._foreach_sub(
-            [parameters[name].detach() for name in self._moved], _listed(self._before, self._moved)
-        )
-        torch._foreach_addcmul_(
-            _listed(self._path, self._moved), change, _listed(self._gradient, self._moved), value=-1
-        )
+        for name, parameter in strategy.model.named_parameters():
+            if name in self._gradient:
+                back = self._before[name].sub_(parameter)
+                self._path[name].addcmul_(back, self._gradient.pop(name))
+                # The next step's gradient is not to be written into the sum of this one.
+                parameter.grad = None
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -100,11 +103,7 @@ class SIPlugin(SupervisedPlugin):
             drift = (parameter - self.reference[name]).square_().add_(self.damping)
             self.importance[name] += (self._path[name] / drift).clamp_(min=0)
             self.reference[name].copy_(parameter)
-        del self._path, self._before, self._gradient
-
-
-def _listed(tensors: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
-    return [tensors[name] for name in names]
+        del self._path, self._before, self._total, self._gradient
 
 
 class SI(Method):
