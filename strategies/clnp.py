@@ -27,7 +27,7 @@ layer in order, by bisection over the activities, the margin shared evenly (what
 passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if validation accuracy
 falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1 norm of the free
 neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers fill up within a few
-tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` is not in the paper and is off.
+tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and `fine_tune_dropout` are not in the paper and are off.
 """
 
 import itertools
@@ -75,7 +75,9 @@ class CLNPSettings(MethodSettings):
             layers, or one for each, which shifts the claims from one layer to another. Beyond the paper.
         fine_tune_share: share of the suite's epochs that come after pruning, rounded to whole epochs; 0 is the
             paper's plain form.
-        fine_tune_rate: their learning rate, as a share of the task's.
+        fine_tune_rate: their learning rate, as a share of the task's; it falls to 0.
+        fine_tune_dropout: share of the network's inputs (pixels) that are set to 0 at random while fine-tuning.
+            Beyond the paper.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
     """
 
@@ -85,6 +87,7 @@ class CLNPSettings(MethodSettings):
     l1_activities: Strengths = [3e-3]
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
+    fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
     thresholds: Literal["per-layer", "global"] = "per-layer"
 
 
@@ -135,7 +138,8 @@ class CLNPPlugin(SupervisedPlugin):
     learned yet through the latest mask. Outside Avalanche's loops use `with plugin.task(index): model(x)`.
 
     Args:
-        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, thresholds: see `CLNPSettings`.
+        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout, thresholds: see
+            `CLNPSettings`.
         fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
         validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
             lets the plugin hold out `validation_share` of the task's training data.
@@ -156,6 +160,7 @@ class CLNPPlugin(SupervisedPlugin):
         l1_activities: float | Sequence[float] = 3e-3,
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
+        fine_tune_dropout: float = 0.0,
         thresholds: Literal["per-layer", "global"] = "per-layer",
         validation_stream: Sequence[Any] | None = None,
         validation_share: float = 0.1,
@@ -168,6 +173,7 @@ class CLNPPlugin(SupervisedPlugin):
         self.l1_activities = l1_activities
         self.fine_tune_epochs = fine_tune_epochs
         self.fine_tune_rate = fine_tune_rate
+        self.fine_tune_dropout = fine_tune_dropout
         self.thresholds = thresholds
         self.validation_stream = validation_stream
         self.validation_share = validation_share
@@ -222,6 +228,11 @@ class CLNPPlugin(SupervisedPlugin):
         self._warn_if_full()
         self._enter(strategy, [torch.ones_like(layer.active) for layer in self.layers])
         self._phase = "train"
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Drops inputs at random while fine-tuning, if asked for."""
+        if self._phase == "fine-tune" and self.fine_tune_dropout:
+            strategy.mbatch[0] = nn.functional.dropout(strategy.mb_x, self.fine_tune_dropout)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the L1 norm of the free neurons' activities, if asked for, to the loss."""
@@ -320,6 +331,7 @@ class CLNPPlugin(SupervisedPlugin):
                 l1_proximal=self.l1_proximal,
                 l1_activities=self.l1_activities,  # type: ignore[arg-type]
                 fine_tune_rate=self.fine_tune_rate,
+                fine_tune_dropout=self.fine_tune_dropout,
                 thresholds=self.thresholds,
             )
         except ValidationError as error:
@@ -777,6 +789,7 @@ class CLNP(Method):
             l1_activities=s.l1_activities,
             fine_tune_epochs=s.epochs - self.training_epochs(),
             fine_tune_rate=s.fine_tune_rate,
+            fine_tune_dropout=s.fine_tune_dropout,
             thresholds=s.thresholds,
             validation_stream=_ValidationStream(self.workplace.stream, self.workplace.device),
             seed=self.workplace.seeds.derive("clnp"),

@@ -351,9 +351,37 @@ def test_fine_tuning_that_costs_accuracy_is_undone(make_method, make_workplace):
         assert torch.equal(parameter, unharmed)
 
 
+def test_inputs_are_dropped_while_fine_tuning_and_at_no_other_time(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE, fine_tune_dropout=0.5)
+    seen = {"train": [], "fine-tune": [], "idle": []}
+    first = next(module for module in method.model.modules() if isinstance(module, nn.Linear))
+    first.register_forward_pre_hook(lambda _, args: seen[method.clnp._phase].append(args[0].clone()))
+    task = workplace.stream.tasks[0]
+    method.learn(task)
+    # Rows as they come, however they were shuffled.
+    images = {tuple(row) for row in task.train.tensors()[0].flatten(1).tolist()}
+    assert all(tuple(row) in images for batch in seen["train"] for row in batch.tolist())
+    assert seen["idle"]
+    dropped = torch.cat(seen["fine-tune"])
+    assert not images & {tuple(row) for row in dropped.tolist()}
+    pixels = torch.cat(seen["train"])
+    share_kept = (dropped != 0).float().mean() / (pixels != 0).float().mean()
+    assert share_kept == pytest.approx(0.5, abs=0.02)
+    # What is left is scaled up, so that the mean of an input stays as it was.
+    assert dropped.mean() == pytest.approx(float(pixels.mean()), rel=0.05)
+
+
 @pytest.mark.parametrize(
     "nonsense",
-    [{"margin": -1.0}, {"thresholds": "each"}, {"fine_tune_epochs": -1}, {"validation_share": 0.0}, {"l1_weights": 2}],
+    [
+        {"margin": -1.0},
+        {"thresholds": "each"},
+        {"fine_tune_epochs": -1},
+        {"validation_share": 0.0},
+        {"l1_weights": 2},
+        {"fine_tune_dropout": 1.0},
+    ],
     ids=str,
 )
 def test_arguments_that_make_no_sense_are_refused_by_name(nonsense, make_workplace):
