@@ -61,6 +61,9 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings
 # What a shell reports for a program that Ctrl-C ended.
 _INTERRUPTED = 130
 
+# Between two looks at a run that another process trains.
+_SECONDS_TO_WAIT = 1.0
+
 
 def _show_version(value: bool) -> None:
     if value:
@@ -141,7 +144,8 @@ def run_command(
 ) -> None:
     """Train every method with every seed on a suite, record it, and report.
 
-    Runs that are recorded already are not repeated. Ctrl-C stops after the batch; the same command goes on.
+    Runs that are recorded already are not repeated, unfinished ones go on after the last task they learned. Ctrl-C
+    stops after the batch; the same command goes on. The same command started several times shares the work.
     """
     from clbench.records import check_writable
     from clbench.screen import Screen
@@ -210,7 +214,11 @@ def _run_all(
     tracker: "Tracker",
     screen: "Screen",
 ) -> str:
-    """Runs the grid; `finished`, `failed` if some run failed, `stopped` after Ctrl-C."""
+    """Runs the grid; `finished`, `failed` if some run failed, `stopped` after Ctrl-C.
+
+    Runs that another process is training are left to it; when nothing else is to do, we wait for them, and take over
+    what such a process leaves unfinished.
+    """
     from clbench.records import RunFolder
 
     stop = threading.Event()
@@ -218,13 +226,24 @@ def _run_all(
     with _stopping_on_signals(stop):
         screen.begin(specs, specs[0].suite.n_tasks)
         try:
-            for spec in specs:
-                folder = RunFolder(output, spec.run_id)
-                status = _run_one(spec, images, device, folder, tracker, screen, stop)
-                if status == "stopped":
-                    return "stopped"
-                if status == "failed":
-                    outcome = "failed"
+            waiting, patience = specs, 0.0
+            while waiting:
+                elsewhere = []
+                for spec in waiting:
+                    folder = RunFolder(output, spec.run_id)
+                    with folder.lease(patience) as is_ours:
+                        if not is_ours:
+                            elsewhere.append(spec)
+                            status = "stopped" if stop.is_set() else "elsewhere"
+                        else:
+                            status = _run_one(spec, images, device, folder, tracker, screen, stop)
+                    if status == "stopped":
+                        return "stopped"
+                    if status == "failed":
+                        outcome = "failed"
+                if elsewhere and patience == 0:
+                    screen.say(f"{len(elsewhere)} of the runs are being trained by another process; waiting for it")
+                waiting, patience = elsewhere, _SECONDS_TO_WAIT
         finally:
             screen.end()
     return outcome
@@ -260,6 +279,7 @@ def _run_one(
 
     try:
         if folder.status == "finished":
+            folder.discard_checkpoint()
             if not tracker.has(spec.run_id):
                 tracker.restore(folder)
             screen.run_ended(spec, "recorded before")
@@ -315,7 +335,7 @@ def _finish(
 ) -> None:
     """Summary, report, and how to go on; then the exit code."""
     if outcome == "stopped":
-        screen.warn("stopped; whole runs are recorded. The same command goes on: finished runs are not repeated")
+        screen.warn("stopped; whole tasks are recorded. The same command goes on after them")
         raise SystemExit(_INTERRUPTED)
     if tracker.is_behind:
         screen.warn("no report was made, because MLflow lacks some of the runs; they are in " + str(output))
@@ -577,8 +597,11 @@ def _device(given: str) -> Any:
     return device
 
 
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 class _stopping_on_signals:
-    """Within, the first Ctrl-C or SIGTERM sets the event; a second one interrupts at once."""
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP sets the event; a second one interrupts at once."""
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
@@ -589,7 +612,7 @@ class _stopping_on_signals:
                 raise KeyboardInterrupt
             self.stop.set()
 
-        self._before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, handle) for number in _STOPPING}
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

@@ -9,7 +9,10 @@ always lands in the same folder.
     accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
     tasks.csv             per task: seconds, images per second, memory
     capacity.csv          per task and layer: neurons, free, new, reused, threshold, margin_spent (where it applies)
-    status.json           running, finished, stopped or failed; when; and why
+    status.json           running, finished, stopped or failed; when; why; and the SHA-256 of what was learned
+    checkpoint.pt         while it is not finished: the state after the last task learned (`checkpoint.py`)
+
+Whoever trains a run holds its lease, a lock that ends with the process that holds it, however that ends.
 """
 
 import hashlib
@@ -18,11 +21,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from clbench.errors import RecordError
 
@@ -113,6 +119,32 @@ class RunFolder:
 
     def __init__(self, root: Path, run_id: str) -> None:
         self.path = root / run_id
+        self.checkpoint = self.path / "checkpoint.pt"
+        self._lock = FileLock(root / ".leases" / f"{run_id}.lock")
+
+    @contextmanager
+    def lease(self, patience: float = 0.0) -> Iterator[bool]:
+        """Within, this process alone works on the run, if the value is True; else another process does.
+
+        Args:
+            patience: seconds to wait for the other process.
+        """
+        try:
+            self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=patience)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise RecordError(f"the lock {self._lock_file} cannot be taken ({error.strerror})") from None
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
+    @property
+    def _lock_file(self) -> Path:
+        return Path(self._lock.lock_file)
 
     @property
     def status(self) -> str:
@@ -143,16 +175,54 @@ class RunFolder:
                 f"the run folder {self.path} cannot be created ({error.strerror}); "
                 "give a folder you may write to with --output"
             ) from None
-        self._started = now()
+        self._started, self._resumed = now(), []
         self.write("config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.write("environment.txt", environment)
         self.set_status("running")
 
-    def set_status(self, status: str, reason: str = "") -> None:
-        """Records how the run stands; `reason` is one sentence for `failed` and `stopped`."""
-        ended = "" if status == "running" else now()
-        content = {"status": status, "started": self._started, "ended": ended, "reason": reason}
+    def config(self) -> dict[str, Any]:
+        """What config.json of an earlier attempt says."""
+        return self._read_object("config.json")
+
+    def resume(self) -> None:
+        """Goes on with what an earlier attempt left; status.json keeps when, for all attempts."""
+        before = self._read_object("status.json")
+        for leftover in self.path.glob(".*"):
+            # A file that was being written when the process was killed.
+            leftover.unlink()
+        self._started = str(before.get("started", ""))
+        self._resumed = [*before.get("resumed", []), now()]
+        self.set_status("running")
+
+    def set_status(self, status: str, reason: str = "", weights_sha256: str = "") -> None:
+        """Records how the run stands.
+
+        Args:
+            status: see `RecordedRun`.
+            reason: one sentence for `failed` and `stopped`.
+            weights_sha256: of what was learned, for `finished` (`checkpoint.weights_digest`).
+        """
+        content: dict[str, Any] = {"status": status, "started": self._started}
+        content["ended"] = "" if status == "running" else now()
+        content["reason"] = reason
+        if self._resumed:
+            content["resumed"] = self._resumed
+        if weights_sha256:
+            content["weights_sha256"] = weights_sha256
         self.write("status.json", json.dumps(content, indent=2) + "\n")
+
+    def discard_checkpoint(self) -> None:
+        """Removes the checkpoint of a run that needs it no more."""
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _read_object(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{self.path / name} cannot be read ({error})") from None
+        if not isinstance(content, dict):
+            raise RecordError(f"{self.path / name} is not a record that clbench wrote")
+        return content
 
     def write_tables(self, matrix: "Matrix", tasks: list[dict[str, Any]], capacity: list[dict[str, Any]]) -> None:
         """Writes the three tables as they stand after the last task learned."""

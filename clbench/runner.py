@@ -2,6 +2,7 @@
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from clbench import metrics
+from clbench.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from clbench.data import ImageSet
-from clbench.errors import ClbenchError, Interrupted
+from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError
 from clbench.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
 from clbench.methods import EVALUATION_BATCH, Method, Workplace, find_method
 from clbench.provenance import environment_text
@@ -38,6 +40,15 @@ class RunResult:
     matrix: metrics.Matrix
     tasks: list[dict[str, Any]] = field(default_factory=list)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "RunResult":
+        """What `state` was made of."""
+        return cls(state["matrix"].numpy(), list(state["tasks"]), list(state["capacity"]))
+
+    def state(self) -> dict[str, Any]:
+        """Everything in it, as a checkpoint takes it."""
+        return {"matrix": torch.from_numpy(self.matrix), "tasks": self.tasks, "capacity": self.capacity}
 
     @property
     def learned(self) -> int:
@@ -69,6 +80,8 @@ def train(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
     split: Literal["test", "validation"] = "test",
+    saved: Mapping[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> Method:
     """Trains one method on one suite with one seed and measures it after every task.
 
@@ -80,6 +93,8 @@ def train(
         on_progress: called after every batch.
         should_stop: asked after every batch.
         split: the images that accuracy is measured on; a search for hyper-parameters must not see the test images.
+        saved: the state to go on from, as an interrupted run handed it to `save`; bit for bit as if uninterrupted.
+        save: called with the state after every task, before `on_task`.
 
     Returns:
         The trained method.
@@ -99,10 +114,16 @@ def train(
     method.prepare(observers=[watch])
 
     n_tasks = len(stream.tasks)
-    result = RunResult(np.full((n_tasks + 1, n_tasks), np.nan))
-    measure(method, stream.tasks, 0, result.matrix)
+    if saved is None:
+        result = RunResult(np.full((n_tasks + 1, n_tasks), np.nan))
+        measure(method, stream.tasks, 0, result.matrix)
+    else:
+        result = RunResult.from_state(saved["result"])
+        method.load_state_dict(saved["method"])
+        progress.images_trained = images_to_train(method, stream.tasks[: result.learned])
+        progress.seconds = sum(row["train_seconds"] for row in result.tasks)
     on_task(result)
-    for task in stream.tasks:
+    for task in stream.tasks[result.learned :]:
         progress.task = task.index + 1
         progress.images = 0
         progress.images_per_task = images_to_train(method, [task])
@@ -123,6 +144,7 @@ def train(
             }
         )
         result.capacity += method.capacity()
+        save({"method": method.state_dict(), "result": result.state()})
         on_task(result)
     return method
 
@@ -171,22 +193,34 @@ def execute(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Trains a run and writes its folder: tables after every task, and how it ended whatever happens.
+    """Trains a run and writes its folder: a checkpoint and the tables after every task, and how it ended.
+
+    An attempt that ended early goes on after the last task it learned, if nothing has changed since; otherwise a
+    warning says what, and the run begins anew.
 
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
-    folder.begin(config, environment_text())
-    # A run that fails before anything was measured leaves whole, empty tables.
-    n_tasks = spec.suite.n_tasks
-    folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
+    saved = _resumable(folder, config)
+    if saved is None:
+        folder.begin(config, environment_text())
+        # A run that fails before anything was measured leaves whole, empty tables.
+        n_tasks = spec.suite.n_tasks
+        folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
+    else:
+        folder.resume()
 
     def record(result: RunResult) -> None:
         folder.write_tables(result.matrix, result.tasks, result.capacity)
         on_task(result)
 
+    def save(state: dict[str, Any]) -> None:
+        save_checkpoint(folder.checkpoint, state)
+
     try:
-        train(spec, images, device, record, on_progress, should_stop)
+        method = train(spec, images, device, record, on_progress, should_stop, saved=saved, save=save)
+        learned = {**method.state_dict()["model"], **method.extra_state()}
+        folder.set_status("finished", weights_sha256=weights_digest(learned))
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         reason = "stopped by the user" if stopped else f"{type(error).__name__}: {error}"
@@ -194,4 +228,27 @@ def execute(
             folder.write("traceback.txt", traceback.format_exc())
         folder.set_status("stopped" if stopped else "failed", reason)
         raise
-    folder.set_status("finished")
+    folder.discard_checkpoint()
+
+
+# What two attempts must have in common to be one run.
+_SAME_IN_ALL_ATTEMPTS = ("versions", "git_commit", "git_dirty", "device", "device_name", "threads", "data")
+
+
+def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The checkpoint of an earlier attempt to go on from, if there is one that fits."""
+    if not folder.checkpoint.exists():
+        return None
+    try:
+        before = folder.config()
+        for key in _SAME_IN_ALL_ATTEMPTS:
+            if before.get(key) != config[key]:
+                raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
+        return load_checkpoint(folder.checkpoint)
+    except RecordError as error:
+        warnings.warn(
+            f"begins anew, and the earlier attempt is kept beside it, because it cannot go on: {error}",
+            MethodWarning,
+            stacklevel=2,
+        )
+        return None

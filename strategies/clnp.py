@@ -27,7 +27,8 @@ layer in order, by bisection over the activities, the margin shared evenly (what
 passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if validation accuracy
 falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1 norm of the free
 neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers fill up within a few
-tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and `fine_tune_dropout` are not in the paper and are off.
+tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and `fine_tune_dropout` are not in
+the paper either, and are off by default.
 """
 
 import itertools

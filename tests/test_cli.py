@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from clbench import __version__
 from clbench.baselines.joint import Joint
@@ -307,7 +308,7 @@ def test_folders_with_spaces_and_brackets_work_and_are_printed_as_they_are(run, 
     shutil.copy(place / "mlflow.db", database)
     outcome = run(place, "--output", output, "--reports", reports, "--tracking-uri", f"sqlite:///{database}")
     assert (outcome.code, outcome.err) == (0, "")
-    assert len(list(output.iterdir())) == 1
+    assert len(list(output.glob("*/status.json"))) == 1
     assert f"runs:    {output}" in outcome.out.splitlines()
     assert sum(line == f"report:  {path}" for line in outcome.out.splitlines() for path in reports.iterdir()) == 2
     assert f"compare: mlflow ui --backend-store-uri 'sqlite:///{database}'" in outcome.out.splitlines()
@@ -350,7 +351,7 @@ def test_a_finished_folder_is_never_touched(run, place):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     assert run(place, "--no-report", seeds="0-1").code == 0
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
-    assert len(list((place / "clbench-runs").iterdir())) == 2
+    assert len(list((place / "clbench-runs").glob("*/status.json"))) == 2
 
 
 # Reports and verdicts from folders
@@ -552,8 +553,7 @@ def test_a_failed_run_is_tried_again_and_the_attempt_is_kept(run, place, monkeyp
     assert run(place, "--no-report").code == 0
     (folder,) = folders(place).values()
     assert status_of(folder)["status"] == "finished"
-    (aside,) = (path for path in (place / "clbench-runs").iterdir() if path != folder)
-    assert aside.name.startswith(f"{folder.name}.unfinished-")
+    (aside,) = (place / "clbench-runs").glob(f"{folder.name}.unfinished-*")
     assert status_of(aside)["reason"] == "ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in (aside / "traceback.txt").read_text()
 
@@ -594,15 +594,20 @@ def test_a_stop_ends_the_grid_and_keeps_what_is_done(run, place, monkeypatch):
 
 
 def test_signal_handlers_are_put_back(run, place):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = [signal.getsignal(number) for number in numbers]
     assert run(place, "--no-report").code == 0
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place, number):
     # Long enough to be caught in the midst of it, short enough to be finished afterwards.
     small = ["--set", "n_tasks=8", "--set", "epochs=15", "--set", "hidden_sizes=16,16"]
+    # Another number of threads would be another run.
+    small += ["--threads", str(torch.get_num_threads())]
     arguments = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", "--no-report", *small]
     process = subprocess.Popen(
         [sys.executable, "-m", "clbench", *arguments],
@@ -623,22 +628,20 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place,
         watchdog.cancel()
     assert process.returncode == 130
     assert out.splitlines()[-1].endswith("naive seed 0: stopped")
-    assert err == (
-        "clbench: warning: stopped; whole runs are recorded. The same command goes on: finished runs are not repeated\n"
-    )
+    assert err == ("clbench: warning: stopped; whole tasks are recorded. The same command goes on after them\n")
     (folder,) = folders(place).values()
     assert status_of(folder)["status"] == "stopped"
     learned = len(read_run(folder).tasks)
     assert 1 <= learned < 8
-    stopped = {path.name: path.read_bytes() for path in folder.iterdir()}
+    first = read_run(folder).accuracy_matrix[: learned + 1]
 
     again = run(place, "--no-report", small=small)
     assert (again.code, again.err) == (0, "")
-    assert status_of(folder)["status"] == "finished"
-    (aside,) = (path for path in (place / "clbench-runs").iterdir() if path != folder)
-    assert {path.name: path.read_bytes() for path in aside.iterdir()} == stopped
-    # Starting over gives the same numbers.
-    first, second = (read_run(path).accuracy_matrix[: learned + 1] for path in (aside, folder))
-    np.testing.assert_array_equal(first, second)
+    status = status_of(folder)
+    assert status["status"] == "finished"
+    assert len(status["resumed"]) == 1
+    assert list(folders(place).values()) == [folder]
+    assert not list((place / "clbench-runs").glob("*.unfinished-*"))
+    np.testing.assert_array_equal(read_run(folder).accuracy_matrix[: learned + 1], first)
     (loaded,) = load_runs(SUITE, f"sqlite:///{place / 'mlflow.db'}")
     assert loaded.status == "finished"

@@ -1,0 +1,293 @@
+"""A run that was cut off goes on as if nothing had happened, to the bit."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import runpy
+import subprocess
+import sys
+import time
+import warnings
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from clbench.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights_digest
+from clbench.errors import Interrupted, MethodWarning, RecordError
+from clbench.methods import METHODS, find_method
+from clbench.provenance import config_of
+from clbench.records import RunFolder, read_run
+from clbench.runner import execute
+from clbench.specs import make_specs
+
+CPU = torch.device("cpu")
+SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [24, 24]}
+STATE = {"weights": torch.arange(6.0).reshape(2, 3), "step": 3, "rates": [0.1, (0.9, 0.999)], "name": "x", "none": None}
+
+
+# The file
+
+
+def test_what_is_saved_comes_back_as_it_was(tmp_path):
+    save_checkpoint(tmp_path / "c.pt", STATE)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(loaded.pop("weights"), STATE["weights"])
+    assert loaded == {key: value for key, value in STATE.items() if key != "weights"}
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    save_checkpoint(tmp_path / "c.pt", STATE)
+    before = (tmp_path / "c.pt").read_bytes()
+    with pytest.raises(RecordError, match=r"state\.inner is a <class 'object'>"):
+        save_checkpoint(tmp_path / "c.pt", {"inner": object()})
+    assert (tmp_path / "c.pt").read_bytes() == before
+    with pytest.raises(RecordError, match="cannot be written"):
+        save_checkpoint(tmp_path / "absent" / "c.pt", STATE)
+
+
+def test_any_flipped_bit_and_any_cut_is_refused_by_name(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    draw = random.Random(1)
+    damaged = [whole[: draw.randrange(len(whole))] for _ in range(50)]
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(RecordError, match=r"the checkpoint .*c\.pt "):
+            load_checkpoint(path)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_reading_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path / "c.pt", STATE)
+    for content in (pickle.dumps(Hostile()), pickle.dumps({"method": Hostile()})):
+        # Whoever can write the file can write its digest.
+        (tmp_path / "c.pt").write_bytes(f"{FORMAT} {sha256(content).hexdigest()}\n".encode() + content)
+        with pytest.raises(RecordError, match="not one that clbench wrote"):
+            load_checkpoint(tmp_path / "c.pt")
+    torch.save({"method": Hostile()}, tmp_path / "hostile.pt")
+    content = (tmp_path / "hostile.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(f"{FORMAT} {sha256(content).hexdigest()}\n".encode() + content)
+    with pytest.raises(RecordError, match="not one that clbench wrote"):
+        load_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_format_is_refused(tmp_path):
+    torch.save(STATE, tmp_path / "c.pt")
+    with pytest.raises(RecordError, match="does not begin with 'clbench checkpoint 1'"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_the_digest_of_weights_sees_every_bit_name_shape_and_type():
+    weights = {"a": torch.zeros(2, 3), "b": torch.zeros(3)}
+    digests = {
+        weights_digest(weights),
+        weights_digest({"a": torch.zeros(2, 3), "c": torch.zeros(3)}),
+        weights_digest({"a": torch.zeros(3, 2), "b": torch.zeros(3)}),
+        weights_digest({"a": torch.zeros(2, 3), "b": torch.zeros(3, dtype=torch.int32)}),
+        weights_digest({"a": torch.zeros(2, 3), "b": torch.tensor([0.0, 0.0, -0.0])}),
+        weights_digest({"a": torch.zeros(2, 3), "b": torch.tensor([0.0, 0.0, 1e-45])}),
+    }
+    assert len(digests) == 6
+    assert weights_digest(dict(reversed(weights.items()))) == weights_digest(weights)
+
+
+# The run
+
+
+@pytest.fixture
+def attempt(digits, plain):
+    """(root, method, stop after so many tasks, changes to the config) -> the run's folder after one attempt at it."""
+
+    def make(root, name="clnp", stop_after=None, **changes):
+        (spec,) = make_specs(plain, [name], [0], SMALL, digits, "float32", CPU.type)
+        folder = RunFolder(root, spec.run_id)
+
+        def on_task(result):
+            if result.learned == stop_after:
+                raise Interrupted
+
+        config = config_of(spec, find_method(name), CPU) | changes
+        try:
+            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False)
+        except Interrupted:
+            assert stop_after is not None
+        return folder
+
+    return make
+
+
+def outcome(folder):
+    """What must not depend on interruptions: accuracy, capacity, and every bit that was learned."""
+    run = read_run(folder.path)
+    status = json.loads((folder.path / "status.json").read_text())
+    assert run.status == "finished"
+    assert len(status["weights_sha256"]) == 64
+    return run.accuracy_matrix.tobytes(), run.capacity.to_csv(), status["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_stopped_after_any_task_ends_like_an_uninterrupted_one(name, attempt, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MethodWarning)
+        expected = outcome(attempt(tmp_path / "whole", name))
+        for stop_after in (1, 2, 3):
+            folder = attempt(tmp_path / "parts", name, stop_after)
+            assert folder.status == "stopped"
+        folder = attempt(tmp_path / "parts", name)
+    assert outcome(folder) == expected
+    status = json.loads((folder.path / "status.json").read_text())
+    assert len(status["resumed"]) == 3
+    assert not folder.checkpoint.exists()
+    # One folder, and nothing set aside.
+    assert [path.name for path in (tmp_path / "parts").iterdir() if path.name != ".leases"] == [folder.path.name]
+
+
+def test_what_was_learned_is_not_trained_again(attempt, tmp_path):
+    folder = attempt(tmp_path, "naive", 2)
+    before = (folder.path / "tasks.csv").read_text()
+    folder = attempt(tmp_path, "naive")
+    assert (folder.path / "tasks.csv").read_text().startswith(before)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("git_commit", "another"), ("versions", {"torch": "1.0"}), ("threads", 77), ("device", "cuda:7")]
+)
+def test_what_was_begun_under_other_conditions_begins_anew_and_is_kept(key, value, attempt, tmp_path):
+    folder = attempt(tmp_path, "naive", 1, **{key: value})
+    with pytest.warns(MethodWarning, match=f"begins anew.*its {key} was .* now"):
+        folder = attempt(tmp_path, "naive")
+    assert "resumed" not in json.loads((folder.path / "status.json").read_text())
+    (aside,) = tmp_path.glob("*.unfinished-*")
+    assert json.loads((aside / "config.json").read_text())[key] == value
+    assert read_run(aside).status == "stopped"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, tmp_path):
+    folder = attempt(tmp_path, "naive", 1)
+    content = bytearray(folder.checkpoint.read_bytes())
+    content[-100] ^= 4
+    folder.checkpoint.write_bytes(content)
+    with pytest.warns(MethodWarning, match=r"begins anew.*checkpoint\.pt is damaged"):
+        folder = attempt(tmp_path, "naive")
+    assert outcome(folder) == outcome(attempt(tmp_path / "whole", "naive"))
+
+
+def test_files_cut_off_while_being_written_are_cleared_away(attempt, tmp_path):
+    folder = attempt(tmp_path, "naive", 1)
+    (folder.path / ".checkpoint.pt.abcd").write_bytes(b"half")
+    folder = attempt(tmp_path, "naive")
+    assert not list(folder.path.glob(".*"))
+
+
+# Processes
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes in which everything is imported already, and nothing was computed yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["clbench.cli", "clbench.runner", "clbench.tracking", "mlflow", "sklearn.datasets"])
+    return context
+
+
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from clbench.records import RunFolder
+with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
+    print(is_ours, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_lease_is_held_by_one_process_and_ends_with_it(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path, "abc"], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        with RunFolder(tmp_path, "abc").lease() as is_ours:
+            assert not is_ours
+        with RunFolder(tmp_path, "another").lease() as is_ours:
+            assert is_ours
+        holder.kill()
+    with RunFolder(tmp_path, "abc").lease() as is_ours:
+        assert is_ours
+
+
+GRID = ["run", "--suite", "permuted-digits", "--seeds", "0", "--no-report", "--threads", "1"]
+GRID += ["--set", "n_tasks=4", "--set", "epochs=2", "--set", "hidden_sizes=24,24"]
+
+
+@pytest.fixture
+def command(processes):
+    """(folder, methods) -> a process that runs the grid of these methods in the folder; what it says is in said.txt."""
+
+    def start(place, methods):
+        given = {"folder": place, "arguments": [*GRID, "--methods", methods], "output": place / "said.txt"}
+        # A script, because the other process cannot import a test module.
+        script = Path(__file__).parent / "processes" / "clbench.py"
+        process = processes.Process(target=runpy.run_path, args=(str(script), given))
+        process.start()
+        return process
+
+    return start
+
+
+def outcomes(place):
+    """By method, the outcome of its run in this folder."""
+    found = {}
+    for path in place.glob("clbench-runs/*/status.json"):
+        if ".unfinished-" not in path.parent.name:
+            found[read_run(path.parent).method] = outcome(RunFolder(path.parent.parent, path.parent.name))
+    return found
+
+
+@pytest.fixture
+def killed_at_random_instants(command, make_store, tmp_path):
+    """(methods, kills) -> passes if runs killed that often end like uninterrupted ones, bit for bit."""
+
+    def check(methods, kills):
+        whole, parts = make_store(tmp_path / "whole"), make_store(tmp_path / "parts")
+        began = time.monotonic()
+        process = command(whole, methods)
+        process.join()
+        assert process.exitcode == 0, (whole / "said.txt").read_text()
+        seconds = time.monotonic() - began
+        draw = random.Random(1)
+        for _ in range(kills):
+            process = command(parts, methods)
+            # Short enough that the last kill still finds something to interrupt.
+            process.join(draw.uniform(0, 2 * seconds / kills))
+            process.kill()
+            process.join()
+        process = command(parts, methods)
+        process.join()
+        assert process.exitcode == 0, (parts / "said.txt").read_text()
+        assert outcomes(parts) == outcomes(whole)
+        assert set(outcomes(parts)) == set(methods.split(","))
+
+    return check
+
+
+def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
+    killed_at_random_instants("clnp,si", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
+    killed_at_random_instants(name, 6)
