@@ -44,6 +44,7 @@ RunsOption = Annotated[
     Path | None,
     typer.Option("--runs", help="Folder of run folders to read instead of MLflow.", show_default=False),
 ]
+OutputOption = Annotated[Path, typer.Option(help="Folder that holds a folder per run.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
@@ -132,12 +133,15 @@ def run_command(
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
     overrides: SetOption = None,
-    output: Annotated[Path, typer.Option(help="Folder that holds a folder per run.")] = Path("clbench-runs"),
+    output: OutputOption = Path("clbench-runs"),
     reports: ReportsOption = Path("clbench-reports"),
     tracking_uri: UriOption = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it costs, then stop.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
     quiet: QuietOption = False,
@@ -173,6 +177,10 @@ def run_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if deterministic:
+        # cuBLAS needs to be told before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
     place = _device(device)
     specs = make_specs(
         chosen,
@@ -191,10 +199,12 @@ def run_command(
         show_plan(screen, specs, images, place)
         return
 
+    from clbench.invocation import remember
     from clbench.tracking import Tracker
     from clbench.tracking import tracking_uri as resolve_uri
 
     uri = resolve_uri(tracking_uri)
+    remember(output, sys.argv[1:])
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn)
     tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]), len(specs))
@@ -353,6 +363,30 @@ def _finish(
     if outcome == "failed":
         screen.warn("some runs failed, for the reasons above; the same command tries them again")
         raise SystemExit(1)
+
+
+@app.command("status")
+def status_command(output: OutputOption = Path("clbench-runs")) -> None:
+    """Show every recorded run and how it stands."""
+    from clbench.invocation import standings, status_table
+    from clbench.screen import Screen
+
+    found = standings(output)
+    if not found:
+        raise RecordError(f"{output} holds no runs; give the folder that does with --output")
+    Screen(quiet=False).show(status_table(found))
+
+
+@app.command("resume")
+def resume_command(output: OutputOption = Path("clbench-runs")) -> None:
+    """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
+    from clbench.invocation import last_invocation
+
+    arguments, folder = last_invocation(output)
+    os.chdir(folder)
+    sys.argv = [sys.argv[0], *arguments]
+    print(shlex.join(["clbench", *arguments]), flush=True)
+    app(arguments, prog_name="clbench")
 
 
 @app.command("report")

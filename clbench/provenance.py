@@ -50,6 +50,7 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device")
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "data": dict(spec.data),
         "versions": package_versions(),
         "git_commit": commit,

@@ -232,7 +232,16 @@ def execute(
 
 
 # What two attempts must have in common to be one run.
-_SAME_IN_ALL_ATTEMPTS = ("versions", "git_commit", "git_dirty", "device", "device_name", "threads", "data")
+_SAME_IN_ALL_ATTEMPTS = (
+    "versions",
+    "git_commit",
+    "git_dirty",
+    "device",
+    "device_name",
+    "threads",
+    "deterministic",
+    "data",
+)
 
 
 def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any] | None:

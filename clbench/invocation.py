@@ -1,0 +1,102 @@
+"""What was asked for last, and how far it got: behind `clbench resume` and `clbench status`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import RecordError
+from clbench.records import RunFolder, read_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LAST = ".last-invocation.json"
+
+
+def remember(root: Path, arguments: list[str]) -> None:
+    """Keeps the arguments of a `clbench run`, and the folder that it works in, beside the runs."""
+    content = {"arguments": arguments, "folder": str(Path.cwd())}
+    (root / _LAST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def last_invocation(root: Path) -> tuple[list[str], Path]:
+    """Arguments and working folder of the last `clbench run` that put its runs there.
+
+    Raises:
+        RecordError: if there was none, or what was kept of it is not a `clbench run`.
+    """
+    path = root / _LAST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        arguments, folder = content["arguments"], Path(content["folder"])
+        if not all(isinstance(item, str) for item in arguments) or arguments[0] != "run":
+            raise ValueError("it is no clbench run")
+    except FileNotFoundError:
+        raise RecordError(f"nothing was run yet with its runs in {root}; start with clbench run") from None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise RecordError(f"{path} cannot be used ({error}); give the clbench run command again") from None
+    if not folder.is_dir():
+        raise RecordError(f"the last clbench run worked in {folder}, which is not there any more; give it again")
+    return arguments, folder
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands.
+
+    Attributes:
+        run_id, suite, method, seed: which run.
+        status: `finished`, `failed` or `stopped`, as recorded; `running` while a process works on it, `cut off` if
+            that process is gone; `damaged` if its files cannot be read.
+        learned, n_tasks: tasks learned so far, of how many.
+        detail: the reason, where there is one.
+    """
+
+    run_id: str
+    suite: str
+    method: str
+    seed: str
+    status: str
+    learned: int
+    n_tasks: int
+    detail: str
+
+
+def standings(root: Path) -> list[Standing]:
+    """Every run below a folder of run folders, by suite, method and seed; attempts set aside do not count."""
+    found = []
+    for path in root.glob("*/status.json"):
+        if ".unfinished-" not in path.parent.name:
+            found.append(_standing(root, path.parent))
+    return sorted(found, key=lambda item: (item.suite, item.method, item.seed, item.run_id))
+
+
+def _standing(root: Path, path: Path) -> Standing:
+    try:
+        run = read_run(path)
+    except RecordError as error:
+        return Standing(path.name, "", "", "", "damaged", 0, 0, str(error))
+    status = run.status
+    if status == "running":
+        with RunFolder(root, path.name).lease() as is_free:
+            status = "cut off" if is_free else "running"
+    n_tasks = run.accuracy_matrix.shape[1]
+    return Standing(path.name, run.suite, run.method, str(run.seed), status, len(run.tasks), n_tasks, run.reason)
+
+
+def status_table(found: list[Standing]) -> "Table":
+    """The standings as a table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run id", no_wrap=True, min_width=16)
+    for name in ("suite", "method", "seed", "tasks", "status", ""):
+        table.add_column(name, justify="right" if name in ("seed", "tasks") else "left")
+    for item in found:
+        tasks = f"{item.learned}/{item.n_tasks}" if item.n_tasks else ""
+        row: list[Any] = [item.run_id, item.suite, item.method, item.seed, tasks, item.status, item.detail]
+        # Text, not str: a name like [red] is a name, not markup.
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,94 @@
+"""What `clbench status` shows and what `clbench resume` goes on with."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from clbench.errors import RecordError
+from clbench.invocation import last_invocation, remember, standings
+from clbench.records import RunFolder
+
+
+def test_the_last_invocation_is_remembered_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    remember(tmp_path, ["run", "--suite", "a b"])
+    remember(tmp_path, ["run", "--suite", "c"])
+    assert last_invocation(tmp_path) == (["run", "--suite", "c"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "nothing was run yet"),
+        ("{", "cannot be used"),
+        ("[]", "cannot be used"),
+        ('{"arguments": ["report"], "folder": "/"}', "it is no clbench run"),
+        ('{"arguments": [], "folder": "/"}', "cannot be used"),
+        ('{"arguments": ["run", 3], "folder": "/"}', "it is no clbench run"),
+        ('{"arguments": ["run"], "folder": "/not/there"}', "which is not there any more"),
+    ],
+)
+def test_what_is_no_invocation_is_refused(content, said, tmp_path):
+    if content is not None:
+        (tmp_path / ".last-invocation.json").write_text(content)
+    with pytest.raises(RecordError, match=said):
+        last_invocation(tmp_path)
+
+
+def test_every_run_is_shown_as_it_stands(recorded_run, write_run, tmp_path):
+    write_run(tmp_path, recorded_run("naive", 0))
+    for seed, status in ((1, "failed"), (2, "stopped"), (3, "running"), (4, "running")):
+        path = write_run(tmp_path, recorded_run("naive", seed))
+        RunFolder(tmp_path, path.name)  # as another process would
+        content = json.loads((path / "status.json").read_text()) | {"status": status, "reason": f"because {seed}"}
+        (path / "status.json").write_text(json.dumps(content))
+    broken = write_run(tmp_path, recorded_run("ewc", 0))
+    (broken / "config.json").write_text("{")
+    with RunFolder(tmp_path, "nai4").lease() as is_ours:
+        assert is_ours
+        found = {item.run_id: item for item in standings(tmp_path)}
+    assert {run_id: item.status for run_id, item in found.items()} == {
+        "nai0": "finished",
+        "nai1": "failed",
+        "nai2": "stopped",
+        "nai3": "cut off",
+        "nai4": "running",
+        "ewc0": "damaged",
+    }
+    assert (found["nai1"].learned, found["nai1"].n_tasks, found["nai1"].detail) == (2, 2, "because 1")
+    assert str(broken / "config.json") in found["ewc0"].detail
+
+
+def test_status_shows_a_row_per_run(clbench, run, place):
+    assert run(place, "--no-report", seeds="0-1").code == 0
+    outcome = clbench(place, "status")
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = outcome.out.splitlines()[1:]
+    assert [row.split()[1:] for row in rows] == [
+        ["permuted-digits", "naive", seed, "2/2", "finished"] for seed in ("0", "1")
+    ]
+
+
+def test_status_of_a_folder_without_runs_is_refused(clbench, assert_refused, tmp_path):
+    assert_refused(clbench(tmp_path, "status"), "clbench-runs holds no runs", "--output")
+
+
+def test_resume_gives_the_last_command_again_where_it_was_given(clbench, run, place, tmp_path):
+    assert run(place, "--no-report").code == 0
+    (folder,) = (path.parent for path in place.glob("clbench-runs/*/status.json"))
+    config = json.loads((folder / "config.json").read_text())
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    here, argv = os.getcwd(), sys.argv
+    try:
+        outcome = clbench(tmp_path, "resume", "--output", place / "clbench-runs")
+    finally:
+        os.chdir(here)
+        sys.argv = argv
+    assert (outcome.code, outcome.err) == (0, "")
+    again = json.loads((folder / "config.json").read_text())
+    assert again["command"] == config["command"]
+    assert outcome.out.startswith(config["command"])
