@@ -116,7 +116,7 @@ def _setting(value: Any) -> str:
     """A setting as `--set` takes it."""
     if isinstance(value, tuple | list):
         return str(value[0]) if len(value) == 1 else ",".join(map(str, value))
-    return "none" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @app.command("run")

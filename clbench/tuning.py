@@ -57,7 +57,7 @@ class Grid(BaseModel):
         trials: by method, the settings of each trial; every method has as many.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     suite: str
     n_tasks: int = Field(ge=1)
