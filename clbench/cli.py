@@ -3,6 +3,7 @@
 The only module that imports everything, and it does so inside the commands: `clbench --help` answers at once.
 """
 
+import io
 import os
 import shlex
 import signal
@@ -119,7 +120,7 @@ def _setting(value: Any) -> str:
     """A setting as `--set` takes it."""
     if isinstance(value, tuple | list):
         return str(value[0]) if len(value) == 1 else ",".join(map(str, value))
-    return "none" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @app.command("run")
@@ -200,6 +201,7 @@ def run_command(
         return
 
     from clbench.invocation import remember
+    from clbench.provenance import command_line
     from clbench.tracking import Tracker
     from clbench.tracking import tracking_uri as resolve_uri
 
@@ -207,7 +209,7 @@ def run_command(
     remember(output, sys.argv[1:])
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn)
-    tracker.begin(chosen.name, shlex.join(["clbench", *sys.argv[1:]]), len(specs))
+    tracker.begin(chosen.name, command_line(), len(specs))
     outcome = "failed"
     try:
         outcome = _run_all(specs, images, place, output, tracker, screen)
@@ -427,6 +429,28 @@ def verify_command(
     if found.not_recorded:
         screen.show(f"not recorded: {', '.join(found.not_recorded)}")
     if not found.holds:
+        raise SystemExit(1)
+
+
+@app.command("verify-run")
+def verify_run_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Run folders, or folders of run folders.")],
+) -> None:
+    """Check recorded runs: their digests, their ids, their tables; recompute every metric. Nothing is trained.
+
+    A line per run, with the seal that the report prints beside it; exit code 1 if one does not hold.
+    """
+    from clbench.audit import audit, run_folders
+    from clbench.screen import Screen
+
+    screen = Screen(quiet=False)
+    all_hold = True
+    # All paths first: a slip of the pen in the last should not show after the others' lines.
+    for folder in [folder for path in paths for folder in run_folders(path)]:
+        finding = audit(folder)
+        screen.show(finding.line)
+        all_hold = all_hold and finding.holds
+    if not all_hold:
         raise SystemExit(1)
 
 
@@ -657,6 +681,10 @@ def main() -> None:
     """The `clbench` command."""
     # Avalanche imports it for a method that clbench does not have; what it misses is no concern of the user.
     warnings.filterwarnings("ignore", message="no QP solver found", category=UserWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A folder's name may hold what this terminal cannot show; that is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="clbench")
     except ClbenchError as error:

@@ -260,7 +260,11 @@ def _damaged(path: Path, what: str) -> DataError:
 def _read_digits() -> tuple[_Part, _Part, tuple[str, ...]]:
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    try:
+        data = load_digits()
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"scikit-learn's digits cannot be read ({said}); install scikit-learn anew") from None
     images = np.rint(data.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
     labels = data.target.astype(np.int64)
     # RandomState, because numpy promises its stream for ever; the split must not move with an upgrade.

@@ -64,7 +64,8 @@ class MethodSettings(BaseModel):
         reset_optimizer: whether a new task starts with a new optimiser state.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict, so that nothing given is recorded as something else: true is no learning rate of 1.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     optimizer: Optimizer | None = None
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)

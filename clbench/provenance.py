@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -55,8 +56,29 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device")
         "versions": package_versions(),
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": shlex.join(["clbench", *sys.argv[1:]]),
+        "command": command_line(),
         "host": socket.gethostname(),
+    }
+
+
+def command_line() -> str:
+    """The command that runs, for a shell; bytes of it that are no text are written as escapes."""
+    return shlex.join(["clbench", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
+
+
+def recorded_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run, whose hash is its id (`RunSpec.identity`), as its config.json holds it.
+
+    Raises:
+        KeyError, TypeError, AttributeError: if config.json lacks a part of it.
+    """
+    suite = config["suite_settings"]
+    return {
+        "clbench": config["versions"]["clbench"],
+        "suite_settings": {key: value for key, value in suite.items() if key not in ("title", "source")},
+        **{key: config[key] for key in ("method", "method_settings", "seed", "precision")},
+        "device": config["device"].partition(":")[0],
+        "data_sha256": config["data"]["sha256"],
     }
 
 
@@ -65,9 +87,10 @@ def package_versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            # Of clbench, the code that runs counts: an editable installation's metadata may be older.
+            found[name] = __version__ if name == "clbench" else version(name)
         except PackageNotFoundError:
-            found[name] = __version__ if name == "clbench" else "not installed"
+            found[name] = "not installed"
     return found
 
 

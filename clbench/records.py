@@ -9,10 +9,15 @@ always lands in the same folder.
     accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
     tasks.csv             per task: seconds, images per second, memory
     capacity.csv          per task and layer: neurons, free, new, reused, threshold, margin_spent (where it applies)
-    status.json           running, finished, stopped or failed; when; why; and the SHA-256 of what was learned
-    checkpoint.pt         while it is not finished: the state after the last task learned (`checkpoint.py`)
+    traceback.txt         of a run that failed for a reason that clbench does not know
+    status.json           running, finished, stopped or failed; when; why; once it has ended, the SHA-256 of each file
+                          above and of what was learned; and the seal, a SHA-256 over all of this
+    checkpoint.pt         until it is finished: the state after the last task learned (`checkpoint.py`)
 
 Whoever trains a run holds its lease, a lock that ends with the process that holds it, however that ends.
+
+The seal vouches for the whole record: whoever knows it can tell whether a bit of any file has changed since. Runs
+recorded before there were seals have none.
 """
 
 import hashlib
@@ -21,6 +26,7 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +53,10 @@ TASK_COLUMNS = (
     "extra_state_bytes",
 )
 REQUIRED_FILES = ("config.json", "environment.txt", "accuracy_matrix.csv", "tasks.csv", "status.json")
-OPTIONAL_FILES = ("capacity.csv",)
+OPTIONAL_FILES = ("capacity.csv", "traceback.txt")
+STATUSES = ("running", "finished", "stopped", "failed")
+_MOST_TASKS = 1000
+_STATUS_KEYS = ("status", "started", "ended", "reason")
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class RecordedRun:
         capacity: one row per (task, layer), columns `CAPACITY_COLUMNS`; empty for methods without units to count.
         started, ended: ISO 8601 in UTC; `ended` is empty while it runs.
         reason: why it failed or stopped, else empty.
+        seal: SHA-256 over status.json, which holds that of every other file; empty for a run recorded without.
     """
 
     run_id: str
@@ -76,6 +86,7 @@ class RecordedRun:
     started: str
     ended: str
     reason: str = ""
+    seal: str = ""
 
     @property
     def suite(self) -> str:
@@ -120,7 +131,7 @@ class RunFolder:
     def __init__(self, root: Path, run_id: str) -> None:
         self.path = root / run_id
         self.checkpoint = self.path / "checkpoint.pt"
-        self._lock = FileLock(root / ".leases" / f"{run_id}.lock")
+        self._lock_file = root / ".leases" / f"{run_id}.lock"
 
     @contextmanager
     def lease(self, patience: float = 0.0) -> Iterator[bool]:
@@ -129,9 +140,10 @@ class RunFolder:
         Args:
             patience: seconds to wait for the other process.
         """
+        lock = FileLock(self._lock_file)
         try:
             self._lock_file.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=patience)
+            lock.acquire(timeout=patience)
         except Timeout:
             yield False
             return
@@ -140,23 +152,22 @@ class RunFolder:
         try:
             yield True
         finally:
-            self._lock.release()
-
-    @property
-    def _lock_file(self) -> Path:
-        return Path(self._lock.lock_file)
+            lock.release()
 
     @property
     def status(self) -> str:
         """What status.json says, or `absent`."""
-        try:
-            return str(json.loads((self.path / "status.json").read_text(encoding="utf-8"))["status"])
-        except FileNotFoundError:
+        path = self.path / "status.json"
+        if not (path.exists() or path.is_symlink() or self.path.is_symlink()):
             return "absent"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RecordError(
-                f"{self.path / 'status.json'} cannot be read ({error}); move the folder away to run it again"
-            ) from None
+        return str(self._status()["status"])
+
+    def _status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        try:
+            return _parse_status(_content(self.path, path.name).decode())
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{path} cannot be read ({error}); move the folder away to run it again") from None
 
     def begin(self, config: Mapping[str, Any], environment: str) -> None:
         """Creates the folder. What an earlier unfinished attempt left is kept beside it, never overwritten."""
@@ -175,54 +186,60 @@ class RunFolder:
                 f"the run folder {self.path} cannot be created ({error.strerror}); "
                 "give a folder you may write to with --output"
             ) from None
-        self._started, self._resumed = now(), []
+        self._started = now()
+        self._resumed: list[str] = []
         self.write("config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.write("environment.txt", environment)
         self.set_status("running")
 
     def config(self) -> dict[str, Any]:
         """What config.json of an earlier attempt says."""
-        return self._read_object("config.json")
+        path = self.path / "config.json"
+        try:
+            config = json.loads(_content(self.path, path.name))
+            _check_config(config)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{path} is not a record that clbench wrote ({_one_line(error)})") from None
+        return dict(config)
 
     def resume(self) -> None:
         """Goes on with what an earlier attempt left; status.json keeps when, for all attempts."""
-        before = self._read_object("status.json")
+        before = self._status()
         for leftover in self.path.glob(".*"):
             # A file that was being written when the process was killed.
             leftover.unlink()
-        self._started = str(before.get("started", ""))
+        self._started = before["started"]
         self._resumed = [*before.get("resumed", []), now()]
         self.set_status("running")
 
     def set_status(self, status: str, reason: str = "", weights_sha256: str = "") -> None:
-        """Records how the run stands.
+        """Records how the run stands, and seals it.
+
+        With the end of a run come the digests of its files, so nothing may be written after that.
 
         Args:
             status: see `RecordedRun`.
             reason: one sentence for `failed` and `stopped`.
             weights_sha256: of what was learned, for `finished` (`checkpoint.weights_digest`).
         """
-        content: dict[str, Any] = {"status": status, "started": self._started}
-        content["ended"] = "" if status == "running" else now()
-        content["reason"] = reason
+        has_ended = status != "running"
+        content: dict[str, Any] = {
+            "status": status,
+            "started": self._started,
+            "ended": now() if has_ended else "",
+            "reason": reason,
+        }
         if self._resumed:
             content["resumed"] = self._resumed
         if weights_sha256:
             content["weights_sha256"] = weights_sha256
-        self.write("status.json", json.dumps(content, indent=2) + "\n")
+        # The tables of a run that goes on will change, and not all at the same instant.
+        content["sha256"] = self._digests() if has_ended else {}
+        self.write("status.json", _status_text(content))
 
     def discard_checkpoint(self) -> None:
         """Removes the checkpoint of a run that needs it no more."""
         self.checkpoint.unlink(missing_ok=True)
-
-    def _read_object(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{self.path / name} cannot be read ({error})") from None
-        if not isinstance(content, dict):
-            raise RecordError(f"{self.path / name} is not a record that clbench wrote")
-        return content
 
     def write_tables(self, matrix: "Matrix", tasks: list[dict[str, Any]], capacity: list[dict[str, Any]]) -> None:
         """Writes the three tables as they stand after the last task learned."""
@@ -255,61 +272,69 @@ class RunFolder:
             raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
 
     def files(self) -> list[Path]:
-        """The recorded files that exist, in a fixed order."""
-        return [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES) if (self.path / name).is_file()]
+        """The recorded files that exist, in a fixed order; what a symbolic link leads to is not ours to hand on."""
+        paths = [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES)]
+        return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+    def _digests(self) -> dict[str, str]:
+        recorded = [path.name for path in self.files() if path.name != "status.json"]
+        return {name: hashlib.sha256(_content(self.path, name)).hexdigest() for name in recorded}
 
 
 def read_run(folder: Path) -> RecordedRun:
     """Reads a run back from a folder that holds its files.
 
     Raises:
-        RecordError: if a file is missing or does not hold what it should, naming the file.
+        RecordError: if a file is missing, does not hold what it should, or is not the one that was recorded, naming
+            the file.
     """
     import pandas as pd
 
     from clbench.metrics import check_matrix, task_columns
 
-    def content(name: str) -> str:
-        try:
-            return (folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise _unreadable(folder / name, error) from None
-
+    name = "status.json"
     try:
+        status = _parse_status(_content(folder, name).decode())
+        contents = {}
+        for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
+            if name in REQUIRED_FILES or (folder / name).is_symlink() or (folder / name).is_file():
+                contents[name] = _content(folder, name)
+        if "seal" in status and status["status"] != "running":
+            for name in sorted((contents.keys() | status["sha256"].keys()) - {"status.json"}):
+                _check_digest(contents.get(name), status["sha256"].get(name))
         name = "config.json"
-        config = json.loads(content(name))
-        n_tasks = int(config["suite_settings"]["n_tasks"])
-        for key in ("suite", "method", "seed", "modified", "run_id"):
-            config[key]
-        name = "status.json"
-        status = json.loads(content(name))
-        standing = {key: str(status[key]) for key in ("status", "started", "ended", "reason")}
+        config = json.loads(contents[name])
+        _check_config(config)
+        n_tasks = config["suite_settings"]["n_tasks"]
         name = "accuracy_matrix.csv"
-        content(name)
-        frame = pd.read_csv(folder / name)
+        frame = _frame(contents[name])
         expected = ["tasks_learned", *task_columns(n_tasks)]
         if list(frame.columns) != expected or list(frame["tasks_learned"]) != list(range(n_tasks + 1)):
             raise ValueError(f"expected the columns {', '.join(expected)} and {n_tasks + 1} rows")
         matrix = check_matrix(frame[expected[1:]].to_numpy(dtype=float))
         name = "tasks.csv"
-        tasks = _read_table(folder / name, TASK_COLUMNS)
+        tasks = _checked_table(contents[name], TASK_COLUMNS)
         name = "capacity.csv"
         capacity = (
-            _read_table(folder / name, CAPACITY_COLUMNS)
-            if (folder / name).is_file()
+            _checked_table(contents[name], CAPACITY_COLUMNS)
+            if name in contents
             else pd.DataFrame(columns=list(CAPACITY_COLUMNS))
         )
+        name = "environment.txt"
         return RecordedRun(
-            run_id=str(config["run_id"]),
+            run_id=config["run_id"],
             config=config,
-            environment=content("environment.txt"),
+            environment=contents[name].decode(),
             accuracy_matrix=matrix,
             tasks=tasks,
             capacity=capacity,
-            **standing,
+            seal=status.get("seal", ""),
+            **{key: status[key] for key in _STATUS_KEYS},
         )
-    except (ValueError, KeyError, TypeError) as error:
-        said = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+    except UnicodeDecodeError as error:
+        raise _unreadable(folder / name, error) from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        said = f"the key {error} is missing" if isinstance(error, KeyError) else _one_line(error)
         raise RecordError(f"{folder / name} is not a record that clbench wrote ({said})") from None
 
 
@@ -325,25 +350,99 @@ def read_runs(root: Path) -> list[RecordedRun]:
     return [read_run(folder) for folder in folders if ".unfinished-" not in folder.name]
 
 
+def _content(folder: Path, name: str) -> bytes:
+    """A recorded file, which lies in the run's own folder and nowhere else."""
+    path = folder / name
+    for part in (folder, path):
+        if part.is_symlink():
+            raise RecordError(f"{part} is a symbolic link, and a run's record holds none; put what it leads to there")
+    try:
+        # Reading from a pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 def _unreadable(path: Path, error: Exception) -> RecordError:
     said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
     return RecordError(f"{path} cannot be read ({said}); move its folder away to run it again")
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _status_text(content: Mapping[str, Any]) -> str:
+    """status.json: the content with its seal, in the one form that such a content has."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    seal = hashlib.sha256(canonical.encode()).hexdigest()
+    return json.dumps({**content, "seal": seal}, indent=2) + "\n"
+
+
+def _parse_status(text: str) -> dict[str, Any]:
+    """The content of status.json, checked against its seal where it has one."""
+    content = json.loads(text)
+    standing = {key: content[key] for key in _STATUS_KEYS}
+    if not all(isinstance(value, str) for value in standing.values()):
+        raise ValueError(f"expected text for {', '.join(_STATUS_KEYS)}")
+    if standing["status"] not in STATUSES:
+        raise ValueError(f"expected a status among {', '.join(STATUSES)}, but got {standing['status']!r}")
+    if content.keys() == set(_STATUS_KEYS):
+        return standing
+    # Comparing the whole text finds a changed blank as well.
+    if text != _status_text({key: value for key, value in content.items() if key != "seal"}):
+        raise ValueError("its seal does not fit: it was changed after it was recorded")
+    if not isinstance(content["sha256"], dict):
+        raise ValueError("expected a SHA-256 for each file")
+    return dict(content)
+
+
+def _check_digest(content: bytes | None, recorded: object) -> None:
+    if content is None:
+        raise ValueError("the file is missing, or unknown to this version, but status.json has its SHA-256")
+    got = hashlib.sha256(content).hexdigest()
+    if got != recorded:
+        raise ValueError(f"its SHA-256 is {got}, but status.json has {recorded or 'none'}: it was changed")
+
+
+def _check_config(config: Any) -> None:
+    types = {"suite": str, "method": str, "seed": int, "modified": bool, "run_id": str, "suite_settings": dict}
+    found = {key: config[key] for key in types} | {"n_tasks": config["suite_settings"]["n_tasks"]}
+    for key, kind in (types | {"n_tasks": int}).items():
+        if type(found[key]) is not kind:
+            raise ValueError(f"expected {key} to be of type {kind.__name__}, but got {found[key]!r}")
+    for key in ("versions", "data", "overrides", "method_settings"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ValueError(f"expected {key} to be an object, but got {config[key]!r}")
+    for key in ("suite", "method", "run_id"):
+        # They are shown in terminals, which obey control characters, and in drawings, which may not hold any.
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") for letter in config[key]):
+            raise ValueError(f"expected {key} without control characters, but got {config[key]!r}")
+    if not 1 <= found["n_tasks"] <= _MOST_TASKS:
+        raise ValueError(f"expected n_tasks from 1 to {_MOST_TASKS}, but got {found['n_tasks']}")
+    # JSON can spell half a character, which no text file can.
+    json.dumps(config, ensure_ascii=False).encode()
+
+
+def _frame(content: bytes) -> "pd.DataFrame":
     import pandas as pd
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
+    text = content.decode()
     if not text.endswith("\n"):
         raise ValueError("its last line is cut off")
-    frame = pd.read_csv(io.StringIO(text))
+    return pd.read_csv(io.StringIO(text))
+
+
+def _checked_table(content: bytes, columns: tuple[str, ...]) -> "pd.DataFrame":
+    import numpy as np
+
+    frame = _frame(content)
     if tuple(frame.columns) != columns:
         raise ValueError(f"expected the columns {', '.join(columns)}, but got {', '.join(frame.columns)}")
     for column in columns:
-        if len(frame) and (frame[column].dtype.kind not in "iuf" or frame[column].isna().any()):
+        if len(frame) and (frame[column].dtype.kind not in "iuf" or not np.isfinite(frame[column]).all()):
             raise ValueError(f"the column {column} holds something that is no number")
     return frame
 

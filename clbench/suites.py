@@ -4,6 +4,7 @@ A suite is data. What a run does beyond it is an override (`--set`), and such a 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -42,7 +43,9 @@ class Suite(BaseModel):
         source: where the setting comes from, and what in it is our choice.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict, so that nothing given is recorded as something else: true is no learning rate of 1. But a list will do for
+    # a tuple, of which JSON has none.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str
     title: str
@@ -51,7 +54,7 @@ class Suite(BaseModel):
     n_tasks: int = Field(ge=1, le=1000, strict=True)
     classes_per_task: int | None = Field(default=None, ge=2)
     class_order: Literal["sorted", "random"] = "sorted"
-    hidden_sizes: tuple[Width, ...] = Field(min_length=1)
+    hidden_sizes: tuple[Width, ...] = Field(min_length=1, strict=False)
     head: Literal["single", "multi"]
     optimizer: Optimizer
     learning_rate: float = Field(gt=0, le=10, allow_inf_nan=False)
@@ -60,8 +63,8 @@ class Suite(BaseModel):
     epochs: int = Field(ge=1, le=100_000, strict=True)
     steps_per_epoch: int | None = Field(default=None, ge=1, strict=True)
     validation_share: float = Field(gt=0, lt=1, allow_inf_nan=False)
-    seeds: tuple[int, ...]
-    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = Field(strict=False)
+    methods: tuple[str, ...] = Field(strict=False)
     method_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     source: str
 
@@ -124,8 +127,8 @@ def _short(value: Any) -> str:
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
 
-    Values are read as JSON (numbers, true, false, lists); a comma-separated list of numbers needs no brackets;
-    anything else is a string.
+    Values are read as JSON (numbers, true, false, null, lists); a comma-separated list of numbers needs no brackets,
+    and a number no digit on both sides of its point; anything else is a string.
 
     Raises:
         SettingError: for an item without `=`, or a name given twice.
@@ -147,7 +150,11 @@ def _parse_value(text: str) -> Any:
     try:
         return json.loads(listed)
     except (ValueError, RecursionError):
-        return text
+        return float(text) if _NUMBER.fullmatch(text) else text
+
+
+# What people write for a number and JSON does not: .5, 5., +1e-3
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def find_suite(name: str) -> Suite:

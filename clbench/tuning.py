@@ -57,7 +57,7 @@ class Grid(BaseModel):
         trials: by method, the settings of each trial; every method has as many.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     suite: str
     n_tasks: int = Field(ge=1)
@@ -211,13 +211,18 @@ def _logged(log: Path) -> set[str]:
     """
     try:
         with log.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != LOG_COLUMNS:
-                raise RecordError(f"{log} is not a log of clbench tune; give another with --log, or move it away")
-            return {row["run_id"] for row in reader}
+            text = file.read()
+        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        if tuple(reader.fieldnames or ()) != LOG_COLUMNS:
+            raise RecordError(f"{log} is not a log of clbench tune; give another with --log, or move it away")
+        rows = list(reader)
+        # A row appended to half a line would be lost with it.
+        if not text.endswith("\n") or any(None in row or None in row.values() for row in rows):
+            raise RecordError(f"the log {log} has a line that was cut off or grew; mend it, or move the log away")
+        return {row["run_id"] for row in rows}
     except FileNotFoundError:
         return set()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RecordError(f"the log {log} cannot be read ({error})") from None
 
 

@@ -4,8 +4,9 @@ Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import Any
 
@@ -20,6 +21,8 @@ from clbench.reports.formatting import NOT_RECORDED, plain
 
 CONFIDENCE = 0.95
 SEEDS_FOR_INTERVAL = 3
+# What is most likely to move a number when nothing else does.
+VERSIONS_TO_MARK = ("clbench", "torch")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Group:
     Attributes:
         method: the method's name.
         label: the method's name, with a letter where it has several groups; unique in the report.
-        differs: what sets this group apart from the method's other groups; empty where it is the only one.
+        differs: what sets this group apart from the method's other groups, and the versions that set it apart from most
+            of the report; empty where nothing does.
         variant: 0 for the method's first group, 1 for the second, and so on.
         runs: one per seed, by seed.
     """
@@ -154,7 +158,7 @@ def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
             left_out.append(LeftOut(run, reason))
     groups = _labelled([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
     return Selection(
-        groups=tuple(sorted(groups, key=_by_accuracy)),
+        groups=tuple(sorted(_marked_by_version(groups), key=_by_accuracy)),
         left_out=tuple(sorted(left_out, key=lambda item: (item.run.method, item.run.seed, item.run.run_id))),
     )
 
@@ -211,6 +215,30 @@ def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
             label = f"{method} ({' '.join(marks)})" if marks else method
             groups.append(Group(method, label, _differences(runs, alike), number, runs))
     return groups
+
+
+def version_of(run: RecordedRun, package: str) -> str:
+    """The version of a package that a run was made with."""
+    return plain((run.config.get("versions") or {}).get(package))
+
+
+def usual_version(groups: Sequence[Group], package: str) -> str:
+    """The version of a package that most of the runs were made with; of two as frequent, the newest run's."""
+    runs = sorted((run for group in groups for run in group.runs), key=lambda run: (run.started, run.run_id))
+    return Counter(version_of(run, package) for run in reversed(runs)).most_common(1)[0][0]
+
+
+def _marked_by_version(groups: Sequence[Group]) -> Iterator[Group]:
+    """Says below the name of a group that it was made with another clbench or torch than most of the others."""
+    usual = {package: usual_version(groups, package) for package in VERSIONS_TO_MARK} if groups else {}
+    for group in groups:
+        marks = [group.differs] if group.differs else []
+        for package, version in usual.items():
+            others = sorted({version_of(run, package) for run in group.runs} - {version, NOT_RECORDED})
+            mark = f"{package}={' and '.join(others)}"
+            if others and mark not in group.differs.split(", "):
+                marks.append(mark)
+        yield replace(group, differs=", ".join(marks))
 
 
 def _letters(number: int) -> str:

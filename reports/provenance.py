@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from clbench.records import RecordedRun
 from clbench.reports.formatting import counted, minute, percent, plain
-from clbench.reports.groups import Group, LeftOut
+from clbench.reports.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.model import Cell, Column, Table
 
 
@@ -61,6 +61,7 @@ def _runs(groups: Sequence[Group]) -> Table:
             Column("Started (UTC)", "text", 1.1),
             Column("Ended (UTC)", "text", 1.1),
             Column("Command", "code", 3.4),
+            Column("Seal", "code", 1.9),
         ),
         tuple(
             (
@@ -71,11 +72,39 @@ def _runs(groups: Sequence[Group]) -> Table:
                 Cell(minute(run.started)),
                 Cell(minute(run.ended)),
                 Cell(plain(run.config.get("command"))),
+                Cell(run.seal[:16] or "no digests"),
             )
             for group in groups
             for run in group.runs
         ),
+        tuple(_run_notes(groups)),
     )
+
+
+def _run_notes(groups: Sequence[Group]) -> Iterable[str]:
+    """Which runs were made with another version than most, and what the seals say."""
+    runs = [run for group in groups for run in group.runs]
+    for package in VERSIONS_TO_MARK:
+        usual = usual_version(groups, package)
+        others = [
+            f"{group.label} seed {run.seed} ({version_of(run, package)})"
+            for group in groups
+            for run in group.runs
+            if version_of(run, package) != usual
+        ]
+        if others:
+            yield f"Made with another {package} than {usual}, which most runs have: {', '.join(others)}."
+    sealed = [run for run in runs if run.seal]
+    if sealed:
+        yield (
+            "Seal: the first 16 digits of a SHA-256 over the digests of all files of the run folder, which were "
+            "checked for this report; clbench verify-run prints it in full and checks more."
+        )
+    if len(sealed) < len(runs):
+        yield (
+            f"No digests: {counted(len(runs) - len(sealed), 'run')} recorded by a version that kept none, so nothing "
+            "tells whether these files were changed since."
+        )
 
 
 def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import random
 import socket
 import struct
 import subprocess
@@ -495,3 +496,95 @@ def test_a_folder_that_was_named_but_does_not_exist_is_said_and_not_created(offl
 def test_an_unknown_source_lists_the_right_ones_and_the_nearest():
     with pytest.raises(SettingError, match=r"did you mean 'fashion-mnist'\? expected one of cifar10, cifar100"):
         load_images("fashionmnist")
+
+
+# Damage
+
+
+def damages(content, seed):
+    """200 times one bit flipped, 50 times cut short."""
+    chosen = random.Random(seed)
+    for place in chosen.sample(range(8 * len(content)), min(200, 8 * len(content))):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        yield bytes(flipped)
+    for length in chosen.sample(range(len(content)), min(50, len(content))):
+        yield content[:length]
+
+
+def attempt(load):
+    """What was loaded and nothing, or None and how it was refused; anything else fails the test."""
+    try:
+        return load(), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def assert_refused_by_name(path, load):
+    """Every damage to the file is refused with its name, and afterwards it is whole again."""
+    content = path.read_bytes()
+    for damaged in damages(content, path.name):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"{path} is damaged"):
+            load()
+    path.write_bytes(content)
+    load()
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_every_damage_to_a_file_with_a_pinned_digest_is_refused_by_name(name, unpacked, root, monkeypatch):
+    digests = {name: hashlib.sha256((unpacked / name).read_bytes()).hexdigest() for name in IDX_FILES}
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["kmnist"], name="mnist", sha256=digests))
+    assert_refused_by_name(unpacked / name, lambda: load_images("mnist", root, offline=True))
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_every_damage_to_an_unpacked_file_is_refused_by_name_where_its_archive_lies_beside(
+    name, unpacked, root, archives
+):
+    for packed, content in archives.items():
+        (unpacked / packed).write_bytes(content)
+    assert_refused_by_name(unpacked / name, lambda: load_images("kmnist", root, offline=True))
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_every_damage_to_an_archive_is_refused_by_name(name, raw, root, archives):
+    for packed, content in archives.items():
+        (raw / packed).write_bytes(content)
+    assert_refused_by_name(raw / f"{name}.gz", lambda: load_images("kmnist", root, offline=True))
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_every_damage_to_a_file_of_cifar_is_refused_by_name(name, cifar100, root):
+    assert_refused_by_name(cifar100[0] / name, lambda: load_images("cifar100", root, offline=True))
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_damage_without_any_digest_is_refused_by_name_or_makes_other_data_that_no_run_is_averaged_over(
+    name, unpacked, root
+):
+    whole = load_images("kmnist", root, offline=True).sha256
+    for damaged in damages((unpacked / name).read_bytes(), name):
+        (unpacked / name).write_bytes(damaged)
+        found, said = attempt(lambda: load_images("kmnist", root, offline=True))
+        # The digest is part of a run's id and of what runs must share in a report.
+        assert name in said if found is None else found.sha256 != whole
+
+
+def test_every_damage_to_the_embedded_digits_is_refused_or_harmless(monkeypatch, tmp_path):
+    base = sys.modules["sklearn.datasets._base"]
+    files = base.resources.files
+    content = (files("sklearn.datasets.data") / "digits.csv.gz").read_bytes()
+
+    def redirected(package):
+        return tmp_path if package == "sklearn.datasets.data" else files(package)
+
+    monkeypatch.setattr(base.resources, "files", redirected)
+    refused = 0
+    # Few, because each takes as long as unpacking: nearly every bit counts in a compressed file.
+    for damaged in [*damages(content, "digits")][::5]:
+        (tmp_path / "digits.csv.gz").write_bytes(damaged)
+        found, said = attempt(lambda: load_images("digits"))
+        assert "digits" in said if found is None else found.sha256 == DIGITS_SHA256
+        refused += found is None
+    assert refused >= 40

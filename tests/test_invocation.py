@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -40,10 +41,7 @@ def test_what_is_no_invocation_is_refused(content, said, tmp_path):
 def test_every_run_is_shown_as_it_stands(recorded_run, write_run, tmp_path):
     write_run(tmp_path, recorded_run("naive", 0))
     for seed, status in ((1, "failed"), (2, "stopped"), (3, "running"), (4, "running")):
-        path = write_run(tmp_path, recorded_run("naive", seed))
-        RunFolder(tmp_path, path.name)  # as another process would
-        content = json.loads((path / "status.json").read_text()) | {"status": status, "reason": f"because {seed}"}
-        (path / "status.json").write_text(json.dumps(content))
+        write_run(tmp_path, replace(recorded_run("naive", seed), status=status, reason=f"because {seed}"))
     broken = write_run(tmp_path, recorded_run("ewc", 0))
     (broken / "config.json").write_text("{")
     with RunFolder(tmp_path, "nai4").lease() as is_ours:

@@ -73,6 +73,17 @@ def folder(tmp_path):
     return made
 
 
+@pytest.fixture
+def unsealed(folder):
+    """The same as clbench 0.1.0 recorded it, without digests: what it holds must stand for itself."""
+    path = folder.path / "status.json"
+    content = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: content[key] for key in ("status", "started", "ended", "reason")}, indent=2) + "\n"
+    )
+    return folder
+
+
 def contents(root):
     """Every file below, hidden ones as well, with its bytes."""
     return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
@@ -159,20 +170,29 @@ def damaged(path, how):
 @pytest.mark.parametrize("how", ["missing", "a folder", "not text", "empty", "truncated", "other content"])
 @pytest.mark.parametrize("name", [*REQUIRED_FILES, "capacity.csv"])
 def test_a_damaged_file_is_refused_by_name(folder, name, how):
-    if name == "environment.txt" and how in ("empty", "truncated", "other content"):
-        pytest.skip("free text: nothing tells what it should have been")
-    if name == "capacity.csv" and how in ("missing", "a folder"):
-        pytest.skip("not every method has one")
     damaged(folder.path / name, how)
     with pytest.raises(RecordError, match=re.escape(str(folder.path / name))) as error:
         read_run(folder.path)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("how", ["missing", "a folder", "not text", "empty", "truncated", "other content"])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "capacity.csv"])
+def test_without_digests_a_damaged_file_is_refused_by_name_where_its_form_tells(unsealed, name, how):
+    if name == "environment.txt" and how in ("empty", "truncated", "other content"):
+        pytest.skip("free text: nothing tells what it should have been")
+    if name == "capacity.csv" and how in ("missing", "a folder"):
+        pytest.skip("not every method has one")
+    damaged(unsealed.path / name, how)
+    with pytest.raises(RecordError, match=re.escape(str(unsealed.path / name))) as error:
+        read_run(unsealed.path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["accuracy_matrix.csv", "tasks.csv", "capacity.csv"])
 @pytest.mark.parametrize("change", ["renamed", "left out", "swapped"])
-def test_a_table_with_other_columns_is_refused_by_name(folder, name, change):
-    path = folder.path / name
+def test_a_table_with_other_columns_is_refused_by_name(unsealed, name, change):
+    path = unsealed.path / name
     frame = pd.read_csv(path)
     columns = list(frame.columns)
     if change == "renamed":
@@ -183,7 +203,7 @@ def test_a_table_with_other_columns_is_refused_by_name(folder, name, change):
         frame = frame[[*columns[:1], columns[2], columns[1], *columns[3:]]]
     frame.to_csv(path, index=False)
     with pytest.raises(RecordError, match=re.escape(f"{path} is not a record")) as error:
-        read_run(folder.path)
+        read_run(unsealed.path)
     assert "expected the columns " + ", ".join(columns) in str(error.value)
 
 
@@ -199,28 +219,28 @@ def test_a_table_with_other_columns_is_refused_by_name(folder, name, change):
         ("tasks_learned,task_01,task_02,task_03\n0,,,\n1,,0.5,\n2,0.5,0.5,\n3,,,\n", "row 1"),
     ],
 )
-def test_an_accuracy_matrix_that_cannot_be_one_is_refused(folder, table, said):
-    (folder.path / "accuracy_matrix.csv").write_text(table)
+def test_an_accuracy_matrix_that_cannot_be_one_is_refused(unsealed, table, said):
+    (unsealed.path / "accuracy_matrix.csv").write_text(table)
     with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not a record") as error:
-        read_run(folder.path)
+        read_run(unsealed.path)
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["tasks.csv", "capacity.csv"])
-def test_a_table_with_words_for_numbers_is_refused_by_name(folder, name):
-    path = folder.path / name
+def test_a_table_with_words_for_numbers_is_refused_by_name(unsealed, name):
+    path = unsealed.path / name
     frame = pd.read_csv(path).astype(object)
     frame.iloc[0, 2] = "many"
     frame.to_csv(path, index=False)
     with pytest.raises(RecordError, match=re.escape(str(path))):
-        read_run(folder.path)
+        read_run(unsealed.path)
 
 
 @pytest.mark.parametrize("key", ["suite", "method", "seed", "modified", "run_id", "suite_settings"])
-def test_a_config_without_a_key_is_refused_naming_file_and_key(folder, key):
-    folder.write("config.json", json.dumps({k: v for k, v in CONFIG.items() if k != key}))
+def test_a_config_without_a_key_is_refused_naming_file_and_key(unsealed, key):
+    unsealed.write("config.json", json.dumps({k: v for k, v in CONFIG.items() if k != key}))
     with pytest.raises(RecordError, match=rf"config\.json is not a record.*'{key}'"):
-        read_run(folder.path)
+        read_run(unsealed.path)
 
 
 @pytest.mark.parametrize("key", ["status", "started", "ended", "reason"])
@@ -337,9 +357,11 @@ def test_recorded_files_can_be_read_by_others(folder):
 
 
 def test_files_are_the_recorded_ones_and_nothing_else(folder):
-    folder.write("traceback.txt", "not a record")
-    assert [path.name for path in folder.files()] == [*REQUIRED_FILES, "capacity.csv"]
+    folder.write("notes.txt", "not a record")
+    folder.write("traceback.txt", "Traceback")
+    assert [path.name for path in folder.files()] == [*REQUIRED_FILES, "capacity.csv", "traceback.txt"]
     (folder.path / "capacity.csv").unlink()
+    (folder.path / "traceback.txt").unlink()
     assert [path.name for path in folder.files()] == list(REQUIRED_FILES)
 
 
@@ -371,6 +393,131 @@ def test_a_status_that_cannot_be_read_is_refused_by_name(folder, text):
     (folder.path / "status.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(RecordError, match=r"status\.json cannot be read .*move the folder away"):
         _ = folder.status
+
+
+# The seal
+
+
+def test_the_end_of_a_run_seals_every_recorded_file(tmp_path):
+    folder = RunFolder(tmp_path, RUN_ID)
+    folder.begin(CONFIG, ENVIRONMENT)
+    folder.write_tables(MATRIX, TASKS, CAPACITY)
+    folder.write("traceback.txt", "Traceback (most recent call last)\n")
+    assert read_run(folder.path).seal
+    assert json.loads((folder.path / "status.json").read_text())["sha256"] == {}
+    for status in ("finished", "stopped", "failed"):
+        folder.set_status(status)
+        sealed = json.loads((folder.path / "status.json").read_text())["sha256"]
+        assert sealed == {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.path.iterdir()
+            if path.name != "status.json"
+        }
+
+
+def test_runs_that_differ_in_one_digit_have_different_seals(tmp_path, monkeypatch):
+    monkeypatch.setattr("clbench.records.now", lambda: "2026-01-01T00:00:00+00:00")
+    seals = []
+    for number, matrix in enumerate([MATRIX, MATRIX, np.where(MATRIX == 0.95, np.nextafter(0.95, 1), MATRIX)]):
+        folder = RunFolder(tmp_path / str(number), RUN_ID)
+        folder.begin(CONFIG, ENVIRONMENT)
+        folder.write_tables(matrix, TASKS, CAPACITY)
+        folder.set_status("finished")
+        seals.append(read_run(folder.path).seal)
+    assert seals[0] == seals[1] != seals[2]
+
+
+def test_a_file_that_came_after_the_end_is_refused_by_name(tmp_path):
+    folder = RunFolder(tmp_path, RUN_ID)
+    folder.begin(CONFIG, ENVIRONMENT)
+    folder.write_tables(MATRIX, TASKS, [])
+    folder.set_status("finished")
+    folder.write_tables(MATRIX, TASKS, CAPACITY)
+    with pytest.raises(RecordError, match=r"capacity\.csv is not a record .*status\.json has none"):
+        read_run(folder.path)
+
+
+def test_another_whole_files_content_is_refused_by_name(folder):
+    text = (folder.path / "accuracy_matrix.csv").read_text()
+    (folder.path / "accuracy_matrix.csv").write_text(text.replace("0.95", "0.96"))
+    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not a record .*SHA-256"):
+        read_run(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"finished"', '"failed"'),
+        ('"reason": ""', '"reason": "x"'),
+        ('  "status"', '   "status"'),
+        ('"seal"', '"sealed"'),
+    ],
+)
+def test_a_status_that_was_rewritten_is_refused_by_name(folder, old, new):
+    path = folder.path / "status.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(RecordError, match=r"status\.json is not a record .*seal"):
+        read_run(folder.path)
+    with pytest.raises(RecordError, match=r"status\.json cannot be read .*seal"):
+        _ = folder.status
+
+
+def test_a_run_of_version_0_1_0_is_read_and_has_no_seal(unsealed):
+    run = read_run(unsealed.path)
+    assert (run.status, run.seal, unsealed.status) == ("finished", "", "finished")
+    np.testing.assert_array_equal(run.accuracy_matrix, MATRIX)
+
+
+# Links and other things that are no files
+
+
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "capacity.csv"])
+def test_a_link_in_place_of_a_file_is_refused_by_name_and_not_handed_on(folder, tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    (folder.path / name).rename(elsewhere)
+    (folder.path / name).symlink_to(elsewhere)
+    with pytest.raises(RecordError, match=re.escape(f"{folder.path / name} is a symbolic link")):
+        read_run(folder.path)
+    assert folder.path / name not in folder.files()
+    before = elsewhere.read_bytes()
+    folder.write(name, "new")
+    assert elsewhere.read_bytes() == before
+    assert not (folder.path / name).is_symlink()
+
+
+def test_a_link_in_place_of_a_run_folder_is_refused_by_name(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    folder.path.rename(elsewhere)
+    folder.path.symlink_to(elsewhere)
+    for refused in (lambda: read_run(folder.path), lambda: read_runs(folder.path.parent), lambda: folder.status):
+        with pytest.raises(RecordError, match=re.escape(f"{folder.path} is a symbolic link")):
+            refused()
+    before = contents(elsewhere)
+    # Whoever begins anyway gets a folder of their own; the link is set aside, what it leads to is left alone.
+    folder.begin(CONFIG, "another\n")
+    assert not folder.path.is_symlink()
+    assert contents(elsewhere) == before
+
+
+def test_a_link_that_leads_nowhere_is_refused_by_name(folder, tmp_path):
+    (folder.path / "status.json").unlink()
+    (folder.path / "status.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecordError, match="is a symbolic link"):
+        _ = folder.status
+    dangling = RunFolder(tmp_path, "link")
+    dangling.path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecordError, match="cannot be created"):
+        dangling.begin(CONFIG, ENVIRONMENT)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", [*REQUIRED_FILES])
+def test_a_pipe_in_place_of_a_file_is_refused_and_never_waited_for(folder, name):
+    (folder.path / name).unlink()
+    os.mkfifo(folder.path / name)
+    with pytest.raises(RecordError, match=re.escape(str(folder.path / name))):
+        read_run(folder.path)
 
 
 # Folders that cannot be written

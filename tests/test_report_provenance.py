@@ -1,0 +1,108 @@
+"""What a report says about where its numbers come from: seals, missing digests, runs of other versions."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench.errors import RecordError
+from clbench.records import RecordedRun, read_run, read_runs
+from clbench.reports import write_report
+from clbench.reports.compose import compose
+from clbench.reports.groups import select
+from clbench.reports.model import Table
+
+SUITE = "permuted-mnist"
+MakeRuns = Callable[..., list[RecordedRun]]
+
+
+def versions(**changed: str) -> dict[str, Any]:
+    return {"versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.1.0"} | changed}
+
+
+def runs_table(runs: list[RecordedRun]) -> Table:
+    report = compose(select(runs, SUITE), SUITE)
+    (table,) = (
+        item for part in report.sections for item in part.items if isinstance(item, Table) and item.caption == "Runs"
+    )
+    return table
+
+
+def results_details(runs: list[RecordedRun]) -> dict[str, str]:
+    """What stands below each method's name in the table of results."""
+    return {group.label: group.differs for group in select(runs, SUITE).groups}
+
+
+def test_every_row_of_a_run_has_the_seal_of_its_folder(
+    recorded_seeds: MakeRuns, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = [write_run(tmp_path, run) for run in recorded_seeds("ewc", 0.9, 0.8)]
+    table = runs_table(read_runs(tmp_path))
+    column = [part.heading for part in table.columns].index("Seal")
+    shown = {row[0].text: row[column].text for row in table.rows}
+    recorded = {folder.name: json.loads((folder / "status.json").read_text())["seal"] for folder in folders}
+    assert shown == {name: seal[:16] for name, seal in recorded.items()}
+    assert len(set(shown.values())) == 2
+    assert any("verify-run" in note for note in table.notes)
+    assert not any(note.startswith("No digests") for note in table.notes)
+
+
+def test_runs_without_digests_are_shown_and_marked(recorded_seeds: MakeRuns) -> None:
+    first, *others = recorded_seeds("ewc", 0.9, 0.8, 0.7)
+    table = runs_table([replace(first, seal="ab" * 32), *others])
+    assert [row[-1].text for row in table.rows] == ["ab" * 8, "no digests", "no digests"]
+    assert any(note.startswith("No digests: 2 runs recorded by a version that kept none") for note in table.notes)
+
+
+def test_the_runs_that_came_with_the_repository_are_reported_as_without_digests(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1] / "docs" / "results" / SUITE
+    runs = read_runs(root)
+    unsealed = [run for run in runs if not run.seal]
+    assert unsealed
+    (path,) = write_report(unsealed, SUITE, tmp_path, formats=("html",))
+    assert path.read_text(encoding="utf-8").count("no digests") == len(unsealed)
+
+
+def test_no_report_is_made_of_a_run_whose_digests_do_not_hold(
+    recorded_seeds: MakeRuns, write_run: Callable[..., Path], clbench: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    good, bad = [write_run(tmp_path / "runs", run) for run in recorded_seeds("ewc", 0.9, 0.8)]
+    table = bad / "accuracy_matrix.csv"
+    table.write_text(table.read_text().replace("0.95", "0.96", 1))
+    read_run(good)
+    with pytest.raises(RecordError, match="SHA-256"):
+        read_run(bad)
+    outcome = clbench(tmp_path, "report", "--suite", SUITE, "--runs", "runs")
+    assert_refused(outcome, str(table.relative_to(tmp_path)), "SHA-256")
+    assert list((tmp_path / "clbench-reports").iterdir()) == []
+
+
+@pytest.mark.parametrize(("package", "other"), [("clbench", "0.0.9"), ("torch", "2.8.0")])
+def test_a_run_of_another_version_beside_others_is_named(recorded_seeds: MakeRuns, package: str, other: str) -> None:
+    runs = [
+        *recorded_seeds("ewc", 0.9, 0.8, 0.7, **versions()),
+        *recorded_seeds("si", 0.6, 0.5, **versions(**{package: other})),
+    ]
+    usual = versions()["versions"][package]
+    assert results_details(runs) == {"ewc": "", "si": f"{package}={other}"}
+    assert (
+        f"Made with another {package} than {usual}, which most runs have: si seed 0 ({other}), si seed 1 ({other})."
+        in runs_table(runs).notes
+    )
+
+
+def test_one_run_of_another_torch_within_a_method_is_named(recorded_seeds: MakeRuns) -> None:
+    runs = recorded_seeds("ewc", 0.9, 0.8, **versions()) + [
+        replace(run, config={**run.config, "seed": 2}) for run in recorded_seeds("ewc", 0.7, **versions(torch="2.8.0"))
+    ]
+    assert results_details(runs) == {"ewc": "torch=2.8.0"}
+    assert any("torch than 2.9.0, which most runs have: ewc seed 2 (2.8.0)." in note for note in runs_table(runs).notes)
+
+
+def test_runs_of_one_version_are_not_remarked_upon(recorded_seeds: MakeRuns) -> None:
+    runs = [*recorded_seeds("ewc", 0.9, 0.8, 0.7), *recorded_seeds("si", 0.6)]
+    assert results_details(runs) == {"ewc": "", "si": ""}
+    assert not any("Made with another" in note for note in runs_table(runs).notes)
