@@ -209,7 +209,7 @@ def archive_with(member: str, tmp_path: Path) -> bytes:
 def test_an_archive_that_leads_out_of_its_folder_writes_nothing_there(
     member: str, published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Even if its digest were the published one, which would be torchvision's mistake and no attacker's choice; torchvision
+    # Even if its digest were the published one, which would be torchvision's mistake and no attacker's choice; it
     # unpacks, and is relied on not to follow such members.
     content = archive_with(str(tmp_path / "pwned") if member == "absolute" else member, tmp_path)
     dataset = torchvision.datasets.CIFAR100
