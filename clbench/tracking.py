@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import queue
@@ -85,6 +86,8 @@ def _import_mlflow() -> None:
     # It logs a traceback for what it raises as well; we say it in one sentence.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow  # noqa: F401
@@ -269,7 +272,7 @@ class _Store:
                     artifact_location=_artifact_location(self.uri),
                     tags={
                         "mlflow.note.content": _experiment_note(suite, title),
-                        # Else its page asks whether this is about language models, and hides the charts until told.
+                        # MLflow's word for training models, rather than calling language models.
                         "mlflow.experimentKind": "custom_model_development",
                     },
                 )
@@ -384,8 +387,12 @@ class _Store:
             source=json.dumps({"source": data["source"], "suite": config["suite"]}),
             profile=json.dumps({"data": data["source"], "tasks": config["suite_settings"]["n_tasks"], **facts}),
         )
-        inputs = DatasetInput(dataset, [InputTag("mlflow.data.context", "training and test")])
-        self.client.log_inputs(run.info.run_id, datasets=[inputs])
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training and test")])]
+        try:
+            self.client.log_inputs(run.info.run_id, datasets=inputs)
+        except Exception:
+            # MLflow looks for the data set and then adds it; a process that was faster makes the first call fail.
+            self.client.log_inputs(run.info.run_id, datasets=inputs)
         return run
 
     def log(self, run: Any, points: Iterable[_Point]) -> None:
@@ -412,20 +419,25 @@ class _Store:
         Raises:
             RecordError: if the folder does not hold a whole run.
         """
+        from mlflow.entities import RunTag
+
         run_id, digest, recorded = run.info.run_id, _digest(folder), read_run(folder.path)
         for path in folder.files():
             self.client.log_artifact(run_id, str(path))
-        self.client.set_tag(run_id, "mlflow.note.content", _run_note(recorded.config, _place(folder), recorded))
+        tags = {
+            "mlflow.note.content": _run_note(recorded.config, _place(folder), recorded),
+            "clbench.folder_sha256": digest,
+        }
         if recorded.reason:
-            self.client.set_tag(run_id, "clbench.reason", _tag(recorded.reason))
+            tags["clbench.reason"] = recorded.reason
         if recorded.status == "running":
             self.client.update_run(run_id, status="RUNNING")
         else:
             end_time = None if ended is None else max(int(1000 * ended), run.info.start_time)
             self.client.set_terminated(run_id, _STATUS[recorded.status], end_time)
-            # Last, so that an outage at any point leaves a run that does not count.
-            self.client.set_tag(run_id, "clbench.complete", "true")
-        self.client.set_tag(run_id, "clbench.folder_sha256", digest)
+            tags["clbench.complete"] = "true"
+        # Last, so that an outage at any point leaves a run that does not count.
+        self.client.log_batch(run_id, tags=[RunTag(name, _tag(value)) for name, value in tags.items()])
 
     def bring_up_to_date(self, folder: RunFolder, parent: Callable[[str], str]) -> tuple[Synced, str]:
         """Makes the store hold a recorded run once and completely.
@@ -459,15 +471,25 @@ class _Store:
         self.finish(chosen.run, folder, _seconds(recorded.ended) if recorded.ended else None)
         return done, above
 
-    def close_parent(self, parent: str) -> None:
-        """Closes an invocation that was left open, once none of its runs goes on."""
+    def close_parent(self, parent: str, status: str | None = None) -> None:
+        """Closes an invocation and lists its runs in its description.
+
+        Args:
+            parent: its MLflow run.
+            status: MLflow's word for how it ended. None: as its runs say, if it was left open and none goes on.
+        """
         run = self.client.get_run(parent)
         children = self.search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
         found = {child.info.status for child in children}
-        if run.info.status != "RUNNING" or "RUNNING" in found:
-            return
-        status = next((status for status in ("FAILED", "KILLED") if status in found), "FINISHED")
-        self.client.set_terminated(parent, status, max(child.info.end_time or 0 for child in children) or None)
+        ended = None
+        if status is None:
+            if run.info.status != "RUNNING" or "RUNNING" in found:
+                return
+            status = next((status for status in ("FAILED", "KILLED") if status in found), "FINISHED")
+            ended = max((child.info.end_time or 0 for child in children), default=0) or None
+        note = run.data.tags.get("mlflow.note.content", "").partition(_TABLE_HEAD)[0]
+        self.client.set_tag(parent, "mlflow.note.content", _tag(note + _TABLE_HEAD + _invocation_table(children)))
+        self.client.set_terminated(parent, status, ended)
 
 
 class Tracker:
@@ -514,8 +536,9 @@ class Tracker:
 
     def end(self, *, status: str) -> None:
         """Closes the parent run as `finished`, `failed` or `stopped`."""
-        if self._parent is not None:
-            self._try(lambda: self._store.client.set_terminated(self._parent, _STATUS[status]))
+        parent = self._parent
+        if parent is not None:
+            self._try(lambda: self._store.close_parent(parent, _STATUS[status]))
 
     def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
         """Logs where a run stands after its last task.
@@ -703,9 +726,12 @@ def load_runs(suite: str, uri: str) -> list[RecordedRun]:
 
 def _run_name(config: Mapping[str, Any]) -> str:
     """Method and seed, and what was changed: runs of one method are told apart by it."""
-    changes = ", ".join(f"{key}={_param(value)}" for key, value in sorted(config["overrides"].items()))
+    own = f"{config['method']}."
+    changes = sorted(config["overrides"].items(), key=lambda item: (not item[0].startswith(own), item[0]))
+    # The method's own first, because MLflow's tables cut a name off after some twenty letters.
+    shown = ", ".join(f"{key.removeprefix(own)}={_param(value)}" for key, value in changes)
     name = f"{config['method']} seed {config['seed']}"
-    name += f" (modified: {changes})" if changes else " (modified)" if config["modified"] else ""
+    name += f" (modified: {shown})" if shown else " (modified)" if config["modified"] else ""
     return name if len(name) <= 120 else name[:119] + "…"
 
 
@@ -731,21 +757,35 @@ def _tags(config: Mapping[str, Any], place: str) -> dict[str, str]:
 
 
 def _experiment_note(suite: str, title: str) -> str:
+    # The page shows the first line until it is unfolded, and invocations until they are.
     return (
-        f"**{_plain(title)}** (suite {_plain(suite)}), recorded by clbench. One run per invocation; below it one run "
-        "per method and seed.\n\n"
-        "- Metrics count their steps in **tasks learned**: draw `average_accuracy` by step for learning curves; "
-        "`accuracy/task_01` is the accuracy on the first task after each of them.\n"
-        "- To compare settings, select runs, choose *Compare*, then *Parallel Coordinates Plot* with hyper-parameters "
-        "and `average_accuracy`.\n"
-        "- `task_known_at_test` among the tags says whether a method is told the task at test time. Runs whose name "
-        "says *modified* do not have the suite's own settings.\n"
-        "- Filter `tags.clbench.kind = 'run'` leaves the invocations out."
+        f"**{_plain(title)}**, by clbench. *Sort* by the metric `average_accuracy` to list every run, and see the "
+        "charts (the second icon).\n\n"
+        f"One run per invocation of the suite {_plain(suite)}; below it one per method and seed. Sorted by time, only "
+        "the invocations are listed until they are unfolded; ``tags.`clbench.kind` = 'run'`` leaves them out.\n\n"
+        "- A metric's step is the number of **tasks learned**: `average_accuracy` by step is the learning curve, "
+        "`accuracy/task_01` by step what is remembered of the first task.\n"
+        "- To compare settings, tick runs of one method, choose *Compare*, and in the *Parallel Coordinates Plot* its "
+        "hyper-parameters and `average_accuracy`.\n"
+        "- The tag `clbench.task_known_at_test` says whether a method is told the task at test time.\n"
+        "- Runs whose name says *modified* do not have the suite's own settings."
     )
 
 
 def _invocation_note(runs: str, suite: str, command: str) -> str:
-    return f"{runs} of the suite **{_plain(suite)}**, by one command; expand it to see them.\n\n{_code(command)}"
+    return f"{runs} of the suite **{_plain(suite)}** by one command:\n\n{_code(command)}\n\n"
+
+
+_TABLE_HEAD = "| run | status | average accuracy % | forgetting % |\n|---|---|---:|---:|\n"
+
+
+def _invocation_table(children: Iterable[Any]) -> str:
+    rows = []
+    for child in sorted(children, key=lambda child: str(child.info.run_name)):
+        values = child.data.metrics
+        shown = [f"{100 * values[name]:.2f}" if name in values else "" for name in ("average_accuracy", "forgetting")]
+        rows.append(f"| {_plain(child.info.run_name)} | {child.info.status.lower()} | {' | '.join(shown)} |\n")
+    return "".join(rows)
 
 
 def _run_note(config: Mapping[str, Any], place: str, recorded: RecordedRun | None = None) -> str:
