@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clbench import __version__
-from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError
+from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError, TrackingError
 
 if TYPE_CHECKING:
     from clbench.records import RecordedRun, RunFolder
@@ -208,7 +208,7 @@ def run_command(
     uri = resolve_uri(tracking_uri)
     remember(output, sys.argv[1:])
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
-    tracker = Tracker(uri, screen.warn)
+    tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs))
     outcome = "failed"
     try:
@@ -349,13 +349,13 @@ def _finish(
     if outcome == "stopped":
         screen.warn("stopped; whole tasks are recorded. The same command goes on after them")
         raise SystemExit(_INTERRUPTED)
-    if tracker.is_behind:
-        screen.warn("no report was made, because MLflow lacks some of the runs; they are in " + str(output))
-    elif not no_report:
+    if not no_report:
         try:
-            paths = _write_report(_recorded(suite.name, None, uri), suite.name, reports, screen)
-        except RecordError as error:
-            # Nothing finished, or the folder is gone: what was trained is recorded all the same.
+            # The run folders have everything, also where MLflow lacks some of it.
+            runs = _recorded(suite.name, output if tracker.is_behind else None, uri)
+            paths = _write_report(runs, suite.name, reports, screen)
+        except (RecordError, TrackingError) as error:
+            # Nothing finished, or the folder or the store is gone: what was trained is recorded all the same.
             screen.warn(f"no report: {error}")
             paths = []
         for path in paths:
@@ -409,6 +409,33 @@ def report_command(
     check_writable(reports, "--reports")
     for path in _write_report(_recorded(chosen.name, runs, tracking_uri), chosen.name, reports, screen):
         screen.show(f"report:  {path}")
+
+
+@app.command("sync")
+def sync_command(
+    suite: Annotated[str | None, typer.Option("--suite", help="Only this one's runs. Default: all.")] = None,
+    runs: Annotated[Path, typer.Option("--runs", "--output", help="Folder that holds a folder per run.")] = Path(
+        "clbench-runs"
+    ),
+    tracking_uri: UriOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring MLflow up to date from the run folders, after an outage or on another store.
+
+    What is there is completed, what is missing is added, nothing is there twice; exit code 1 if a folder is damaged.
+    """
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+    from clbench.tracking import sync
+    from clbench.tracking import tracking_uri as resolve_uri
+
+    screen = Screen(quiet=quiet)
+    uri = resolve_uri(tracking_uri)
+    done = sync(runs, uri, None if suite is None else find_suite(suite).name, screen.warn)
+    counts = ", ".join(f"{number} {what}" for what, number in done.items() if number or what != "unreadable")
+    screen.show(f"{uri}: runs {counts}")
+    if done["unreadable"]:
+        raise SystemExit(1)
 
 
 @app.command("verify")

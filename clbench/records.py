@@ -338,16 +338,25 @@ def read_run(folder: Path) -> RecordedRun:
         raise RecordError(f"{folder / name} is not a record that clbench wrote ({said})") from None
 
 
+def run_paths(root: Path) -> list[Path]:
+    """Every run folder below a folder of run folders, by name; attempts that were set aside do not count.
+
+    Raises:
+        RecordError: if there is no such folder.
+    """
+    if not root.is_dir():
+        raise RecordError(f"there is no folder {root}; expected one that holds a folder per run, such as clbench-runs")
+    folders = [file.parent for file in sorted(root.glob("*/status.json"))]
+    return [folder for folder in folders if ".unfinished-" not in folder.name]
+
+
 def read_runs(root: Path) -> list[RecordedRun]:
     """Every run below a folder of run folders, by name; attempts that were set aside do not count.
 
     Raises:
         RecordError: if there is no such folder, or a run's files are missing or damaged.
     """
-    if not root.is_dir():
-        raise RecordError(f"there is no folder {root}; expected one that holds a folder per run, such as clbench-runs")
-    folders = [file.parent for file in sorted(root.glob("*/status.json"))]
-    return [read_run(folder) for folder in folders if ".unfinished-" not in folder.name]
+    return [read_run(folder) for folder in run_paths(root)]
 
 
 def _content(folder: Path, name: str) -> bytes:

@@ -168,12 +168,31 @@ def test_a_read_only_output_folder_is_refused(run, assert_refused, tmp_path):
     assert_refused(run(tmp_path, "--output", tmp_path / "runs"), str(tmp_path / "runs"), "Permission denied")
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "nonsense://here", "some-folder"])
-@pytest.mark.parametrize("command", ["run", "report"])
-def test_a_store_that_cannot_be_used_is_refused(clbench, assert_refused, tmp_path, uri, command):
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nonsense://here",
+        "some-folder",
+        "sqlte:///mlflow.db",
+        "s3://bucket/store",
+        "http://[",
+        "http://127.0.0.1:99999",
+        "postgresql+nonsense://here/store",
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "report", "sync"])
+def test_a_store_that_cannot_exist_is_refused(clbench, assert_refused, tmp_path, uri, command):
+    (tmp_path / "clbench-runs").mkdir()
     arguments = [command, "--suite", SUITE, "--tracking-uri", uri]
-    assert_refused(clbench(tmp_path, *arguments), f"the MLflow store {uri} does not answer", "--tracking-uri")
+    assert_refused(clbench(tmp_path, *arguments), f"the MLflow store {uri} cannot be used (", "--tracking-uri")
     assert_nothing_recorded(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["report", "sync"])
+def test_a_store_that_does_not_answer_is_refused_where_it_is_needed(clbench, assert_refused, tmp_path, command):
+    (tmp_path / "clbench-runs").mkdir()
+    arguments = [command, "--suite", SUITE, "--tracking-uri", "http://127.0.0.1:1"]
+    assert_refused(clbench(tmp_path, *arguments), "the MLflow store http://127.0.0.1:1 does not answer (")
 
 
 def test_a_report_on_an_empty_store_is_refused_with_what_to_do(clbench, assert_refused, place):
@@ -181,7 +200,7 @@ def test_a_report_on_an_empty_store_is_refused_with_what_to_do(clbench, assert_r
     assert list((place / "clbench-reports").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["show", "report", "verify", "tune"])
+@pytest.mark.parametrize("command", ["show", "report", "verify", "tune", "sync"])
 def test_every_command_refuses_an_unknown_suite(clbench, assert_refused, tmp_path, command):
     arguments = ["mnist"] if command == "show" else ["--suite", "mnist"]
     assert_refused(clbench(tmp_path, command, *arguments), "unknown suite 'mnist'", *SUITES)

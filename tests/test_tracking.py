@@ -1,10 +1,17 @@
 """What MLflow is given, checked against real SQLite stores and against the run folders; and life without MLflow."""
 
+import contextlib
+import http.client
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +19,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clbench import metrics
+from clbench import metrics, tracking
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, TrackingError
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run, run_paths
 from clbench.suites import SUITES, find_suite
 from clbench.tracking import Tracker, load_runs, tracking_uri
 
 SUITE = "permuted-digits"
+SETTINGS = {"n_tasks": 2, "scenario": "permuted", "head": "single", "hidden_sizes": [20, 20], "epochs": 5}
 OF_EVERY_TASK = ("train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
 
 
@@ -152,10 +160,25 @@ def test_every_hyper_parameter_is_a_param(ran):
         assert ("margin" in params) == (config["method"] == "clnp")
 
 
+def test_an_invocation_lists_its_runs_and_a_run_says_how_it_ended(ran):
+    note = ran.parents[0].data.tags["mlflow.note.content"]
+    assert "4 runs of the suite **permuted-digits** by one command" in note
+    for child in ran.children:
+        reached = f"{100 * child.data.metrics['average_accuracy']:.2f}"
+        method, seed = child.data.tags["clbench.method"], child.data.tags["clbench.seed"]
+        assert child.info.run_name == f"{method} seed {seed} (modified: epochs=1, hidden_sizes=[16, 16], n_tasks=2)"
+        (row,) = [line for line in note.splitlines() if line.startswith(f"| {method} seed {seed} ")]
+        assert f"| finished | {reached} |" in row
+        assert f"Finished after 2 of 2 tasks. Average accuracy {reached} %" in child.data.tags["mlflow.note.content"]
+    assert "list every run" in ran.experiment.tags["mlflow.note.content"].splitlines()[0]
+
+
 def test_the_data_set_is_recorded_as_an_input(ran):
     for child in ran.children:
         dataset = ran.client.get_run(child.info.run_id).inputs.dataset_inputs[0].dataset
-        assert dataset.name == "digits"
+        assert dataset.name == SUITE
+        assert json.loads(dataset.source)["source"] == "digits"
+        assert json.loads(dataset.profile)["tasks"] == 2
         assert child.data.tags["clbench.data_sha256"].startswith(dataset.digest)
 
 
@@ -250,8 +273,12 @@ def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(run
         # The lists are equal point by point, so none is there twice.
         assert points(found.client, child) == points(ran.client, before)
         assert child.data.params == before.data.params
-        ours = {key: value for key, value in child.data.tags.items() if key.startswith("clbench.")}
-        assert ours == {key: value for key, value in before.data.tags.items() if key.startswith("clbench.")}
+        tags, tags_before = child.data.tags, before.data.tags
+        assert tags["clbench.folder"].endswith(str(place / "clbench-runs" / tags["clbench.run_id"]))
+        elsewhere = ("clbench.folder", "mlflow.note.content", "mlflow.parentRunId")
+        assert {key: value for key, value in tags.items() if key not in elsewhere} == {
+            key: value for key, value in tags_before.items() if key not in elsewhere
+        }
         assert child.info.status == "FINISHED"
     assert_same_runs(load_runs(SUITE, uri_of(place)), load_runs(SUITE, uri_of(ran.folder)))
 
@@ -373,15 +400,14 @@ def silent_server():
 
 
 @pytest.mark.parametrize("server", ["closed_port", "silent_server"])
-def test_a_server_that_does_not_answer_is_refused_before_anything_runs(run, tmp_path, request, monkeypatch, server):
+def test_a_server_that_does_not_answer_at_the_start_costs_one_warning(run, place, request, monkeypatch, server):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     uri = request.getfixturevalue(server)
-    outcome = run(tmp_path, "--tracking-uri", uri)
-    assert outcome.code == 2
-    assert outcome.err.startswith(f"clbench: error: the MLflow store {uri} does not answer (")
+    outcome = run(place, "--tracking-uri", uri, reported=True)
+    assert outcome.code == 0
+    assert outcome.err.startswith(f"clbench: warning: the MLflow store {uri} does not answer (")
     assert outcome.err.count("\n") == 1
-    assert "--tracking-uri" in outcome.err
-    assert list((tmp_path / "clbench-runs").iterdir()) == []
+    assert len(assert_complete(place)) == 1
     with pytest.raises(TrackingError, match="does not answer"):
         load_runs(SUITE, uri)
 
@@ -439,7 +465,7 @@ def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_dat
     first = run(place, seeds="0-1")
     assert first.code == 0
     assert first.err.count("takes no more records (the server has gone)") == 1
-    assert "the same command run again will bring MLflow up to date" in first.err
+    assert f"clbench sync --runs clbench-runs --tracking-uri {uri_of(place)}" in first.err
     assert all(line.startswith("clbench: warning: ") for line in first.err.splitlines())
     assert len(assert_complete(place)) == 2
 
@@ -480,12 +506,13 @@ def test_an_outage_while_looking_for_recorded_runs_stops_nothing(run, place, mon
     assert len(assert_complete(place)) == 2
 
 
-def test_no_report_is_made_of_a_store_that_lacks_runs(run, place, monkeypatch):
+def test_the_report_is_made_of_the_run_folders_where_the_store_lacks_runs(run, place, monkeypatch):
     Outage(monkeypatch, "log_batch", 0)
-    outcome = run(place, reported=True)
+    outcome = run(place, seeds="0-1", reported=True)
     assert outcome.code == 0
-    assert "no report was made, because MLflow lacks some of the runs; they are in clbench-runs" in outcome.err
-    assert list((place / "clbench-reports").iterdir()) == []
+    assert outcome.err.count("\n") == 1
+    assert {path.suffix for path in (place / "clbench-reports").iterdir()} == {".html", ".pdf"}
+    assert outcome.out.count("report:") == 2
 
 
 def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_store(run, place, monkeypatch):
@@ -565,11 +592,489 @@ def test_lost_artifacts_are_reported_by_run(run, place):
     assert "\n" not in str(error.value)
 
 
-def test_one_run_recorded_twice_is_loaded_once(run, place):
+def test_a_run_that_is_there_is_not_restored_a_second_time(run, place):
     assert run(place).code == 0
     (folder,) = (place / "clbench-runs").iterdir()
     tracker = Tracker(uri_of(place), pytest.fail)
     tracker.begin(SUITE, "clbench run", 1)
     tracker.restore(RunFolder(folder.parent, folder.name))
-    assert len(recorded(place).children) == 2
-    assert [item.run_id for item in load_runs(SUITE, uri_of(place))] == [folder.name]
+    assert len(recorded(place).children) == 1
+
+
+def test_one_run_trained_in_two_folders_is_loaded_once(run, place, tmp_path):
+    assert run(place).code == 0
+    assert run(place, "--output", tmp_path / "second").code == 0
+    found = recorded(place)
+    assert len(found.children) == 2
+    for child, root in zip(found.children, [place / "clbench-runs", tmp_path / "second"], strict=True):
+        assert points(found.client, child) == wanted_points(root / child.data.tags["clbench.run_id"])
+    assert len(load_runs(SUITE, uri_of(place))) == 1
+
+
+# Real faults: a server that dies, hangs or is slow; a locked SQLite file; a full disk; a killed clbench; many at once
+
+
+def assert_mirrored(uri, root):
+    """The store has every run folder's run once, with its status, its files, and every point once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(SUITE)
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.data.tags["clbench.run_id"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    parents = {run.info.run_id: run for run in runs if "mlflow.parentRunId" not in run.data.tags}
+    folders = {path.name: path for path in run_paths(root)}
+    assert children.keys() == folders.keys()
+    assert len(runs) == len(children) + len(parents)
+    statuses = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "running": "RUNNING"}
+    for run_id, child in children.items():
+        recorded_run = read_run(folders[run_id])
+        assert points(client, child) == wanted_points(folders[run_id])
+        assert child.info.status == statuses[recorded_run.status]
+        assert child.data.tags["mlflow.parentRunId"] in parents
+        fetched = Path(client.download_artifacts(child.info.run_id, ""))
+        for path in RunFolder(root, run_id).files():
+            assert (fetched / path.name).read_bytes() == path.read_bytes()
+    if all(child.info.status != "RUNNING" for child in children.values()):
+        assert all(parent.info.status != "RUNNING" for parent in parents.values())
+
+
+def everything_in(uri):
+    """All that a store says of runs, to compare."""
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    return [
+        (run.to_dictionary(), {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics})
+        for run in client.search_runs(experiments, run_view_type=ViewType.ALL, order_by=["attributes.run_id ASC"])
+    ]
+
+
+def assert_synced(clbench, place, uri, added, completed, up_to_date):
+    """`clbench sync` does that much and makes the store whole; a second one changes nothing."""
+    first = clbench(place, "sync", "--suite", SUITE, "--tracking-uri", uri)
+    assert (first.code, first.err) == (0, "")
+    assert first.out == f"{uri}: runs {added} added, {completed} completed, {up_to_date} up to date\n"
+    assert_mirrored(uri, place / "clbench-runs")
+    before = everything_in(uri)
+    again = clbench(place, "sync", "--output", "clbench-runs", "--tracking-uri", uri)
+    assert again.out == f"{uri}: runs 0 added, 0 completed, {added + completed + up_to_date} up to date\n"
+    assert str(everything_in(uri)) == str(before)
+
+
+@pytest.fixture
+def during_task(monkeypatch):
+    """(number, action) -> the action happens when the naive method begins its number-th task, runs counted through."""
+
+    def arrange(number, action):
+        learn, begun = Naive.learn, []
+
+        def learn_after_action(method, task):
+            begun.append(task)
+            if len(begun) == number:
+                action()
+            learn(method, task)
+
+        monkeypatch.setattr(Naive, "learn", learn_after_action)
+
+    return arrange
+
+
+class Server:
+    """A real `mlflow server` on loopback, with its SQLite file in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", uri_of(self.folder), "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "files")]
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # A group of its own: its worker is a child.
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment, cwd=self.folder
+        )
+        for line in self.process.stderr:
+            if "Application startup complete" in line:
+                # Read on, or a full pipe would stop it.
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
+                return
+        pytest.fail("the server did not start")
+
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
+    def kill(self):
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path, make_store):
+    made = Server(make_store(tmp_path / "server"))
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How many seconds each contact with the store held the run up."""
+    found, within = [], tracking._within
+
+    def measured(seconds, work):
+        start = time.monotonic()
+        try:
+            return within(seconds, work)
+        finally:
+            found.append(time.monotonic() - start)
+
+    monkeypatch.setattr(tracking, "_within", measured)
+    return found
+
+
+def assert_held_up_once(waits, seconds):
+    """The last contact took the time limit, and none before it."""
+    assert all(wait < seconds for wait in waits[:-1])
+    assert seconds <= waits[-1] < seconds + 1
+
+
+def assert_trained_with_one_warning(outcome, place, n_runs, said):
+    assert outcome.code == 0
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("clbench: warning: the MLflow store ")
+    assert said in outcome.err
+    assert len(assert_complete(place)) == n_runs
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_midst_stops_nothing_and_sync_completes_it(
+    run, clbench, place, server, during_task, waits
+):
+    # The second task of the second of three runs.
+    during_task(4, server.kill)
+    outcome = run(place, "--tracking-uri", server.uri, seeds="0-2", reported=True)
+    assert_trained_with_one_warning(outcome, place, 3, "takes no more records")
+    assert sum(waits[-1:]) < 5
+    refused = clbench(place, "sync", "--tracking-uri", server.uri)
+    assert refused.code == 2
+    assert refused.err.startswith(f"clbench: error: the MLflow store {server.uri} does not answer (")
+    server.start()
+    assert_synced(clbench, place, server.uri, added=1, completed=1, up_to_date=1)
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_costs_one_timeout_and_what_it_does_on_waking_is_not_doubled(
+    run, clbench, place, server, during_task, waits, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    during_task(4, lambda: server.signal(signal.SIGSTOP))
+    outcome = run(place, "--tracking-uri", server.uri, seeds="0-2")
+    assert_trained_with_one_warning(outcome, place, 3, "takes no more records (no answer within 2 seconds)")
+    assert_held_up_once(waits, 2)
+    # It now does what it was asked while it hung, too late.
+    server.signal(signal.SIGCONT)
+    assert_synced(clbench, place, server.uri, added=1, completed=1, up_to_date=1)
+
+
+@pytest.fixture
+def delayed(server):
+    """(seconds) -> the address of a wire to the server that delays every request by so much."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Delay(BaseHTTPRequestHandler):
+        def pass_on(self):
+            # Whoever was at the other end may have given up.
+            with contextlib.suppress(OSError):
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length) if length else None
+                time.sleep(wire.seconds)
+                onward = http.client.HTTPConnection("127.0.0.1", server.port)
+                onward.request(self.command, self.path, body, dict(self.headers))
+                answer = onward.getresponse()
+                content = answer.read()
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+        def log_message(self, *args):
+            pass
+
+    wire = ThreadingHTTPServer(("127.0.0.1", 0), Delay)
+    thread = threading.Thread(target=wire.serve_forever)
+    thread.start()
+
+    def delay(seconds):
+        wire.seconds = seconds
+        return f"http://127.0.0.1:{wire.server_port}"
+
+    yield delay
+    wire.shutdown()
+    thread.join()
+    wire.server_close()
+
+
+@pytest.mark.slow
+def test_a_server_too_slow_for_its_many_requests_is_given_up_as_a_whole(
+    run, clbench, place, server, delayed, waits, monkeypatch
+):
+    # Every single request is answered in time; a delivery of several is not.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    outcome = run(place, "--tracking-uri", delayed(1), seeds="0-1")
+    assert_trained_with_one_warning(outcome, place, 2, "takes no more records (no answer within 3 seconds)")
+    assert_held_up_once(waits, 3)
+    synced = clbench(place, "sync", "--tracking-uri", server.uri)
+    assert synced.code == 0
+    assert_mirrored(server.uri, place / "clbench-runs")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_merely_slow_is_waited_for(run, place, server, delayed):
+    outcome = run(place, "--tracking-uri", delayed(0.3))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert_mirrored(server.uri, place / "clbench-runs")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_says_no_more_than_the_one_warning(place, closed_port):
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    command = [sys.executable, "-m", "clbench", "run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *small]
+    ended = subprocess.run([*command, "--tracking-uri", closed_port], cwd=place, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stderr.startswith(f"clbench: warning: the MLflow store {closed_port} does not answer (")
+    assert ended.stderr.count("\n") == 1
+
+
+class Lock:
+    """Another process that holds a SQLite file for itself until it is released."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def take(self):
+        program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print('held'); "
+        program += "sys.stdout.flush(); sys.stdin.read()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, str(self.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout.readline() == "held\n"
+
+    def release(self):
+        self.process.communicate()
+
+
+def test_a_store_locked_from_the_start_holds_a_run_up_for_one_timeout(run, clbench, place, waits, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    lock = Lock(place / "mlflow.db")
+    lock.take()
+    outcome = run(place, seeds="0-1")
+    assert_trained_with_one_warning(outcome, place, 2, "does not answer (no answer within 2 seconds)")
+    assert_held_up_once(waits, 2)
+    lock.release()
+    assert_synced(clbench, place, uri_of(place), added=2, completed=0, up_to_date=0)
+
+
+def test_a_store_that_is_locked_in_the_midst_holds_a_run_up_for_one_timeout(
+    run, clbench, place, during_task, waits, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    lock = Lock(place / "mlflow.db")
+    during_task(2, lock.take)
+    outcome = run(place, seeds="0-1")
+    assert_trained_with_one_warning(outcome, place, 2, "takes no more records (no answer within 2 seconds)")
+    assert_held_up_once(waits, 2)
+    lock.release()
+    assert_synced(clbench, place, uri_of(place), added=1, completed=1, up_to_date=0)
+
+
+def test_a_store_that_is_locked_for_a_moment_is_waited_for(run, place, during_task):
+    lock = Lock(place / "mlflow.db")
+
+    def lock_for_a_moment():
+        lock.take()
+        timer = threading.Timer(1, lock.release)
+        timer.start()
+
+    during_task(2, lock_for_a_moment)
+    outcome = run(place)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert_mirrored(uri_of(place), place / "clbench-runs")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"only root can mount a small file system ({mounted.stderr.strip()})")
+    yield folder
+    # MLflow keeps its connections.
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder):
+    with (folder / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_disk_that_fills_up_under_the_store_stops_nothing(run, clbench, place, make_store, small_disk, during_task):
+    uri = uri_of(make_store(small_disk))
+    during_task(2, lambda: fill(small_disk))
+    outcome = run(place, "--tracking-uri", uri, seeds="0-1")
+    assert_trained_with_one_warning(outcome, place, 2, "takes no more records (")
+    (small_disk / "ballast").unlink()
+    assert_synced(clbench, place, uri, added=1, completed=1, up_to_date=0)
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_no_broken_store(run, clbench, place, small_disk):
+    fill(small_disk)
+    uri = uri_of(small_disk)
+    outcome = run(place, "--tracking-uri", uri)
+    assert_trained_with_one_warning(outcome, place, 1, "does not answer (")
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    (small_disk / "ballast").unlink()
+    assert_synced(clbench, place, uri, added=1, completed=0, up_to_date=0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_shown_as_running_and_its_repetition_replaces_it(run, clbench, place):
+    program = """
+import os, signal, sys
+from clbench import cli
+from clbench.baselines.naive import Naive
+learn = Naive.learn
+def die(method, task):
+    if task.index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    learn(method, task)
+Naive.learn = die
+sys.argv = ["clbench", *sys.argv[1:]]
+cli.main()
+"""
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    arguments = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *small]
+    killed = subprocess.run([sys.executable, "-c", program, *arguments], cwd=place, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert_synced(clbench, place, uri_of(place), added=0, completed=1, up_to_date=0)
+    assert run(place).code == 0
+    assert_mirrored(uri_of(place), place / "clbench-runs")
+
+
+def test_failed_and_stopped_runs_are_synced_as_such(run, clbench, place, tmp_path, make_store, monkeypatch):
+    def fail_and_stop(method, task):
+        if task.index == 1:
+            raise Interrupted if method.workplace.seeds.seed else RuntimeError("<b>no</b> [reason](http://elsewhere)")
+        learn(method, task)
+
+    learn = Naive.learn
+    monkeypatch.setattr(Naive, "learn", fail_and_stop)
+    assert run(place, seeds="0-1").code == 130
+    fresh = uri_of(make_store(tmp_path / "fresh"))
+    assert_synced(clbench, place, fresh, added=2, completed=0, up_to_date=0)
+    found = recorded(tmp_path / "fresh")
+    notes = {child.info.status: child.data.tags["mlflow.note.content"] for child in found.children}
+    assert "Stopped after 1 of 2 tasks" in notes["KILLED"]
+    # As text, not as markup.
+    assert r"RuntimeError: \<b\>no\</b\> \[reason\]\(http://elsewhere\)" in notes["FAILED"]
+    assert [parent.info.status for parent in found.parents] == ["FAILED"]
+
+
+def test_a_damaged_folder_is_named_and_the_others_are_synced(run, clbench, place, tmp_path, make_store):
+    assert run(place, seeds="0-1").code == 0
+    fresh = uri_of(make_store(tmp_path / "fresh"))
+    damaged, _ = sorted((place / "clbench-runs").iterdir())
+    (damaged / "tasks.csv").write_text("nonsense\n")
+    outcome = clbench(place, "sync", "--tracking-uri", fresh)
+    assert outcome.code == 1
+    assert outcome.out == f"{fresh}: runs 1 added, 0 completed, 0 up to date, 1 unreadable\n"
+    assert outcome.err.startswith(f"clbench: warning: clbench-runs/{damaged.name}/tasks.csv is not a record")
+
+
+def test_a_point_or_a_run_that_is_there_twice_is_there_once_after_a_sync(run, clbench, place):
+    assert run(place, seeds="0-1").code == 0
+    found = recorded(place)
+    spoiled, copied = found.children
+    # A point again at another time, as a client that logs with the time of day does on a second attempt.
+    found.client.log_metric(spoiled.info.run_id, "average_accuracy", 0.5, timestamp=1, step=1)
+    found.client.delete_tag(spoiled.info.run_id, "clbench.folder_sha256")
+    # A run created by a request whose answer was lost.
+    tags = {key: value for key, value in copied.data.tags.items() if not key.startswith("mlflow.")}
+    for name in ("clbench.complete", "clbench.folder_sha256"):
+        tags.pop(name)
+    tags["mlflow.parentRunId"] = copied.data.tags["mlflow.parentRunId"]
+    found.client.create_run(found.experiment.experiment_id, tags=tags)
+    synced = clbench(place, "sync")
+    assert synced.code == 0
+    children = recorded(place).children
+    assert spoiled.info.run_id in [child.info.run_id for child in children], "closed attempts stay"
+    found.client.delete_run(spoiled.info.run_id)
+    assert_mirrored(uri_of(place), place / "clbench-runs")
+
+
+def _restore_at_once(barrier, folder, failures):
+    try:
+        barrier.wait()
+        tracker = Tracker(uri_of(folder.parent.parent), failures.put)
+        tracker.begin(SUITE, f"clbench run {folder.name}", 1)
+        tracker.restore(RunFolder(folder.parent, folder.name))
+        tracker.end(status="finished")
+    except BaseException as error:
+        failures.put(repr(error))
+        raise
+
+
+def test_eight_processes_on_a_store_that_is_not_there_yet_lose_nothing(tmp_path, recorded_run, write_run):
+    runs = [recorded_run(seed=seed, suite=SUITE, suite_settings=SETTINGS) for seed in range(8)]
+    folders = [write_run(tmp_path / "clbench-runs", one) for one in runs]
+    fork = multiprocessing.get_context("fork")
+    barrier, failures = fork.Barrier(8), fork.SimpleQueue()
+    processes = [fork.Process(target=_restore_at_once, args=(barrier, folder, failures)) for folder in folders]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert failures.empty(), failures.get()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert_mirrored(uri_of(tmp_path), tmp_path / "clbench-runs")
+    assert len(recorded(tmp_path).parents) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clbench-runs", "mlartifacts", "mlflow.db"]
+
+
+@pytest.mark.slow
+def test_eight_commands_at_once_on_a_fresh_store_lose_nothing(tmp_path):
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    command = [sys.executable, "-m", "clbench", "run", "--suite", SUITE, "--methods", "naive", *small]
+    processes = [
+        # Two folders have the same four runs, as two people with one store would.
+        subprocess.Popen(
+            [*command, "--seeds", str(i % 4), "--output", f"runs-{i // 4}"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(8)
+    ]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert said == [b""] * 8
+    found = recorded(tmp_path)
+    assert len(found.children) == 8
+    for child in found.children:
+        assert points(found.client, child) == wanted_points(Path(child.data.tags["clbench.folder"].partition(":")[2]))
