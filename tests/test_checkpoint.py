@@ -256,6 +256,26 @@ def outcomes(place):
     return found
 
 
+def points(place):
+    """By method, every accuracy that MLflow holds, as (metric, step, value), sorted."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    (experiment,) = (item.experiment_id for item in client.search_experiments() if item.name == "permuted-digits")
+    found = {}
+    for run in client.search_runs([experiment], "tags.`clbench.method` != ''"):
+        # One run for each of ours, and no second one left behind.
+        assert run.data.tags["clbench.method"] not in found
+        assert run.info.status == "FINISHED"
+        found[run.data.tags["clbench.method"]] = sorted(
+            (point.key, point.step, point.value)
+            for name in run.data.metrics
+            if "accuracy" in name or "neurons" in name
+            for point in client.get_metric_history(run.info.run_id, name)
+        )
+    return found
+
+
 @pytest.fixture
 def killed_at_random_instants(command, make_store, tmp_path):
     """(methods, kills) -> passes if runs killed that often end like uninterrupted ones, bit for bit."""
@@ -279,12 +299,29 @@ def killed_at_random_instants(command, make_store, tmp_path):
         assert process.exitcode == 0, (parts / "said.txt").read_text()
         assert outcomes(parts) == outcomes(whole)
         assert set(outcomes(parts)) == set(methods.split(","))
+        assert points(parts) == points(whole)
+        assert set(points(parts)) == set(methods.split(","))
 
     return check
 
 
 def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
     killed_at_random_instants("clnp,si", 4)
+
+
+@pytest.mark.slow
+def test_eight_processes_that_start_at_once_share_the_work(command, tmp_path):
+    # A fresh folder, and a store that none of them finds.
+    processes = [command(tmp_path, "clnp,ewc,si,naive") for _ in range(8)]
+    for process in processes:
+        process.join()
+    said = (tmp_path / "said.txt").read_text()
+    assert [process.exitcode for process in processes] == [0] * 8, said
+    assert set(outcomes(tmp_path)) == {"clnp", "ewc", "si", "naive"}
+    # Each task was learned once, by whichever process.
+    assert said.count("task 4/4 learned") == 4
+    assert not list(tmp_path.glob("clbench-runs/*.unfinished-*"))
+    assert set(points(tmp_path)) == {"clnp", "ewc", "si", "naive"}
 
 
 @pytest.mark.slow
