@@ -216,6 +216,7 @@ PERMUTED_MNIST = Suite(
             "margin": 1.0,
             "fine_tune_share": 0.75,
             "fine_tune_dropout": 0.2,
+            "output_weights": "per-task",
         },
         "clnp:paper": {"l1_weights": 3e-5, "l1_activities": [0.0], "margin": 1.0, "fine_tune_dropout": 0.0},
         # The paper does not give lambda: of 100, 1000 and 10,000, after 3 tasks of 3 epochs, 1000 kept the most.
@@ -241,6 +242,7 @@ _CLNP_FOR_MANY_TASKS = {
         "fine_tune_share": 0.75,
         "fine_tune_rate": 1.0,
         "fine_tune_dropout": 0.2,
+        "output_weights": "per-task",
     }
 }
 

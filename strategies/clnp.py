@@ -28,7 +28,7 @@ passes on to the later); fine-tuning runs at a quarter of the learning rate and 
 falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1 norm of the free
 neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers fill up within a few
 tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and `fine_tune_dropout` are not in
-the paper either, and are off by default.
+the paper either, and are off by default; nor are output weights `per-task`.
 """
 
 import itertools
@@ -79,6 +79,9 @@ class CLNPSettings(MethodSettings):
         fine_tune_rate: their learning rate, as a share of the task's; it falls to 0.
         fine_tune_dropout: share of the network's inputs (pixels) that are set to 0 at random while fine-tuning.
             Beyond the paper.
+        output_weights: of a single head: `shared`, where what leads from a task's neurons to the outputs is frozen with
+            them and adds to the outputs of every later task; or `per-task`, where every task has its own, from all
+            neurons active then, as with a head per task. Beyond the paper.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
     """
 
@@ -89,6 +92,7 @@ class CLNPSettings(MethodSettings):
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
+    output_weights: Literal["shared", "per-task"] = "shared"
     thresholds: Literal["per-layer", "global"] = "per-layer"
 
 
@@ -139,8 +143,8 @@ class CLNPPlugin(SupervisedPlugin):
     learned yet through the latest mask. Outside Avalanche's loops use `with plugin.task(index): model(x)`.
 
     Args:
-        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout, thresholds: see
-            `CLNPSettings`.
+        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout, output_weights, thresholds:
+            see `CLNPSettings`.
         fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
         validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
             lets the plugin hold out `validation_share` of the task's training data.
@@ -162,6 +166,7 @@ class CLNPPlugin(SupervisedPlugin):
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
         fine_tune_dropout: float = 0.0,
+        output_weights: Literal["shared", "per-task"] = "shared",
         thresholds: Literal["per-layer", "global"] = "per-layer",
         validation_stream: Sequence[Any] | None = None,
         validation_share: float = 0.1,
@@ -175,6 +180,7 @@ class CLNPPlugin(SupervisedPlugin):
         self.fine_tune_epochs = fine_tune_epochs
         self.fine_tune_rate = fine_tune_rate
         self.fine_tune_dropout = fine_tune_dropout
+        self.output_weights = output_weights
         self.thresholds = thresholds
         self.validation_stream = validation_stream
         self.validation_share = validation_share
@@ -183,13 +189,14 @@ class CLNPPlugin(SupervisedPlugin):
         self.masks: dict[int, list[Tensor]] = {}  # task -> per layer, bool [N_l]: active after that task
         self.head_of: dict[int, str] = {}  # task -> name of its output layer
         self.output_bias: dict[int, Tensor] = {}  # task -> bias of its output layer, [C], empty without bias
+        self.output_weight: dict[int, Tensor] = {}  # task -> weights of its output layer, [C, N_{L-1}], if its own
         self.reports: dict[int, list[LayerReport]] = {}
         self._heads: dict[str, nn.Linear] = {}  # output layers seen so far, by name
         self._hooked: set[str] = set()
         self._mask: list[Tensor] | None = None  # masks in force, None: the whole network
         self._orders: list[Tensor] | None = None  # per hidden layer, which neurons it is reduced to, if it is
-        self._displaced: tuple[nn.Linear, Tensor] | None = None  # a head and its present bias, while a task's
-        # bias is in its place
+        # A head, its present bias and its present weights, while a task's are in their place.
+        self._displaced: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
         self._chain: CompactChain | None = None  # while training: the network as this task computes with it
         self._phase: Literal["idle", "train", "fine-tune"] = "idle"
@@ -287,6 +294,8 @@ class CLNPPlugin(SupervisedPlugin):
         self.masks[task] = masks
         self.head_of[task] = self._head_name
         self.output_bias[task] = _bias_of(self._head).clone()
+        if self.output_weights == "per-task":
+            self.output_weight[task] = self._head.weight.detach().clone()
         self.reports[task] = [
             LayerReport(
                 layer=number + 1,
@@ -333,6 +342,7 @@ class CLNPPlugin(SupervisedPlugin):
                 l1_activities=self.l1_activities,  # type: ignore[arg-type]
                 fine_tune_rate=self.fine_tune_rate,
                 fine_tune_dropout=self.fine_tune_dropout,
+                output_weights=self.output_weights,
                 thresholds=self.thresholds,
             )
         except ValidationError as error:
@@ -359,8 +369,9 @@ class CLNPPlugin(SupervisedPlugin):
 
     def _use(self, task: int | None) -> None:
         if self._displaced is not None:
-            head, bias = self._displaced
+            head, bias, weight = self._displaced
             _bias_of(head).copy_(bias)
+            head.weight.detach().copy_(weight)
             self._displaced = None
         if task is None or not self.masks:
             self._mask = None
@@ -368,8 +379,10 @@ class CLNPPlugin(SupervisedPlugin):
         known = task if task in self.masks else next(reversed(self.masks))
         self._mask = self.masks[known]
         head = self._heads[self.head_of[known]]
-        self._displaced = head, _bias_of(head).clone()
+        self._displaced = head, _bias_of(head).clone(), head.weight.detach().clone()
         _bias_of(head).copy_(self.output_bias[known])
+        if known in self.output_weight:
+            head.weight.detach().copy_(self.output_weight[known])
 
     def _hook(self, number: int) -> Any:
         """What sits before the layer that reads hidden layer `number`: applies the mask, notes the output."""
@@ -455,13 +468,16 @@ class CLNPPlugin(SupervisedPlugin):
             layer.linear.weight[free] = fresh(layer.linear.weight)[free]
             if layer.linear.bias is not None:
                 layer.linear.bias[free] = 0
-        taken = self._columns_of_earlier_tasks()
-        if taken is not None:
-            self._head.weight[:, ~taken] = fresh(self._head.weight)[:, ~taken]
+        if self._head_name in self.head_of.values():
+            kept = self._columns_of_earlier_tasks()
+            columns = slice(None) if kept is None else ~kept
+            self._head.weight[:, columns] = fresh(self._head.weight)[:, columns]
             _bias_of(self._head).zero_()
 
     def _columns_of_earlier_tasks(self) -> Tensor | None:
-        """Columns of the present output layer that earlier tasks use, bool [N_{L-1}]; None if it is a new one."""
+        """Columns of the present output layer that earlier tasks use, bool [N_{L-1}]; None where they use none."""
+        if self.output_weights == "per-task":
+            return None
         masks = [self.masks[task][-1] for task, name in self.head_of.items() if name == self._head_name]
         return torch.stack(masks).any(0) if masks else None
 
@@ -617,10 +633,12 @@ class CLNPPlugin(SupervisedPlugin):
     # -- State -------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """What must be kept between tasks beside the weights: a bit per neuron and task, a bias per task."""
+        """What must be kept between tasks beside the weights: a bit per neuron and task, a bias per task, and its
+        output weights where it has its own."""
         return {
             **{f"mask/{task}/{n}": mask for task, masks in self.masks.items() for n, mask in enumerate(masks)},
             **{f"bias/{task}/{self.head_of[task]}": bias for task, bias in self.output_bias.items()},
+            **{f"weight/{task}/{self.head_of[task]}": weight for task, weight in self.output_weight.items()},
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -629,6 +647,8 @@ class CLNPPlugin(SupervisedPlugin):
             kind, task, name = key.split("/")
             if kind == "mask":
                 self.masks.setdefault(int(task), []).append(tensor.clone())
+            elif kind == "weight":
+                self.output_weight[int(task)] = tensor.clone()
             else:
                 self.head_of[int(task)] = name
                 self.output_bias[int(task)] = tensor.clone()
@@ -791,6 +811,7 @@ class CLNP(Method):
             fine_tune_epochs=s.epochs - self.training_epochs(),
             fine_tune_rate=s.fine_tune_rate,
             fine_tune_dropout=s.fine_tune_dropout,
+            output_weights=s.output_weights,
             thresholds=s.thresholds,
             validation_stream=_ValidationStream(self.workplace.stream, self.workplace.device),
             seed=self.workplace.seeds.derive("clnp"),

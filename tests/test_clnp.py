@@ -29,6 +29,7 @@ def logits(method, task):
 
 OPTIMIZERS = {
     "adam": {"optimizer": "adam"},
+    "output weights of its own": {"optimizer": "adam", "output_weights": "per-task"},
     "momentum sgd": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05},
     "adam with weight decay": {"optimizer": "adam", "weight_decay": 0.01},
     "momentum sgd with weight decay": {
