@@ -122,8 +122,8 @@ def _within(seconds: float, work: Callable[[], Any]) -> Any:
     return value
 
 
-def _open(uri: str) -> Any:
-    """A client of a store that has answered.
+def _open(uri: str, seconds: float) -> Any:
+    """A client of a store that has answered within this time.
 
     Raises:
         TrackingError: for a URI that no store can ever answer at.
@@ -147,7 +147,7 @@ def _open(uri: str) -> Any:
             _within(_SECONDS_TO_CREATE, lambda: _create_sqlite(path))
         if path is not None and not _is_sqlite(path):
             raise ValueError("the file is no SQLite database")
-        return _within(_patience(), connect)
+        return _within(seconds, connect)
     except Exception as error:
         scheme = uri.partition(":")[0].partition("+")[0]
         if scheme in _SCHEMES and not isinstance(error, ImportError | ValueError | ArgumentError | InvalidUrlException):
@@ -245,14 +245,15 @@ class _Store:
 
     Args:
         uri: of the store.
+        seconds: how long it may take to answer. By default more than while training waits.
 
     Raises:
         TrackingError: for a URI that no store can ever answer at.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, seconds: float = 30.0) -> None:
         self.uri = uri
-        self.client = _open(uri)
+        self.client = _open(uri, seconds)
         self._experiments: dict[str, str] = {}
 
     def experiment(self, suite: str, title: str) -> str:
@@ -511,8 +512,9 @@ class Tracker:
         self.is_behind = False
         self._parent: str | None = None
         self._open: dict[str, Any] = {}  # run id of ours -> MLflow's run
+        _import_mlflow()
         try:
-            self._store = _Store(uri)
+            self._store = _Store(uri, _patience())
         except TrackingError:
             raise
         except Exception as error:
