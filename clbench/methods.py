@@ -58,7 +58,8 @@ class MethodSettings(BaseModel):
     """Hyper-parameters of a method; each method extends these with its own.
 
     Attributes:
-        optimizer, learning_rate, learning_rate_schedule, batch_size, epochs: None takes the suite's.
+        optimizer, learning_rate, learning_rate_schedule, batch_size, epochs: None takes the method's own default, else
+            the suite's.
         momentum: of sgd.
         weight_decay: L2 decay of every weight, through the optimiser.
         reset_optimizer: whether a new task starts with a new optimiser state.

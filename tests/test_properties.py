@@ -169,7 +169,10 @@ def test_what_set_gives_is_recorded_as_given_or_refused(times, digits):
         for name, value in recorded["method_settings"].items():
             own = before["method_settings"][name]
             if f"{method}.{name}" in wanted:
-                assert means(value, wanted[f"{method}.{name}"], recorded["suite_settings"].get(name, own))
+                # Where nothing is given, the method's own default counts, then the suite's.
+                default = find_method(method).Settings.model_fields[name].default
+                otherwise = recorded["suite_settings"].get(name) if default is None else default
+                assert means(value, wanted[f"{method}.{name}"], otherwise)
             else:
                 # What the suite's override reaches, unless the suite sets it for this method.
                 assert value == own or (name in of_suite and value == recorded["suite_settings"][name])
