@@ -206,10 +206,10 @@ def run_command(
     from clbench.tracking import tracking_uri as resolve_uri
 
     uri = resolve_uri(tracking_uri)
-    remember(output, sys.argv[1:])
     screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs))
+    remember(output, sys.argv[1:])
     outcome = "failed"
     try:
         outcome = _run_all(specs, images, place, output, tracker, screen)

@@ -20,7 +20,7 @@ from clbench.baselines.joint import Joint
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, MethodError
 from clbench.methods import METHODS, method_names
-from clbench.records import read_run
+from clbench.records import read_run, run_paths
 from clbench.specs import make_specs
 from clbench.suites import SUITES, find_suite
 from clbench.tracking import load_runs
@@ -40,7 +40,7 @@ def _own_environment(own_environment, monkeypatch):
 def folders(place):
     """Run folders by (method, seed), those moved aside left out."""
     found = {}
-    for path in (place / "clbench-runs").iterdir():
+    for path in run_paths(place / "clbench-runs"):
         if "." not in path.name:
             config = json.loads((path / "config.json").read_text())
             found[config["method"], config["seed"]] = path

@@ -21,7 +21,7 @@ import torchvision.datasets
 
 from clbench.data import load_images
 from clbench.errors import DataError, RecordError
-from clbench.records import RecordedRun, read_run, read_runs
+from clbench.records import RecordedRun, read_run, read_runs, run_paths
 from clbench.reports import write_report
 
 SUITE = "permuted-mnist"
@@ -157,7 +157,7 @@ def test_a_command_is_recorded_so_that_a_shell_would_repeat_it_and_nothing_else(
     output = place.joinpath(*names[:1], "runs " + names[2])
     outcome = run(place, "--output", output, "--reports", place / "reports")
     assert outcome.code == 0, outcome.err
-    (folder,) = output.iterdir()
+    (folder,) = run_paths(output)
     recorded = read_run(folder).config["command"]
     escaped = os.fsencode(str(output)).decode("utf-8", "surrogateescape").replace("\udce9", "\\udce9")
     assert shlex.split(recorded)[-3] == escaped

@@ -233,7 +233,7 @@ def assert_same_runs(got, wanted):
 
 
 def test_what_is_loaded_is_what_the_folders_hold(ran):
-    held = [read_run(path) for path in (ran.folder / "clbench-runs").iterdir()]
+    held = [read_run(path) for path in run_paths(ran.folder / "clbench-runs")]
     assert_same_runs(load_runs(SUITE, uri_of(ran.folder)), sorted(held, key=lambda item: (item.method, item.seed)))
     assert load_runs("split-mnist", uri_of(ran.folder)) == []
 
@@ -443,7 +443,7 @@ class Outage:
 
 
 def assert_complete(folder):
-    folders = list((folder / "clbench-runs").iterdir())
+    folders = list(run_paths(folder / "clbench-runs"))
     assert [read_run(path).status for path in folders] == ["finished"] * len(folders)
     return folders
 
@@ -473,7 +473,7 @@ def test_training_goes_on_without_the_store_and_the_next_run_brings_it_up_to_dat
     second = run(place, seeds="0-1")
     assert (second.code, second.err) == (0, "")
     loaded = load_runs(SUITE, uri_of(place))
-    assert_same_runs(loaded, sorted(map(read_run, (place / "clbench-runs").iterdir()), key=lambda item: item.seed))
+    assert_same_runs(loaded, sorted(map(read_run, run_paths(place / "clbench-runs")), key=lambda item: item.seed))
     found = recorded(place)
     complete = [child for child in found.children if child.data.tags.get("clbench.complete") == "true"]
     assert sorted(child.data.tags["clbench.seed"] for child in complete) == ["0", "1"]
@@ -593,7 +593,7 @@ def test_lost_artifacts_are_reported_by_run(run, place):
 
 def test_a_run_that_is_there_is_not_restored_a_second_time(run, place):
     assert run(place).code == 0
-    (folder,) = (place / "clbench-runs").iterdir()
+    (folder,) = run_paths(place / "clbench-runs")
     tracker = Tracker(uri_of(place), pytest.fail)
     tracker.begin(SUITE, "clbench run", 1)
     tracker.restore(RunFolder(folder.parent, folder.name))
@@ -1001,7 +1001,7 @@ def test_failed_and_stopped_runs_are_synced_as_such(run, clbench, place, tmp_pat
 def test_a_damaged_folder_is_named_and_the_others_are_synced(run, clbench, place, tmp_path, make_store):
     assert run(place, seeds="0-1").code == 0
     fresh = uri_of(make_store(tmp_path / "fresh"))
-    damaged, _ = sorted((place / "clbench-runs").iterdir())
+    damaged, _ = sorted(run_paths(place / "clbench-runs"))
     (damaged / "tasks.csv").write_text("nonsense\n")
     outcome = clbench(place, "sync", "--tracking-uri", fresh)
     assert outcome.code == 1
