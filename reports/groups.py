@@ -12,39 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
-
-CONFIDENCE = 0.95
-SEEDS_FOR_INTERVAL = 3
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds.
-
-    Attributes:
-        values: [n], one per seed.
-        mean: their mean.
-        half_width: half the 95 % confidence interval of the mean (Student's t); None below 3 seeds.
-    """
-
-    values: tuple[float, ...]
-    mean: float
-    half_width: float | None
-
-
-def estimate(values: npt.ArrayLike) -> Estimate:
-    """The mean of one value per seed with its confidence interval."""
-    array = np.asarray(values, dtype=np.float64)
-    half_width = None
-    if array.size >= SEEDS_FOR_INTERVAL:
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, array.size - 1)
-        half_width = float(quantile * array.std(ddof=1) / np.sqrt(array.size))
-    return Estimate(tuple(float(value) for value in array), float(array.mean()), half_width)
+from clbench.reports.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True)
@@ -92,23 +64,54 @@ class Group:
         matrices = self.matrices
         return np.stack([matrices[:, t, :t].mean(axis=1) for t in range(1, matrices.shape[2] + 1)], axis=1)
 
+    @property
+    def forgetting_per_task(self) -> npt.NDArray[np.float64]:
+        """By how much each task but the last lies below its best earlier accuracy in the end, [n, T - 1]."""
+        matrices = self.matrices
+        tasks = matrices.shape[2]
+        # As in metrics.forgetting: the best of rows 1 to T - 1, whether or not the task was learned by then.
+        return np.nanmax(matrices[:, 1:tasks, : tasks - 1], axis=1) - matrices[:, tasks, : tasks - 1]
+
     def metric(self, name: str) -> Estimate | None:
         """A metric of `clbench.metrics.SUMMARY` over the seeds; None where any run leaves it undefined."""
         values = [SUMMARY[name](run.accuracy_matrix, None) for run in self.runs]
         defined = [value for value in values if value is not None]
         return estimate(defined) if len(defined) == len(values) else None
 
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A metric of `clbench.metrics.SUMMARY` by seed, without the runs that leave it undefined."""
+        values = {run.seed: SUMMARY[name](run.accuracy_matrix, None) for run in self.runs}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    @property
+    def is_told_the_task(self) -> bool | None:
+        """Whether the method is told the task at test; None where it was not recorded."""
+        return self.config.get("task_known_at_test")
+
     def tasks(self, column: str, over_tasks: str) -> Estimate | None:
-        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first` or `last` over tasks."""
+        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first`, `last` or `slope` over tasks.
+
+        The slope is what each task after the first adds on average; 0 with a single task.
+        """
         ends = {"first": 0, "last": -1}
         values = []
         for run in self.runs:
             recorded = pd.to_numeric(run.tasks[column], errors="coerce").dropna()
             if recorded.empty:
                 return None
+            if over_tasks == "slope":
+                growth = float(recorded.iloc[-1]) - float(recorded.iloc[0])
+                values.append(growth / max(1, len(recorded) - 1))
+                continue
             end = ends.get(over_tasks)
             values.append(float(recorded.agg(over_tasks) if end is None else recorded.iloc[end]))
         return estimate(values)
+
+    def task_means(self, column: str) -> npt.NDArray[np.float64]:
+        """A column of the task tables, mean over seeds: [T], NaN where no run recorded it."""
+        frames = [pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs]
+        length = min(len(frame) for frame in frames)
+        return np.stack([frame[:length] for frame in frames]).mean(axis=0)
 
     @property
     def capacity(self) -> pd.DataFrame:
@@ -118,6 +121,14 @@ class Group:
             return pd.DataFrame()
         numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
         return numbers.groupby(["layer", "task"], as_index=False).mean()
+
+    @property
+    def reused_shares(self) -> pd.DataFrame:
+        """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
+        frame = self.capacity
+        earlier = frame["neurons"] - frame["free"] - frame["new"]
+        shares = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
+        return shares.pivot(index="task", columns="layer", values="share").dropna(how="all")
 
 
 @dataclass(frozen=True)

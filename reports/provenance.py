@@ -13,11 +13,13 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
     """Versions, commit, data and machine; the settings; and one row per run."""
     return (
         Table(
+            "environment",
             "What the runs were made with",
             (Column("Item", "text", 1), Column("Value", "text", 4)),
             tuple((Cell(item), Cell(value)) for item, value in _environment(groups)),
         ),
         Table(
+            "settings",
             "Settings",
             (Column("Of", "text", 1), Column("Settings", "code", 4)),
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
@@ -26,9 +28,24 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
     )
 
 
+def mixtures(group: Group) -> Iterable[str]:
+    """Says what differs within a group although no accuracy should depend on it."""
+    sources: tuple[tuple[str, Callable[[RecordedRun], object]], ...] = (
+        ("commits", lambda run: run.config.get("git_commit")),
+        ("devices, over which its times are averaged", lambda run: run.config.get("device")),
+        ("hosts, over which its times are averaged", lambda run: run.config.get("host")),
+        ("versions of torch", lambda run: (run.config.get("versions") or {}).get("torch")),
+    )
+    for what, read in sources:
+        found = sorted({plain(read(run)) for run in group.runs})
+        if len(found) > 1:
+            yield f"{group.label} has runs of {len(found)} {what}: {', '.join(found)}."
+
+
 def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     """The runs that no number contains, and why."""
     return Table(
+        "left-out",
         "Runs that no number contains",
         (
             Column("Run", "code", 1.5),
@@ -52,6 +69,7 @@ def left_out_table(left_out: Sequence[LeftOut]) -> Table:
 
 def _runs(groups: Sequence[Group]) -> Table:
     return Table(
+        "runs",
         "Runs",
         (
             Column("Run", "code", 1.75),
@@ -67,7 +85,7 @@ def _runs(groups: Sequence[Group]) -> Table:
                 Cell(run.run_id),
                 Cell(group.label),
                 Cell(str(run.seed)),
-                Cell(percent(float(run.accuracy_matrix[-1].mean()))),
+                Cell(percent(float(run.accuracy_matrix[-1].mean())), "", 100 * float(run.accuracy_matrix[-1].mean())),
                 Cell(minute(run.started)),
                 Cell(minute(run.ended)),
                 Cell(plain(run.config.get("command"))),
