@@ -17,6 +17,7 @@ from clbench.records import RecordedRun
 if TYPE_CHECKING:
     from clbench.reports.model import Report
 
+_LONGEST_NAME = 150
 FORMATS = ("html", "pdf", "json", "parts")
 
 
@@ -102,7 +103,7 @@ def write_files(
 
 def _file_stem(suite: str) -> str:
     # A third party's suite may carry any name; as a file name it must not lead out of the folder.
-    return re.sub(r"[^\w.-]", "_", suite).lstrip(".") or "suite"
+    return re.sub(r"[^\w.-]", "_", suite).lstrip(".")[:_LONGEST_NAME] or "suite"
 
 
 def _write(path: Path, content: bytes) -> None:
