@@ -64,7 +64,8 @@ def table_as_csv(table: Table) -> str:
             headings.append(f"{column.heading} (remark)")
             fields.append([_harmless(cell.detail) if _says_more(cell) else "" for cell in cells])
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # With RFC 4180's line ends; with others, Python's writer would leave a bare \r in a name without quotes.
+    writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(map(_harmless, headings))
     writer.writerows(zip(*fields, strict=True))
     return buffer.getvalue()
