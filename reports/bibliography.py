@@ -60,7 +60,7 @@ def citation_table(groups: Sequence[Group]) -> Table:
         "What to cite; the entries lie in references.bib beside this report",
         (
             Column("Method or data", "text", 1),
-            Column("BibTeX key", "code", 1.6),
+            Column("BibTeX key", "code", 2.2),
             Column("Title and year", "text", 3),
         ),
         tuple(

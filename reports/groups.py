@@ -6,6 +6,7 @@ Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from string import ascii_lowercase
 from typing import Any
 
@@ -53,12 +54,12 @@ class Group:
         given = self.config.get("overrides") or {}
         return ", ".join(f"{key}={plain(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
 
-    @property
+    @cached_property
     def matrices(self) -> npt.NDArray[np.float64]:
         """The accuracy matrices, [n, T + 1, T]."""
         return np.stack([run.accuracy_matrix for run in self.runs])
 
-    @property
+    @cached_property
     def average_accuracy_curves(self) -> npt.NDArray[np.float64]:
         """Average accuracy over the tasks learned so far, [n, T]."""
         matrices = self.matrices
@@ -95,25 +96,37 @@ class Group:
         """
         ends = {"first": 0, "last": -1}
         values = []
-        for run in self.runs:
-            recorded = pd.to_numeric(run.tasks[column], errors="coerce").dropna()
-            if recorded.empty:
+        for found in self._task_column(column):
+            recorded = found[~np.isnan(found)]
+            if not recorded.size:
                 return None
             if over_tasks == "slope":
-                growth = float(recorded.iloc[-1]) - float(recorded.iloc[0])
-                values.append(growth / max(1, len(recorded) - 1))
-                continue
-            end = ends.get(over_tasks)
-            values.append(float(recorded.agg(over_tasks) if end is None else recorded.iloc[end]))
+                values.append(float(recorded[-1] - recorded[0]) / max(1, recorded.size - 1))
+            elif over_tasks in ends:
+                values.append(float(recorded[ends[over_tasks]]))
+            else:
+                values.append(float(getattr(recorded, over_tasks)()))
         return estimate(values)
+
+    @cached_property
+    def _task_columns(self) -> dict[str, list[npt.NDArray[np.float64]]]:
+        return {}
+
+    def _task_column(self, column: str) -> list[npt.NDArray[np.float64]]:
+        """A column of the task tables as numbers, one [T] per seed, NaN where there is none; read once."""
+        if column not in self._task_columns:
+            self._task_columns[column] = [
+                pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs
+            ]
+        return self._task_columns[column]
 
     def task_means(self, column: str) -> npt.NDArray[np.float64]:
         """A column of the task tables, mean over seeds: [T], NaN where no run recorded it."""
-        frames = [pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs]
+        frames = self._task_column(column)
         length = min(len(frame) for frame in frames)
         return np.stack([frame[:length] for frame in frames]).mean(axis=0)
 
-    @property
+    @cached_property
     def capacity(self) -> pd.DataFrame:
         """Neurons per layer and task, mean over seeds; empty for methods that count none."""
         frames = [run.capacity for run in self.runs if len(run.capacity)]

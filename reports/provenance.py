@@ -10,7 +10,7 @@ from clbench.reports.model import Cell, Column, Table
 
 
 def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
-    """Versions, commit, data and machine; the settings; and one row per run."""
+    """Versions, commit, data and machine; the settings; one row per run; and each command line once."""
     return (
         Table(
             "environment",
@@ -24,7 +24,7 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
             (Column("Of", "text", 1), Column("Settings", "code", 4)),
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
         ),
-        _runs(groups),
+        *_runs(groups),
     )
 
 
@@ -67,33 +67,48 @@ def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     )
 
 
-def _runs(groups: Sequence[Group]) -> Table:
-    return Table(
+def _runs(groups: Sequence[Group]) -> tuple[Table, Table]:
+    """The runs, and the commands they came from: one command makes many runs, and is long."""
+    commands = dict.fromkeys(plain(run.config.get("command")) for group in groups for run in group.runs)
+    numbers = {command: f"[{number}]" for number, command in enumerate(commands, start=1)}
+
+    def accuracy(run: RecordedRun) -> Cell:
+        value = float(run.accuracy_matrix[-1].mean())
+        return Cell(percent(value), "", 100 * value)
+
+    runs = Table(
         "runs",
         "Runs",
         (
             Column("Run", "code", 1.75),
-            Column("Method", "text", 1.4),
+            Column("Method", "text", 1.8),
             Column("Seed", width=0.6),
-            Column("Accuracy, %", width=0.95),
-            Column("Started (UTC)", "text", 1.1),
-            Column("Ended (UTC)", "text", 1.1),
-            Column("Command", "code", 3.4),
+            Column("Accuracy, %", width=1),
+            Column("Started (UTC)", "text", 1.5),
+            Column("Ended (UTC)", "text", 1.5),
+            Column("Command", "text", 0.9),
         ),
         tuple(
             (
                 Cell(run.run_id),
                 Cell(group.label),
-                Cell(str(run.seed)),
-                Cell(percent(float(run.accuracy_matrix[-1].mean())), "", 100 * float(run.accuracy_matrix[-1].mean())),
+                Cell(str(run.seed), "", float(run.seed)),
+                accuracy(run),
                 Cell(minute(run.started)),
                 Cell(minute(run.ended)),
-                Cell(plain(run.config.get("command"))),
+                Cell(numbers[plain(run.config.get("command"))]),
             )
             for group in groups
             for run in group.runs
         ),
     )
+    lines = Table(
+        "commands",
+        "Command lines",
+        (Column("No.", "text", 0.4), Column("Command", "code", 6)),
+        tuple((Cell(number), Cell(command)) for command, number in numbers.items()),
+    )
+    return runs, lines
 
 
 def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:

@@ -368,6 +368,12 @@ def test_a_report_from_run_folders_is_that_from_the_store_to_the_byte_and_needs_
         ours, theirs = (folder / "clbench-reports" / name for folder in (elsewhere, place))
         assert ours.read_bytes() == theirs.read_bytes()
         assert f"report:  clbench-reports/{name}\n" in outcome.out
+    # Its artifacts are all it takes: the run folders are gone.
+    (place / "clbench-runs").rename(tmp_path / "moved")
+    outcome = clbench(elsewhere, "report", "--suite", SUITE, "--from-mlflow", f"sqlite:///{place / 'mlflow.db'}", "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    page = f"clbench-reports/{SUITE}.html"
+    assert (elsewhere / page).read_bytes() == (place / page).read_bytes()
 
 
 def test_run_folders_and_the_store_are_verified_alike(clbench, run, place, tmp_path, monkeypatch, plain):

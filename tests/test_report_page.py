@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,11 +188,22 @@ def _root(browser: Any) -> int:
     return int(browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"])
 
 
-def test_it_prints(opened: Any, tmp_path: Path) -> None:
-    printed = opened.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
-    content = base64.b64decode(printed)
-    assert content.startswith(b"%PDF")
-    assert len(content) > 50_000
+def test_printed_and_in_the_pdf_a_long_table_repeats_its_head_on_every_page(
+    browser: Any, recorded_run: Callable[..., RecordedRun], tmp_path: Path
+) -> None:
+    program = shutil.which("pdftotext")
+    if program is None:
+        pytest.skip("pdftotext is not installed")
+    runs = [recorded_run("ewc", seed, run_id=f"run-number-{seed}") for seed in range(90)]
+    html, pdf = write_report(runs, "permuted-mnist", tmp_path, formats=("html", "pdf"))
+    browser.get(html.as_uri())
+    content = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
+    (tmp_path / "printed.pdf").write_bytes(base64.b64decode(content))
+    for path in (tmp_path / "printed.pdf", pdf):
+        done = subprocess.run([program, "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+        pages = [page for page in done.stdout.split("\f") if page.count("run-number-") > 3]
+        assert len(pages) > 1
+        assert all("Started (UTC)" in " ".join(page.split()) for page in pages)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light")])

@@ -282,6 +282,65 @@ def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun
     assert column(shown, "Margin spent, points") == ["0.25", "−0.50"]
 
 
+def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun) -> None:
+    # Task 1 claims 40 of 100; task 2 claims 10 more and reuses 30 of the 40; task 3 reuses 20 of the 50.
+    rows = [(1, 1, 100, 60, 40, 0, 0.5, 0.5), (2, 1, 100, 50, 10, 30, 0.5, 0.5), (3, 1, 100, 50, 0, 20, 0.5, 1.5)]
+    run = replace(recorded_run("clnp"), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+    run = replace(run, config={**run.config, "method_settings": {"margin": 2}})
+    (group,) = select([run], SUITE).groups
+    # Nothing was claimed before the first task, so it has no share.
+    assert group.reused_shares[1].to_dict() == {2: 0.75, 3: 0.4}
+    note = table(report_on([run]), "capacity").notes[0]
+    assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks, 1.50 at most" in note
+
+
+def test_forgetting_by_task_is_the_drop_from_its_best(recorded_run: MakeRun) -> None:
+    matrix = np.array([[0.1, 0.1, 0.1], [0.9, 0.1, 0.1], [0.95, 0.8, 0.1], [0.5, 0.85, 0.9]])
+    run = replace(recorded_run(), accuracy_matrix=matrix)
+    (group,) = select([run], SUITE).groups
+    # Task 1: from 0.95 to 0.5. Task 2: from 0.8 to 0.85, a gain.
+    assert group.forgetting_per_task[0] == pytest.approx([0.45, -0.05])
+    mean = group.metric("forgetting")
+    assert mean is not None
+    assert group.forgetting_per_task.mean() == pytest.approx(mean.mean)
+
+
+def test_what_a_method_keeps_grows_by_its_slope_and_testing_has_its_share(recorded_run: MakeRun) -> None:
+    run = recorded_run("ewc")
+    run.tasks["extra_state_bytes"] = [1024, 3072]
+    run.tasks["eval_seconds"] = [1.0, 4.0]
+    costs = table(report_on([run]), "Time and memory")
+    assert column(costs, "Extra state") == ["3.00 KiB"]
+    assert column(costs, "Extra state per task") == ["2.00 KiB"]
+    # 5 seconds of 25.
+    assert column(costs, "Testing, % of time") == ["20.0"]
+
+
+def test_fronts_are_marked_apart_for_the_methods_told_the_task(recorded_run: MakeRun) -> None:
+    runs = []
+    for method, accuracy, seconds, told in (
+        ("clnp", 0.90, 30.0, True),
+        ("psp", 0.80, 40.0, True),
+        ("ewc", 0.70, 20.0, False),
+        ("naive", 0.50, 10.0, False),
+        ("si", 0.60, 25.0, False),
+    ):
+        run = recorded_run(method, 0, accuracy, task_known_at_test=told)
+        run.tasks["train_seconds"] = seconds
+        run.tasks["extra_state_bytes"] = 100
+        runs.append(run)
+    costs = table(report_on(runs), "Time and memory")
+    fronts = dict(zip(column(costs, "Method"), column(costs, "On the front of"), strict=True))
+    # With equal extra state, the best of each kind alone is on that front.
+    assert fronts == {"clnp": "time, extra state", "psp": "–", "ewc": "time, extra state", "naive": "time", "si": "–"}
+
+
+def test_every_command_line_stands_once(recorded_seeds: MakeRuns) -> None:
+    report = report_on([*recorded_seeds("ewc", 0.9, 0.9, command="one"), *recorded_seeds("si", 0.8, command="two")])
+    assert column(table(report, "Runs"), "Command") == ["[1]", "[1]", "[2]"]
+    assert column(table(report, "Command lines"), "Command") == ["one", "two"]
+
+
 # Figures
 
 
