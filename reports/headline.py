@@ -53,25 +53,25 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         (
             Column("Method", "text", 2),
             *([Column("Overrides", "code", 2.4)] if modified else []),
-            Column("Task known at test", "text", 0.9),
-            Column("Seeds", width=0.7),
             Column("Average accuracy, %", width=1.6),
             *([Column("By test", "text", 1.1)] if used else []),
+            Column("Task known at test", "text", 0.9),
             Column("Forgetting, points", width=1.2),
             Column("Extra state", width=1.1),
             Column("Training time", width=1.1),
+            Column("Seeds", width=0.7),
         ),
         tuple(
             (
                 Cell(group.label, group.differs),
                 *([Cell(group.overrides)] if modified else []),
-                Cell(plain(group.is_told_the_task)),
-                count_cell(len(group.runs)),
                 accuracy_cell(group.metric("average_accuracy"), "no interval"),
                 *([Cell(standings[group.label])] if used else []),
+                Cell(plain(group.is_told_the_task)),
                 points_cell(group.metric("forgetting"), percent),
                 cost_cell(group.tasks("extra_state_bytes", "last"), readable_bytes),
                 cost_cell(group.tasks("train_seconds", "sum"), duration),
+                count_cell(len(group.runs)),
             )
             for group in groups
         ),
