@@ -46,6 +46,27 @@ RunsOption = Annotated[
     typer.Option("--runs", help="Folder of run folders to read instead of MLflow.", show_default=False),
 ]
 OutputOption = Annotated[Path, typer.Option(help="Folder that holds a folder per run.")]
+# Named twice: to a report it is where to read from.
+FromMlflowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-mlflow",
+        "--tracking-uri",
+        help="MLflow store to read; its artifacts are all it takes. Default: MLFLOW_TRACKING_URI, else mlflow.db in "
+        "this folder.",
+    ),
+]
+SuitesOption = Annotated[
+    list[str], typer.Option("--suite", help="The benchmark; `clbench list` shows all. Repeatable.")
+]
+TemplateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--template",
+        help="Folder with report.html.j2, style.css, script.js or report.typ of your own, to be used instead of ours.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
@@ -393,21 +414,61 @@ def resume_command(output: OutputOption = Path("clbench-runs")) -> None:
 
 @app.command("report")
 def report_command(
+    suite: SuitesOption,
+    reports: ReportsOption = Path("clbench-reports"),
+    runs: RunsOption = None,
+    tracking_uri: FromMlflowOption = None,
+    template: TemplateOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make the report of a suite from what MLflow holds, or from run folders: HTML, PDF, JSON, and files for authors.
+
+    With several suites, one report each, and one over all of them with average ranks.
+    """
+    from clbench.records import check_writable
+    from clbench.reports import write_files
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
+
+    screen = Screen(quiet=quiet)
+    names = list(dict.fromkeys(find_suite(name).name for name in suite))
+    check_writable(reports, "--reports")
+    recorded = {name: _recorded(name, runs, tracking_uri) for name in names}
+    paths = [path for name in names for path in _write_report(recorded[name], name, reports, screen, template)]
+    if len(names) > 1:
+        from clbench.reports.across import compose_across
+
+        across = compose_across([run for found in recorded.values() for run in found], names)
+        paths += write_files(across, "suites", reports, templates=template)
+    for path in paths:
+        screen.show(f"report:  {path}")
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(help="A method, or the id of a run.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
     suite: SuiteOption,
     reports: ReportsOption = Path("clbench-reports"),
     runs: RunsOption = None,
-    tracking_uri: UriOption = None,
+    tracking_uri: FromMlflowOption = None,
+    template: TemplateOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Make the HTML and the PDF report of a suite from what MLflow holds, or from run folders."""
+    """Compare two methods, or two runs, on the seeds they share: differences, intervals, tests, and a page on them."""
     from clbench.records import check_writable
+    from clbench.reports import write_files
+    from clbench.reports.compare import comparison_table, compose_comparison, find_pair
     from clbench.screen import Screen
     from clbench.suites import find_suite
 
     screen = Screen(quiet=quiet)
     chosen = find_suite(suite)
     check_writable(reports, "--reports")
-    for path in _write_report(_recorded(chosen.name, runs, tracking_uri), chosen.name, reports, screen):
+    pair = find_pair(_recorded(chosen.name, runs, tracking_uri), chosen.name, first, second)
+    screen.show(comparison_table(pair))
+    name = f"{chosen.name}-{first}-and-{second}"
+    for path in write_files(compose_comparison(pair), name, reports, templates=template):
         screen.show(f"report:  {path}")
 
 
@@ -442,7 +503,7 @@ def sync_command(
 def verify_command(
     suite: SuiteOption,
     runs: RunsOption = None,
-    tracking_uri: UriOption = None,
+    tracking_uri: FromMlflowOption = None,
 ) -> None:
     """Compare recorded runs with the published numbers and our goals; exit code 1 if a goal is missed."""
     from clbench.reports.verify import verification_table, verify
@@ -609,11 +670,13 @@ def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[Recorde
     return runs
 
 
-def _write_report(runs: "list[RecordedRun]", suite: str, folder: Path, screen: "Screen") -> list[Path]:
+def _write_report(
+    runs: "list[RecordedRun]", suite: str, folder: Path, screen: "Screen", template: Path | None = None
+) -> list[Path]:
     from clbench.reports import write_report
     from clbench.reports.terminal import summary_table
 
-    paths = write_report(runs, suite, folder)
+    paths = write_report(runs, suite, folder, templates=template)
     screen.show(summary_table(runs, suite))
     return paths
 

@@ -1,5 +1,8 @@
 """The drawings, each an SVG document as text: same input, same bytes.
 
+Where a value is worth reading off, the drawing holds an invisible spot with the value as its title, which a browser
+shows when one points at it.
+
 Every method has one colour, marker and line style, whatever else is drawn, so that figures of different
 reports can be laid side by side. Colours are Okabe and Ito's and Tol's, safe for the colour-blind; markers and
 line styles carry the same distinction in grey.
@@ -11,13 +14,14 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -25,14 +29,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from clbench.reports.formatting import byte_unit, percent, readable_bytes, tenths
-from clbench.reports.groups import Estimate, Group
+from clbench.reports.formatting import byte_unit, percent, readable_bytes, seconds
+from clbench.reports.groups import Group
+from clbench.reports.statistics import Estimate, Ranks
 
 WIDTH = 6.7
 """Width of every figure in inches: the text width of an A4 page."""
 
 MATRICES_PER_FIGURE = 2
+INK, GRID, PAPER = "#1b1f24", "#d0d0d1", "#fffffe"
+"""Text and axes, grid, what is left white: in colours of their own, so that a dark page can swap them."""
+
 _ANNOTATED_TASKS = 12
+_ON_LIGHT, _ON_DARK = "#262626", "#ffffff"  # on the colour map, which is the same on a dark page
+MOST_PANELS = 12
 _LABEL_LENGTH = 26
 _CLOSE_UP = 10.0
 
@@ -57,7 +67,8 @@ _STYLE = {
     "ytick.major.size": 3,
     "hatch.linewidth": 0.6,
     "grid.linewidth": 0.4,
-    "grid.color": "#d0d0d0",
+    "grid.color": GRID,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     # Outlines, not font references: the reader's fonts cannot shift or clip a label.
     "svg.fonttype": "path",
     # A method's name may hold a dollar sign.
@@ -88,7 +99,25 @@ _LOOKS = {
     "anpyc": Look("#999933", "p", "-"),
     "sor-snn-style": Look("#AA4499", "h", "-"),
 }
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place in a drawing, in the data's coordinates, and the value to be read there."""
+
+    axes: Axes
+    x: float
+    y: float
+    words: str
+
+
+Draw = Callable[[Figure], list[Spot]]
+
+_LAYER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+_LAYER_MARKERS = ("o", "s", "^", "D", "v")
 _MORE_COLOURS = ("#661100", "#6699CC", "#AA4466", "#44AA99", "#888888", "#4477AA", "#B8860B")
+COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *_LAYER_COLOURS)
+"""Every colour that means a method or a layer."""
 _MORE_MARKERS = ("<", ">", "d", "8", "p", "h", "*")
 _MORE_LINES = ("-", "--", "-.")
 
@@ -115,11 +144,12 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     highest = max(float(curve.max()) for curve in curves)
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
+        spots = []
         panels = list(figure.subplots(1, 2 if close_up else 1, squeeze=False)[0])
         for axes in panels:
             for group, curve in zip(groups, curves, strict=True):
-                _seeds(axes, group, curve)
+                spots += _seeds(axes, group, curve)
             _task_axis(axes)
         panels[0].set_ylabel("Average accuracy (%)")
         if close_up:
@@ -127,26 +157,60 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             panels[1].set_ylim(lowest_leading - room, highest + room)
             panels[0].set_title("all", loc="left")
             panels[1].set_title("close-up of the leading ones", loc="left")
+            low, high = panels[1].get_ylim()
+            spots = [spot for spot in spots if spot.axes is panels[0] or low <= spot.y <= high]
         _legend(figure, groups)
+        return spots
 
     return _svg(draw, name, 3.1)
 
 
-def first_task_and_forgetting(groups: Sequence[Group], name: str) -> str:
-    """Accuracy on the first task against tasks learned, and forgetting after the last."""
-    forgetting = [(group, group.metric("forgetting")) for group in groups]
-    bars = [(group, value) for group, value in forgetting if value is not None]
+def trajectories(groups: Sequence[Group], name: str) -> str:
+    """Accuracy on a task against tasks learned, one small panel per task, at most twelve, evenly chosen."""
+    tasks = groups[0].matrices.shape[2]
+    chosen = np.unique(np.linspace(0, tasks - 1, min(tasks, MOST_PANELS)).round().astype(int))
+    columns = min(5 if len(chosen) in (5, 9, 10) else 4, len(chosen))
+    rows = -(-len(chosen) // columns)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
+        spots: list[Spot] = []
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes, task in zip(panels.flat, chosen, strict=False):
+            for group in groups:
+                spots += _seeds(axes, group, 100 * group.matrices[:, 1:, task], from_task=int(task) + 1, small=True)
+            axes.set_title(f"task {task + 1}", loc="left")
+            _task_axis(axes)
+            axes.set_xlabel("")
+        for axes in panels.flat[len(chosen) :]:
+            axes.set_visible(False)
+        for axes in panels[-1]:
+            axes.set_xlabel("Tasks learned")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("Accuracy (%)")
+        _legend(figure, groups)
+        return spots
+
+    return _svg(draw, name, 1.35 * rows + 0.9)
+
+
+def forgetting(groups: Sequence[Group], name: str) -> str:
+    """What each task lost from its best accuracy to the end, and the mean of that by group."""
+    means = [(group, group.metric("forgetting")) for group in groups]
+    bars = [(group, value) for group, value in means if value is not None]
+
+    def draw(figure: Figure) -> list[Spot]:
         ratios = [1.25, 1] if bars else [1]
+        spots: list[Spot] = []
         panels = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         for group in groups:
-            _seeds(panels[0], group, 100 * group.matrices[:, 1:, 0])
+            spots += _seeds(panels[0], group, 100 * group.forgetting_per_task)
         _task_axis(panels[0])
-        panels[0].set_ylabel("Accuracy on task 1 (%)")
+        panels[0].set_xlabel("Task")
+        panels[0].set_ylabel("Forgetting (percentage points)")
         if bars:
-            _bars(panels[1], bars, "Forgetting (percentage points)", scale=100, words=_with_interval)
+            _bars(panels[1], bars, "Mean forgetting (percentage points)", scale=100, words=_with_interval)
         _legend(figure, groups)
+        return spots
 
     return _svg(draw, name, max(3.1, 0.22 * len(groups) + 1.2))
 
@@ -154,35 +218,37 @@ def first_task_and_forgetting(groups: Sequence[Group], name: str) -> str:
 def accuracy_matrices(groups: Sequence[Group], name: str, lowest: float) -> str:
     """Accuracy matrices of one or two groups side by side, mean over seeds, coloured from `lowest` to 100 %."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
+        spots = []
         panels = figure.subplots(1, MATRICES_PER_FIGURE, squeeze=False)[0]
         scale = Normalize(lowest, 100)
         for axes, group in zip(panels, groups, strict=False):
             matrix = 100 * group.matrices[:, 1:, :].mean(axis=0)
             tasks = matrix.shape[1]
             few = tasks <= _ANNOTATED_TASKS
-            sns.heatmap(
-                matrix,
-                ax=axes,
-                cmap="cividis",
-                norm=scale,
-                annot=np.vectorize(_matrix_entry, otypes=[str])(matrix) if few else False,
-                fmt="",
-                annot_kws={"size": 6.3},
-                cbar=False,
-                xticklabels=False,
-                yticklabels=False,
-            )
+            mesh = axes.pcolormesh(matrix, cmap="cividis", norm=scale)
+            # Seams between the cells would show in some viewers.
+            mesh.set_edgecolor("face")
+            mesh.set_linewidth(0.3)
+            axes.invert_yaxis()
+            for i, j in np.argwhere(~np.isnan(matrix)) if few else ():
+                letters = _ON_LIGHT if scale(matrix[i, j]) > 0.6 else _ON_DARK
+                entry = _matrix_entry(matrix[i, j])
+                words = axes.text(j + 0.5, i + 0.5, entry, size=6.3, color=letters, ha="center", va="center")
+                # They lie within the axes; asking each for its extent took half of the time of a figure.
+                words.set_in_layout(False)
             step = 1 if few else 5
             numbers = np.arange(step, tasks + 1, step)
             axes.set_xticks(numbers - 0.5, [str(number) for number in numbers])
             axes.set_yticks(numbers - 0.5, [str(number) for number in numbers])
-            # Seams between the cells would show in some viewers.
-            axes.collections[0].set_edgecolor("face")
-            axes.collections[0].set_linewidth(0.3)
             # Right of the step line lie tasks that were not learned yet.
             steps = np.repeat(np.arange(tasks + 1), 2)
             axes.plot(steps[1:], steps[:-1], color="white", linewidth=1.4, clip_on=False)
+            if few:
+                spots += [
+                    Spot(axes, j + 0.5, i + 0.5, f"{group.label}, {i + 1} learned, task {j + 1}: {matrix[i, j]:.2f} %")
+                    for i, j in np.argwhere(~np.isnan(matrix))
+                ]
             axes.set_title(_short(group.label), loc="left")
             axes.tick_params(length=0, rotation=0)
             axes.set_xlabel("Tested on task")
@@ -197,6 +263,7 @@ def accuracy_matrices(groups: Sequence[Group], name: str, lowest: float) -> str:
             # By default the bar is a bitmap, the only one in the report.
             bar.solids.set_rasterized(False)
             bar.solids.set_edgecolor("face")
+        return spots
 
     return _svg(draw, name, 2.35)
 
@@ -210,21 +277,27 @@ def capacity(group: Group, name: str) -> str:
     kinds = [
         ("claimed earlier, reused", {"facecolor": "#0072B2", "edgecolor": "#0072B2"}),
         ("claimed earlier, not reused", {"facecolor": "#A6CEE3", "edgecolor": "#0072B2"}),
-        ("newly claimed", {"facecolor": "#D55E00", "edgecolor": "white", "hatch": "/////"}),
-        ("free", {"facecolor": "white", "edgecolor": "#707070"}),
+        ("newly claimed", {"facecolor": "#D55E00", "edgecolor": PAPER, "hatch": "/////"}),
+        ("free", {"facecolor": PAPER, "edgecolor": "#707070"}),
     ]
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
+        spots = []
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, layer in zip(panels.flat, layers, strict=False):
             part = frame[frame["layer"] == layer].fillna(0)
             earlier = part["neurons"] - part["free"] - part["new"]
             heights = [part["reused"], earlier - part["reused"], part["new"], part["free"]]
             bottom = np.zeros(len(part))
-            for (_, style), height in zip(kinds, heights, strict=True):
+            for (kind, style), height in zip(kinds, heights, strict=True):
                 values = np.clip(height.to_numpy(dtype=float), 0, None)
                 drawn: Any = style
                 axes.bar(part["task"], values, bottom=bottom, width=0.8, linewidth=0.5, **drawn)
+                spots += [
+                    Spot(axes, task, base + value / 2, f"layer {layer:.0f}, task {task:.0f}: {value:.1f} {kind}")
+                    for task, base, value in zip(part["task"], bottom, values, strict=True)
+                    if value
+                ]
                 bottom = bottom + values
             axes.set_title(f"layer {int(layer)}", loc="left")
             axes.set_xlabel("Task")
@@ -236,14 +309,47 @@ def capacity(group: Group, name: str) -> str:
             axes.set_visible(False)
         handles = [Patch(linewidth=0.5, **style) for _, style in kinds]  # type: ignore[arg-type]
         figure.legend(handles, [label for label, _ in kinds], loc="outside lower center", ncols=4)
+        return spots
 
     return _svg(draw, name, 2.3 * rows + 0.5)
+
+
+def reuse(group: Group, name: str) -> str:
+    """Of the neurons that earlier tasks claimed, the share that each task reuses, one line per layer."""
+    shares = group.reused_shares
+
+    def draw(figure: Figure) -> list[Spot]:
+        axes = figure.subplots()
+        spots = []
+        for number, layer in enumerate(shares.columns):
+            part = 100 * shares[layer].dropna()
+            axes.plot(
+                part.index,
+                part,
+                color=_LAYER_COLOURS[number % len(_LAYER_COLOURS)],
+                marker=_LAYER_MARKERS[number % len(_LAYER_MARKERS)],
+                linewidth=1.2,
+                markersize=4.6,
+                label=f"layer {layer:.0f}",
+            )
+            spots += [
+                Spot(axes, task, value, f"layer {layer:.0f}, task {task:.0f}: {value:.1f} %")
+                for task, value in part.items()
+            ]
+        _task_axis(axes)
+        axes.set_xlabel("Task")
+        axes.set_ylabel("Reused, % of claimed earlier")
+        axes.set_ylim(-3, 103)
+        figure.legend(loc="outside right upper")
+        return spots
+
+    return _svg(draw, name, 2.3)
 
 
 def costs(groups: Sequence[Group], name: str) -> str:
     """Training time per task, peak memory and extra state, one bar per group; one panel per recorded quantity."""
     wanted: list[tuple[str, str, str, Callable[[float], str]]] = [
-        ("train_seconds", "mean", "Training time (s per task)", tenths),
+        ("train_seconds", "mean", "Training time (s per task)", seconds),
         ("peak_memory_bytes", "max", "Peak memory ({unit})", readable_bytes),
         ("extra_state_bytes", "last", "Extra state ({unit})", readable_bytes),
     ]
@@ -255,21 +361,160 @@ def costs(groups: Sequence[Group], name: str) -> str:
             unit, size = byte_unit(max(means)) if "{unit}" in label else ("", 1.0)
             panels.append((bars, label.format(unit=unit), 1 / size, show))
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
         all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (bars, label, scale, show) in zip(all_axes, panels, strict=True):
             _bars(axes, bars, label, scale=scale, words=_mean(show))
             axes.tick_params(axis="y", labelleft=axes is all_axes[0])
+        return []
 
     return _svg(draw, name, 0.24 * len(groups) + 0.7)
 
 
-def _seeds(axes: Axes, group: Group, values: np.ndarray) -> None:
-    """Draws [n, T] values against tasks learned: the mean as a line, the seeds' range as a thin band."""
+def state_growth(groups: Sequence[Group], name: str) -> str:
+    """What each method keeps beside the weights, against tasks learned, mean over seeds."""
+    curves = [(group, group.task_means("extra_state_bytes")) for group in groups]
+    known = [(group, curve) for group, curve in curves if not np.isnan(curve).all()]
+    unit, size = byte_unit(max(float(np.nanmax(curve)) for _, curve in known))
+
+    def draw(figure: Figure) -> list[Spot]:
+        axes = figure.subplots()
+        spots = []
+        for group, curve in known:
+            tasks = np.arange(1, len(curve) + 1)
+            axes.plot(tasks, curve / size, **_line(group))
+            spots += [
+                Spot(axes, float(task), value / size, f"{group.label}, {task} learned: {readable_bytes(value)}")
+                for task, value in zip(tasks, curve, strict=True)
+                if not np.isnan(value)
+            ]
+        _task_axis(axes)
+        axes.set_ylabel(f"Extra state ({unit})")
+        _legend(figure, [group for group, _ in known])
+        return spots
+
+    return _svg(draw, name, 2.6)
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A panel of accuracy against a cost.
+
+    Attributes:
+        label: of the cost's axis, with its unit.
+        points: group, cost in that unit, average accuracy (a fraction), whether it is on the front of its kind.
+    """
+
+    label: str
+    points: tuple[tuple[Group, float, float, bool], ...]
+
+
+def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
+    """Accuracy against each cost; rings and lines mark the front of the methods told the task, and of the others."""
+
+    def draw(figure: Figure) -> list[Spot]:
+        spots = []
+        all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, panel in zip(all_axes, panels, strict=True):
+            for told, line in ((True, "-"), (False, "--")):
+                front = sorted(
+                    (cost, 100 * accuracy)
+                    for group, cost, accuracy, best in panel.points
+                    if best and bool(group.is_told_the_task) is told
+                )
+                if front:
+                    costs, accuracies = zip(*front, strict=True)
+                    # From one point of the front to the next, what is reached at a cost stays until more is paid.
+                    axes.step(costs, accuracies, where="post", color=INK, linewidth=0.7, linestyle=line, zorder=1)
+                    axes.plot(
+                        costs,
+                        accuracies,
+                        "o",
+                        markersize=10,
+                        markerfacecolor="none",
+                        markeredgecolor=INK,
+                        markeredgewidth=0.7,
+                        linestyle="",
+                    )
+            for group, cost, accuracy, _ in panel.points:
+                axes.plot([cost], [100 * accuracy], **{**_line(group), "linestyle": "", "markersize": 5.5})
+                spots.append(
+                    Spot(axes, cost, 100 * accuracy, f"{group.label}: {percent(accuracy)} %, {panel.label} {cost:.3g}")
+                )
+            axes.set_xlabel(panel.label)
+            axes.grid(axis="both")
+            axes.set_axisbelow(True)
+            axes.margins(0.1)
+        all_axes[0].set_ylabel("Average accuracy (%)")
+        _legend(figure, [group for group, *_ in panels[0].points], lines=False)
+        return spots
+
+    return _svg(draw, name, 3.0)
+
+
+def task_differences(first: Group, second: Group, differences: np.ndarray, name: str) -> str:
+    """Final accuracy of the first less the second by task, [n, T] in percentage points: mean and every seed."""
+
+    def draw(figure: Figure) -> list[Spot]:
+        axes = figure.subplots()
+        tasks = np.arange(1, differences.shape[1] + 1)
+        means = differences.mean(axis=0)
+        colours = [look_of((first if mean >= 0 else second).method).colour for mean in means]
+        axes.bar(tasks, means, width=0.7, color=colours, alpha=0.35, linewidth=0)
+        for seed in differences:
+            axes.plot(tasks, seed, "o", color=INK, markersize=2.6)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        _task_axis(axes)
+        axes.set_xlabel("Task")
+        axes.set_ylabel("Difference (percentage points)")
+        return [
+            Spot(axes, task, mean, f"task {task}: {mean:+.2f} points") for task, mean in zip(tasks, means, strict=True)
+        ]
+
+    return _svg(draw, name, 2.6)
+
+
+def critical_difference(ranks: Ranks, name: str) -> str:
+    """Average ranks on a line, bars joining methods that do not differ significantly."""
+    import scikit_posthocs
+
+    assert ranks.pairwise_p is not None  # the caller has enough suites
+
+    def draw(figure: Figure) -> list[Spot]:
+        axes = figure.subplots()
+        scikit_posthocs.critical_difference_diagram(
+            ranks.average,
+            ranks.pairwise_p,
+            ax=axes,
+            label_fmt_left="{label} ({rank:.2f})",
+            label_fmt_right="({rank:.2f}) {label}",
+            color_palette={str(method): look_of(str(method)).colour for method in ranks.average.index},
+            crossbar_props={"color": INK, "marker": None, "linewidth": 2.5},
+            text_h_margin=0.04,
+        )
+        for words in axes.texts:
+            # By default in the method's colour, in which some could hardly be read.
+            words.set_color(INK)
+        axes.set_xlabel("Average rank (1 is best)")
+        return []
+
+    return _svg(draw, name, 0.22 * len(ranks.average) + 1.2)
+
+
+def _seeds(axes: Axes, group: Group, values: np.ndarray, *, from_task: int = 1, small: bool = False) -> list[Spot]:
+    """Draws [n, T] values against tasks: the mean as a line, the seeds' range as a thin band."""
     colour = look_of(group.method).colour
     tasks = np.arange(1, values.shape[1] + 1)
+    if from_task > 1:
+        tasks, values = tasks[from_task - 1 :], values[:, from_task - 1 :]
+    means = values.mean(axis=0)
     axes.fill_between(tasks, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    axes.plot(tasks, values.mean(axis=0), **_line(group))
+    axes.plot(tasks, means, **{**_line(group), **({"markersize": 2.6, "linewidth": 0.9} if small else {})})
+    return [
+        Spot(axes, task, mean, f"{group.label}, {task}: {mean:.2f}")
+        for task, mean in zip(tasks, means, strict=True)
+        if not np.isnan(mean)
+    ]
 
 
 def _line(group: Group) -> dict[str, Any]:
@@ -282,7 +527,7 @@ def _line(group: Group) -> dict[str, Any]:
         "markersize": 4.6,
         "markeredgewidth": 0.8 if group.variant else 0,
         # Further groups of a method keep its look and are told apart by hollow markers.
-        "markerfacecolor": "white" if group.variant else look.colour,
+        "markerfacecolor": PAPER if group.variant else look.colour,
     }
 
 
@@ -304,7 +549,7 @@ def _bars(
     """One horizontal bar per group with its value written at its end."""
     for place, (group, value) in enumerate(bars):
         length = 0.0 if value is None else scale * value.mean
-        axes.barh(place, length, height=0.62, color=look_of(group.method).colour)
+        axes.barh(place, length, height=0.62, color=look_of(group.method).colour, linewidth=0)
         axes.annotate(
             "n/a" if value is None else words(value),
             (max(length, 0.0), place),
@@ -313,7 +558,7 @@ def _bars(
             va="center",
             fontsize=7.5,
         )
-    axes.axvline(0, color="#202020", linewidth=0.6)
+    axes.axvline(0, color=INK, linewidth=0.6)
     axes.spines["left"].set_visible(False)
     axes.set_yticks(range(len(bars)), [_short(group.label) for group, _ in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
@@ -334,9 +579,9 @@ def _with_interval(value: Estimate) -> str:
     return percent(value.mean) + ("" if value.half_width is None else f" ± {percent(value.half_width)}")
 
 
-def _legend(figure: Figure, groups: Sequence[Group]) -> None:
+def _legend(figure: Figure, groups: Sequence[Group], *, lines: bool = True) -> None:
     labels = [_short(group.label) for group in groups]
-    handles = [Line2D([], [], **_line(group)) for group in groups]
+    handles = [Line2D([], [], **{**_line(group), **({} if lines else {"linestyle": ""})}) for group in groups]
     # About 5 points per letter at this size, 40 for the line before it.
     columns = max(1, min(len(labels), int(72 * WIDTH / (5 * max(map(len, labels)) + 40))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -347,10 +592,10 @@ def _short(label: str) -> str:
 
 
 def _matrix_entry(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.1f}".removesuffix(".0") if value >= 99.95 else f"{value:.1f}"
+    return "100" if value >= 99.95 else f"{value:.1f}"
 
 
-def _svg(draw: Callable[[Figure], None], name: str, height: float) -> str:
+def _svg(draw: Draw, name: str, height: float) -> str:
     """Draws a figure and returns it without dates, comments or ids that another figure could share."""
     buffer = io.StringIO()
     style: Any = {**sns.axes_style("ticks"), **_STYLE, "svg.hashsalt": name}
@@ -358,12 +603,25 @@ def _svg(draw: Callable[[Figure], None], name: str, height: float) -> str:
         # A name in a script that the font lacks is drawn as boxes; the text beside the figure has it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure)
+        canvas = FigureCanvasSVG(figure)
+        spots = draw(figure)
         metadata: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=metadata)
+        # Not savefig, which draws everything once more beforehand to settle the layout; drawing does that itself.
+        canvas.print_svg(buffer, metadata=metadata)
+        places = [_placed(spot, figure, height) for spot in spots]
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
-    return re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
+    text = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
+    return (
+        text.replace("</svg>", f'<g fill="none" pointer-events="all">{"".join(places)}</g>\n</svg>') if places else text
+    )
+
+
+def _placed(spot: Spot, figure: Figure, height: float) -> str:
+    """A spot as an element of the drawing; to be called once the layout is settled."""
+    # By fractions of the figure, which hold whatever resolution a renderer draws at.
+    x, y = figure.transFigure.inverted().transform(spot.axes.transData.transform((spot.x, spot.y)))
+    place = f'cx="{72 * WIDTH * x:.1f}" cy="{72 * height * (1 - y):.1f}"'
+    return f'<circle class="spot" {place} r="5"><title>{escape(spot.words)}</title></circle>'

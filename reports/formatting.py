@@ -45,6 +45,11 @@ def tenths(value: float) -> str:
     return f"{value:.1f}"
 
 
+def seconds(value: float) -> str:
+    """Seconds with one decimal, below one second with two."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}"
+
+
 def counted(number: int, what: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
@@ -80,3 +85,12 @@ def minute(text: str) -> str:
     """A recorded time to the minute, or the text itself where it is no time."""
     time = instant(text)
     return f"{time:%Y-%m-%d %H:%M}" if time else text or NOT_RECORDED
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one reads them: `42.0 s`, `12.5 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

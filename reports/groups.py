@@ -7,47 +7,21 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
+from clbench.reports.statistics import Estimate, estimate
 
-CONFIDENCE = 0.95
-SEEDS_FOR_INTERVAL = 3
 # What is most likely to move a number when nothing else does.
 VERSIONS_TO_MARK = ("clbench", "torch")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds.
-
-    Attributes:
-        values: [n], one per seed.
-        mean: their mean.
-        half_width: half the 95 % confidence interval of the mean (Student's t); None below 3 seeds.
-    """
-
-    values: tuple[float, ...]
-    mean: float
-    half_width: float | None
-
-
-def estimate(values: npt.ArrayLike) -> Estimate:
-    """The mean of one value per seed with its confidence interval."""
-    array = np.asarray(values, dtype=np.float64)
-    half_width = None
-    if array.size >= SEEDS_FOR_INTERVAL:
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, array.size - 1)
-        half_width = float(quantile * array.std(ddof=1) / np.sqrt(array.size))
-    return Estimate(tuple(float(value) for value in array), float(array.mean()), half_width)
 
 
 @dataclass(frozen=True)
@@ -85,16 +59,24 @@ class Group:
         given = self.config.get("overrides") or {}
         return ", ".join(f"{key}={plain(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
 
-    @property
+    @cached_property
     def matrices(self) -> npt.NDArray[np.float64]:
         """The accuracy matrices, [n, T + 1, T]."""
         return np.stack([run.accuracy_matrix for run in self.runs])
 
-    @property
+    @cached_property
     def average_accuracy_curves(self) -> npt.NDArray[np.float64]:
         """Average accuracy over the tasks learned so far, [n, T]."""
         matrices = self.matrices
         return np.stack([matrices[:, t, :t].mean(axis=1) for t in range(1, matrices.shape[2] + 1)], axis=1)
+
+    @property
+    def forgetting_per_task(self) -> npt.NDArray[np.float64]:
+        """By how much each task but the last lies below its best earlier accuracy in the end, [n, T - 1]."""
+        matrices = self.matrices
+        tasks = matrices.shape[2]
+        # As in metrics.forgetting: the best of rows 1 to T - 1, whether or not the task was learned by then.
+        return np.nanmax(matrices[:, 1:tasks, : tasks - 1], axis=1) - matrices[:, tasks, : tasks - 1]
 
     def metric(self, name: str) -> Estimate | None:
         """A metric of `clbench.metrics.SUMMARY` over the seeds; None where any run leaves it undefined."""
@@ -102,19 +84,54 @@ class Group:
         defined = [value for value in values if value is not None]
         return estimate(defined) if len(defined) == len(values) else None
 
-    def tasks(self, column: str, over_tasks: str) -> Estimate | None:
-        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first` or `last` over tasks."""
-        ends = {"first": 0, "last": -1}
-        values = []
-        for run in self.runs:
-            recorded = pd.to_numeric(run.tasks[column], errors="coerce").dropna()
-            if recorded.empty:
-                return None
-            end = ends.get(over_tasks)
-            values.append(float(recorded.agg(over_tasks) if end is None else recorded.iloc[end]))
-        return estimate(values)
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A metric of `clbench.metrics.SUMMARY` by seed, without the runs that leave it undefined."""
+        values = {run.seed: SUMMARY[name](run.accuracy_matrix, None) for run in self.runs}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
+    def is_told_the_task(self) -> bool | None:
+        """Whether the method is told the task at test; None where it was not recorded."""
+        return self.config.get("task_known_at_test")
+
+    def tasks(self, column: str, over_tasks: str) -> Estimate | None:
+        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first`, `last` or `slope` over tasks.
+
+        The slope is what each task after the first adds on average; 0 with a single task.
+        """
+        ends = {"first": 0, "last": -1}
+        values = []
+        for found in self._task_column(column):
+            recorded = found[~np.isnan(found)]
+            if not recorded.size:
+                return None
+            if over_tasks == "slope":
+                values.append(float(recorded[-1] - recorded[0]) / max(1, recorded.size - 1))
+            elif over_tasks in ends:
+                values.append(float(recorded[ends[over_tasks]]))
+            else:
+                values.append(float(getattr(recorded, over_tasks)()))
+        return estimate(values)
+
+    @cached_property
+    def _task_columns(self) -> dict[str, list[npt.NDArray[np.float64]]]:
+        return {}
+
+    def _task_column(self, column: str) -> list[npt.NDArray[np.float64]]:
+        """A column of the task tables as numbers, one [T] per seed, NaN where there is none; read once."""
+        if column not in self._task_columns:
+            self._task_columns[column] = [
+                pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs
+            ]
+        return self._task_columns[column]
+
+    def task_means(self, column: str) -> npt.NDArray[np.float64]:
+        """A column of the task tables, mean over seeds: [T], NaN where no run recorded it."""
+        frames = self._task_column(column)
+        length = min(len(frame) for frame in frames)
+        return np.stack([frame[:length] for frame in frames]).mean(axis=0)
+
+    @cached_property
     def capacity(self) -> pd.DataFrame:
         """Neurons per layer and task, mean over seeds; empty for methods that count none."""
         frames = [run.capacity for run in self.runs if len(run.capacity)]
@@ -122,6 +139,14 @@ class Group:
             return pd.DataFrame()
         numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
         return numbers.groupby(["layer", "task"], as_index=False).mean()
+
+    @property
+    def reused_shares(self) -> pd.DataFrame:
+        """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
+        frame = self.capacity
+        earlier = frame["neurons"] - frame["free"] - frame["new"]
+        shares = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
+        return shares.pivot(index="task", columns="layer", values="share").dropna(how="all")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,36 @@
-"""What a report shows, as text and drawings ready to be set: no number is computed after this."""
+"""What a report shows, as text and drawings ready to be set: no number is computed after this.
 
-from dataclasses import dataclass
+The same model becomes HTML, PDF, JSON, and the CSV, LaTeX, SVG and PDF files for authors.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: its text, and smaller below it a detail such as `± 0.04` (may be empty)."""
+    """One cell of a table.
+
+    Attributes:
+        text: what is shown.
+        detail: smaller below it, such as `± 0.04`; may be empty.
+        value: the number behind the text, in the unit of the column's heading, for sorting and CSV; None for words.
+        half_width: half the 95 % interval of that number; None without one.
+    """
 
     text: str
     detail: str = ""
+    value: float | None = None
+    half_width: float | None = None
+
+    def __post_init__(self) -> None:
+        for number in (self.value, self.half_width):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"expected the number of the cell '{self.text}' to be finite, but got {number}")
 
 
 @dataclass(frozen=True)
@@ -24,8 +44,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption; `notes` are sentences that stand below it."""
+    """A table with its caption.
 
+    Attributes:
+        name: unique in the report; the stem of its CSV and LaTeX files.
+        caption: stands above it.
+        columns: from left to right.
+        rows: as many cells in each as there are columns.
+        notes: sentences that stand below it.
+    """
+
+    name: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -37,7 +66,7 @@ class Figure:
     """A drawing.
 
     Attributes:
-        name: unique in the report; also the prefix of every id inside the drawing.
+        name: unique in the report; also the prefix of every id inside the drawing, and the stem of its files.
         caption: stands below it.
         alt: what it shows, for whoever can't see it.
         svg: an SVG document of its own, with namespaces and without XML declaration.
@@ -64,17 +93,31 @@ class Report:
     """The whole report.
 
     Attributes:
-        suite: the suite's name, the running head.
+        suite: the suite's name, or the names of several; the running head.
         title: the suite's title.
         dated: when the newest run ended; the report's date, so that the same runs give the same bytes.
         summary: what was run, in two sentences.
-        headline: the figure that answers the report's question.
+        headline: the figure and the table that answer the report's question.
         sections: the rest, in order.
+        bibliography: BibTeX entries of the methods and data sets used.
     """
 
     suite: str
     title: str
     dated: datetime
     summary: tuple[str, ...]
-    headline: Figure
+    headline: tuple[Table | Figure, ...]
     sections: tuple[Section, ...]
+    bibliography: str = ""
+
+    @property
+    def items(self) -> Iterator[Table | Figure]:
+        """Every table and figure, in order."""
+        yield from self.headline
+        for section in self.sections:
+            yield from section.items
+
+    def to_json(self) -> bytes:
+        """The report as JSON in UTF-8; a table has `columns`, a figure has `svg`."""
+        content = asdict(self) | {"dated": self.dated.isoformat()}
+        return (json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()

@@ -10,25 +10,42 @@ from clbench.reports.model import Cell, Column, Table
 
 
 def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
-    """Versions, commit, data and machine; the settings; and one row per run."""
+    """Versions, commit, data and machine; the settings; one row per run; and each command line once."""
     return (
         Table(
+            "environment",
             "What the runs were made with",
             (Column("Item", "text", 1), Column("Value", "text", 4)),
             tuple((Cell(item), Cell(value)) for item, value in _environment(groups)),
         ),
         Table(
+            "settings",
             "Settings",
             (Column("Of", "text", 1), Column("Settings", "code", 4)),
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
         ),
-        _runs(groups),
+        *_runs(groups),
     )
+
+
+def mixtures(group: Group) -> Iterable[str]:
+    """Says what differs within a group although no accuracy should depend on it."""
+    sources: tuple[tuple[str, Callable[[RecordedRun], object]], ...] = (
+        ("commits", lambda run: run.config.get("git_commit")),
+        ("devices, over which its times are averaged", lambda run: run.config.get("device")),
+        ("hosts, over which its times are averaged", lambda run: run.config.get("host")),
+        ("versions of torch", lambda run: (run.config.get("versions") or {}).get("torch")),
+    )
+    for what, read in sources:
+        found = sorted({plain(read(run)) for run in group.runs})
+        if len(found) > 1:
+            yield f"{group.label} has runs of {len(found)} {what}: {', '.join(found)}."
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     """The runs that no number contains, and why."""
     return Table(
+        "left-out",
         "Runs that no number contains",
         (
             Column("Run", "code", 1.5),
@@ -50,28 +67,37 @@ def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     )
 
 
-def _runs(groups: Sequence[Group]) -> Table:
-    return Table(
+def _runs(groups: Sequence[Group]) -> tuple[Table, Table]:
+    """The runs, and the commands they came from: one command makes many runs, and is long."""
+    commands = dict.fromkeys(plain(run.config.get("command")) for group in groups for run in group.runs)
+    numbers = {command: f"[{number}]" for number, command in enumerate(commands, start=1)}
+
+    def accuracy(run: RecordedRun) -> Cell:
+        value = float(run.accuracy_matrix[-1].mean())
+        return Cell(percent(value), "", 100 * value)
+
+    runs = Table(
+        "runs",
         "Runs",
         (
             Column("Run", "code", 1.75),
-            Column("Method", "text", 1.4),
+            Column("Method", "text", 1.8),
             Column("Seed", width=0.6),
-            Column("Accuracy, %", width=0.95),
-            Column("Started (UTC)", "text", 1.1),
-            Column("Ended (UTC)", "text", 1.1),
-            Column("Command", "code", 3.4),
-            Column("Seal", "code", 1.9),
+            Column("Accuracy, %", width=1),
+            Column("Started (UTC)", "text", 1.5),
+            Column("Ended (UTC)", "text", 1.5),
+            Column("Command", "text", 0.9),
+            Column("Seal", "code", 1.75),
         ),
         tuple(
             (
                 Cell(run.run_id),
                 Cell(group.label),
-                Cell(str(run.seed)),
-                Cell(percent(float(run.accuracy_matrix[-1].mean()))),
+                Cell(str(run.seed), "", float(run.seed)),
+                accuracy(run),
                 Cell(minute(run.started)),
                 Cell(minute(run.ended)),
-                Cell(plain(run.config.get("command"))),
+                Cell(numbers[plain(run.config.get("command"))]),
                 Cell(run.seal[:16] or "no digests"),
             )
             for group in groups
@@ -79,6 +105,13 @@ def _runs(groups: Sequence[Group]) -> Table:
         ),
         tuple(_run_notes(groups)),
     )
+    lines = Table(
+        "commands",
+        "Command lines",
+        (Column("No.", "text", 0.4), Column("Command", "code", 6)),
+        tuple((Cell(number), Cell(command)) for command, number in numbers.items()),
+    )
+    return runs, lines
 
 
 def _run_notes(groups: Sequence[Group]) -> Iterable[str]:

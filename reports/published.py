@@ -1,7 +1,8 @@
 """Published results and our goals, read from `baselines/published.toml`."""
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import resources
 from typing import Any
@@ -17,6 +18,7 @@ class PublishedResult:
         source: where it stands.
         setting: what it was measured under.
         spread: a fraction, or None where the source gives none.
+        known: what the source states of its setting, under our names of settings, to be compared with ours.
     """
 
     suite: str
@@ -25,6 +27,7 @@ class PublishedResult:
     source: str
     setting: str
     spread: Decimal | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last_digit(self) -> Decimal:

@@ -7,7 +7,8 @@ from rich.text import Text
 
 from clbench.records import RecordedRun
 from clbench.reports.formatting import percent, plain
-from clbench.reports.groups import Estimate, select
+from clbench.reports.groups import select
+from clbench.reports.statistics import Estimate
 
 
 def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:

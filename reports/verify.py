@@ -14,8 +14,9 @@ from rich.text import Text
 
 from clbench.records import RecordedRun
 from clbench.reports.formatting import percent
-from clbench.reports.groups import SEEDS_FOR_INTERVAL, Estimate, Group, select
+from clbench.reports.groups import Group, select
 from clbench.reports.published import Goal, PublishedResult, goals, published_results
+from clbench.reports.statistics import SEEDS_FOR_INTERVAL, Estimate
 
 Relation = Literal["inside", "above", "below", ""]
 

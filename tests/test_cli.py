@@ -315,7 +315,8 @@ def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(run, pl
 def test_quiet_prints_nothing_and_the_report_is_made_all_the_same(clbench, run, place):
     outcome = run(place, "-q")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
-    assert {path.suffix for path in (place / "clbench-reports").iterdir()} == {".html", ".pdf"}
+    made = {f"{SUITE}.html", f"{SUITE}.pdf", f"{SUITE}.json", SUITE}
+    assert {path.name for path in (place / "clbench-reports").iterdir()} == made
     again = clbench(place, "report", "--suite", SUITE, "--quiet")
     assert (again.code, again.out, again.err) == (0, "", "")
 
@@ -329,7 +330,7 @@ def test_folders_with_spaces_and_brackets_work_and_are_printed_as_they_are(run, 
     assert (outcome.code, outcome.err) == (0, "")
     assert len(list(output.glob("*/status.json"))) == 1
     assert f"runs:    {output}" in outcome.out.splitlines()
-    assert sum(line == f"report:  {path}" for line in outcome.out.splitlines() for path in reports.iterdir()) == 2
+    assert sum(line == f"report:  {path}" for line in outcome.out.splitlines() for path in reports.iterdir()) == 4
     assert f"compare: mlflow ui --backend-store-uri 'sqlite:///{database}'" in outcome.out.splitlines()
 
 
@@ -383,10 +384,16 @@ def test_a_report_from_run_folders_is_that_from_the_store_to_the_byte_and_needs_
     outcome = clbench(elsewhere, "report", "--suite", SUITE, "--runs", place / "clbench-runs")
     assert (outcome.code, outcome.err) == (0, "")
     assert [path.name for path in elsewhere.iterdir()] == ["clbench-reports"]
-    for name in (f"{SUITE}.html", f"{SUITE}.pdf"):
+    for name in (f"{SUITE}.html", f"{SUITE}.pdf", f"{SUITE}.json"):
         ours, theirs = (folder / "clbench-reports" / name for folder in (elsewhere, place))
         assert ours.read_bytes() == theirs.read_bytes()
         assert f"report:  clbench-reports/{name}\n" in outcome.out
+    # Its artifacts are all it takes: the run folders are gone.
+    (place / "clbench-runs").rename(tmp_path / "moved")
+    outcome = clbench(elsewhere, "report", "--suite", SUITE, "--from-mlflow", f"sqlite:///{place / 'mlflow.db'}", "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    page = f"clbench-reports/{SUITE}.html"
+    assert (elsewhere / page).read_bytes() == (place / page).read_bytes()
 
 
 def test_run_folders_and_the_store_are_verified_alike(clbench, run, place, tmp_path, monkeypatch, plain):
@@ -542,7 +549,7 @@ def test_a_run_that_failed_before_it_began_does_not_prevent_the_report_on_the_ot
     outcome = run(place, methods="naive,joint")
     assert outcome.code == 1
     assert "no report" not in outcome.err
-    assert len(list((place / "clbench-reports").iterdir())) == 2
+    assert len(list((place / "clbench-reports").iterdir())) == 4
 
 
 def test_a_loss_that_is_no_longer_finite_fails_the_run_with_a_reason(run, place):

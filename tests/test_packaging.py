@@ -18,8 +18,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 NOT_OURS = {"build", "dist"}
 HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "avalanche", "sklearn", "scipy", "numpy")
-# What is read at run time beside the modules: the templates of the reports and the published numbers.
-DATA_FILES = [*(ROOT / "reports" / "templates").iterdir(), *(ROOT / "baselines").rglob("*.toml")]
+# What is read at run time beside the modules: the reports' templates and references, and the published numbers.
+DATA_FILES = [
+    *(ROOT / "reports" / "templates").iterdir(),
+    ROOT / "reports" / "references.bib",
+    *(ROOT / "baselines").rglob("*.toml"),
+]
 
 
 def folder_of(package):

@@ -1,5 +1,7 @@
 """What a report promises: honest averages, nothing mixed, nothing executed, the same bytes twice."""
 
+import base64
+import hashlib
 import math
 import re
 import shutil
@@ -22,8 +24,9 @@ from clbench.reports import write_report
 from clbench.reports.compose import MODIFIED, compose
 from clbench.reports.figures import average_accuracy, look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
-from clbench.reports.groups import Group, estimate, select
+from clbench.reports.groups import Group, select
 from clbench.reports.model import Report, Table
+from clbench.reports.statistics import estimate
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -36,7 +39,7 @@ def report_on(runs: list[RecordedRun]) -> Report:
 
 
 def table(report: Report, caption: str) -> Table:
-    found = [item for s in report.sections for item in s.items if isinstance(item, Table) and caption in item.caption]
+    found = [item for item in report.items if isinstance(item, Table) and caption in item.caption]
     assert found, f"no table '{caption}'"
     return found[0]
 
@@ -68,11 +71,34 @@ def test_the_interval_is_students_t_over_seeds() -> None:
 
 
 def test_the_table_shows_mean_and_interval_in_per_cent(recorded_seeds: MakeRuns) -> None:
-    results = table(report_on(recorded_seeds("clnp", 0.90, 0.91, 0.92)), "Results")
+    report = report_on(recorded_seeds("clnp", 0.90, 0.91, 0.92))
+    results = table(report, "Results")
     assert column(results, "Average accuracy, %") == ["91.00 ± 2.48"]
-    assert column(results, "Published, %") == ["98.42 ± 0.04 [2]"]
     assert column(results, "Forgetting, points") == ["9.00 ± 2.48"]
-    assert column(results, "Forward transfer, points") == ["+10.00 ± 0.00"]
+    assert column(results, "Training time") == ["20.0 s"]
+    assert column(table(report, "Transfer"), "Forward transfer, points") == ["+10.00 ± 0.00"]
+    accuracy = results.rows[0][[part.heading for part in results.columns].index("Average accuracy, %")]
+    assert accuracy.value == pytest.approx(91)
+    assert accuracy.half_width == pytest.approx(100 * 0.01 * 4.302653 / math.sqrt(3), rel=1e-6)
+
+
+def test_ours_and_the_published_value_stand_side_by_side(recorded_seeds: MakeRuns) -> None:
+    settings = {"n_tasks": 2, "hidden_sizes": [2000, 2000], "scenario": "permuted"}
+    runs = [
+        *recorded_seeds("clnp", 0.98, 0.985, 0.99, suite_settings=settings),
+        *recorded_seeds("si", 0.9, 0.9, 0.9, method_settings={"epochs": 10, "strength": 0.1}),
+    ]
+    published = table(report_on(runs), "published, ours")
+    shown = {row[0].text: [cell.text for cell in row[1:]] for row in published.rows}
+    # 98.5 ± 1.24 contains 98.42.
+    assert shown["[2]"] == ["clnp", "98.42 ± 0.04", "98.50 ± 1.24", "+0.08", "yes", "n tasks 2 (there 10)"]
+    assert shown["[4]"][:5] == ["si", "97.2", "90.00 ± 0.00", "−7.20", "no"]
+    assert shown["[5]"][:5] == ["si", "96.94", "90.00 ± 0.00", "−6.94", "no"]
+    # The strength is the same on both sides, so it is not listed.
+    assert shown["[5]"][5].startswith(
+        "n tasks 2 (there 10), hidden sizes 20-20 (there 2000-2000), epochs 10 (there 20)"
+    )
+    assert shown["[6]"] == ["ewc", "97.0", "not run", "–", "–", "–"]
 
 
 @pytest.mark.parametrize("accuracies", [(0.9,), (0.9, 0.92)])
@@ -94,7 +120,7 @@ def test_methods_are_sorted_by_accuracy(recorded_seeds: MakeRuns) -> None:
 def test_an_undefined_metric_is_not_available_and_never_zero(recorded_seeds: MakeRuns) -> None:
     runs = recorded_seeds("joint", 0.9, 0.9, 0.9)
     runs[1].accuracy_matrix[1, 1] = np.nan
-    results = table(report_on(runs), "Results")
+    results = table(report_on(runs), "Transfer")
     assert column(results, "Forward transfer, points") == ["n/a"]
     assert column(results, "Backward transfer, points") != ["n/a"]
 
@@ -137,8 +163,9 @@ def test_modified_runs_are_never_mixed_with_the_suites_own(recorded_seeds: MakeR
     assert isinstance(shown, Table)
     assert column(shown, "Overrides") == ["epochs=1"]
     assert column(shown, "Average accuracy, %") == ["20.00 ± 0.00"]
-    assert "Published, %" not in [part.heading for part in shown.columns]
-    assert "20.00" not in report.headline.alt
+    assert "By test" not in [part.heading for part in shown.columns]
+    assert "20.00" not in str(report.headline)
+    assert "20.00" not in " ".join(column(table(report, "published, ours"), "Ours, %"))
 
 
 def test_modified_runs_with_other_overrides_are_groups_of_their_own(recorded_seeds: MakeRuns) -> None:
@@ -151,10 +178,12 @@ def test_modified_runs_with_other_overrides_are_groups_of_their_own(recorded_see
 
 def test_a_suite_with_modified_runs_alone_is_reported_and_marked(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("clnp", 0.9, 0.8, 0.7, modified=True, overrides={"margin": 2}))
-    assert report.sections[0].heading == MODIFIED
-    assert report.headline.caption.startswith("Modified runs.")
+    assert "published" not in [section.name for section in report.sections]
+    assert "nothing here is the suite's own result" in " ".join(report.summary)
     assert report.summary[0].startswith("Modified runs.")
-    captions = [item.caption for section in report.sections[:3] for item in section.items]
+    results = [section for section in report.sections if section.name in ("accuracy", "costs", "statistics")]
+    captions = [item.caption for item in [*report.headline, *(item for s in results for item in s.items)]]
+    assert len(captions) > 8
     assert all(caption.startswith("Modified runs.") for caption in captions)
 
 
@@ -215,7 +244,7 @@ def test_runs_that_did_not_finish_are_named_with_the_reason_and_enter_no_number(
     assert "still running" in reasons
     assert "holds 1 of 2 tasks" in reasons
     assert column(table(report, "Results"), "Average accuracy, %") == ["90.00 ± 0.00"]
-    assert "3 runs are in no number" in report.sections[0].paragraphs[0]
+    assert "3 runs are in no number" in report.summary[-1]
 
 
 def test_runs_of_other_suites_are_passed_over(recorded_run: MakeRun) -> None:
@@ -231,11 +260,10 @@ def test_absent_settings_are_said_to_be_not_recorded(recorded_run: MakeRun) -> N
     assert column(table(report, "What the runs were made with"), "Value")[0] == "not recorded"
 
 
-def test_every_published_entry_is_listed_although_the_table_shows_the_first(recorded_seeds: MakeRuns) -> None:
+def test_every_published_entry_is_listed_with_its_source(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("si", 0.9))
-    assert column(table(report, "Results"), "Published, %") == ["97.2 [4]"]
-    published = table(report, "Published average accuracies")
-    assert "96.94" in column(published, "Published, %")
+    published = table(report, "Where the published values stand")
+    assert {"97.2", "96.94"} <= set(column(published, "Published, %"))
     assert len(published.rows) == 9
 
 
@@ -252,6 +280,65 @@ def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun
     assert column(shown, "Reused") == ["0.0", "30.0"]
     assert column(shown, "Threshold") == ["0.5", "0.125"]
     assert column(shown, "Margin spent, points") == ["0.25", "−0.50"]
+
+
+def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun) -> None:
+    # Task 1 claims 40 of 100; task 2 claims 10 more and reuses 30 of the 40; task 3 reuses 20 of the 50.
+    rows = [(1, 1, 100, 60, 40, 0, 0.5, 0.5), (2, 1, 100, 50, 10, 30, 0.5, 0.5), (3, 1, 100, 50, 0, 20, 0.5, 1.5)]
+    run = replace(recorded_run("clnp"), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+    run = replace(run, config={**run.config, "method_settings": {"margin": 2}})
+    (group,) = select([run], SUITE).groups
+    # Nothing was claimed before the first task, so it has no share.
+    assert group.reused_shares[1].to_dict() == {2: 0.75, 3: 0.4}
+    note = table(report_on([run]), "capacity").notes[0]
+    assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks, 1.50 at most" in note
+
+
+def test_forgetting_by_task_is_the_drop_from_its_best(recorded_run: MakeRun) -> None:
+    matrix = np.array([[0.1, 0.1, 0.1], [0.9, 0.1, 0.1], [0.95, 0.8, 0.1], [0.5, 0.85, 0.9]])
+    run = replace(recorded_run(), accuracy_matrix=matrix)
+    (group,) = select([run], SUITE).groups
+    # Task 1: from 0.95 to 0.5. Task 2: from 0.8 to 0.85, a gain.
+    assert group.forgetting_per_task[0] == pytest.approx([0.45, -0.05])
+    mean = group.metric("forgetting")
+    assert mean is not None
+    assert group.forgetting_per_task.mean() == pytest.approx(mean.mean)
+
+
+def test_what_a_method_keeps_grows_by_its_slope_and_testing_has_its_share(recorded_run: MakeRun) -> None:
+    run = recorded_run("ewc")
+    run.tasks["extra_state_bytes"] = [1024, 3072]
+    run.tasks["eval_seconds"] = [1.0, 4.0]
+    costs = table(report_on([run]), "Time and memory")
+    assert column(costs, "Extra state") == ["3.00 KiB"]
+    assert column(costs, "Extra state per task") == ["2.00 KiB"]
+    # 5 seconds of 25.
+    assert column(costs, "Testing, % of time") == ["20.0"]
+
+
+def test_fronts_are_marked_apart_for_the_methods_told_the_task(recorded_run: MakeRun) -> None:
+    runs = []
+    for method, accuracy, seconds, told in (
+        ("clnp", 0.90, 30.0, True),
+        ("psp", 0.80, 40.0, True),
+        ("ewc", 0.70, 20.0, False),
+        ("naive", 0.50, 10.0, False),
+        ("si", 0.60, 25.0, False),
+    ):
+        run = recorded_run(method, 0, accuracy, task_known_at_test=told)
+        run.tasks["train_seconds"] = seconds
+        run.tasks["extra_state_bytes"] = 100
+        runs.append(run)
+    costs = table(report_on(runs), "Time and memory")
+    fronts = dict(zip(column(costs, "Method"), column(costs, "On the front of"), strict=True))
+    # With equal extra state, the best of each kind alone is on that front.
+    assert fronts == {"clnp": "time, extra state", "psp": "–", "ewc": "time, extra state", "naive": "time", "si": "–"}
+
+
+def test_every_command_line_stands_once(recorded_seeds: MakeRuns) -> None:
+    report = report_on([*recorded_seeds("ewc", 0.9, 0.9, command="one"), *recorded_seeds("si", 0.8, command="two")])
+    assert column(table(report, "Runs"), "Command") == ["[1]", "[1]", "[2]"]
+    assert column(table(report, "Command lines"), "Command") == ["one", "two"]
 
 
 # Figures
@@ -300,7 +387,8 @@ class Reader(HTMLParser):
             assert dict(attrs).get("role") == "img"
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.tags[-1:] != ["script"]:
+            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +407,8 @@ def hostile_files(
 def test_hostile_names_stand_literally_in_the_html(hostile_files: list[Path]) -> None:
     reader = Reader()
     reader.feed(hostile_files[0].read_text(encoding="utf-8"))
-    assert "script" not in reader.tags
+    # One script, ours, and the page lets no other run.
+    assert reader.tags.count("script") == 1
     assert reader.text.count(HOSTILE) >= 5
 
 
@@ -336,7 +425,11 @@ def test_the_html_needs_nothing_beside_itself(hostile_files: list[Path]) -> None
     assert all(reference.startswith("#") for reference in reader.references)
     assert {reference[1:] for reference in reader.references} <= set(reader.ids)
     assert not re.search(r"@import|url\((?!#)|https?://", content)
-    assert not {"link", "script", "img", "image", "iframe"} & set(reader.tags)
+    assert not {"link", "img", "image", "iframe"} & set(reader.tags)
+    script = re.search(r"<script>(.*?)</script>", content, re.DOTALL)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in content
 
 
 def test_ids_are_unique_and_every_drawing_is_described(hostile_files: list[Path]) -> None:
@@ -372,10 +465,14 @@ def test_the_same_runs_in_any_order_give_the_same_bytes(recorded_seeds: MakeRuns
         *recorded_seeds("si", 0.5, modified=True),
     ]
     first = write_report(runs, SUITE, tmp_path / "a")
-    second = write_report(runs[::-1], SUITE, tmp_path / "b")
-    assert [path.name for path in first] == [f"{SUITE}.html", f"{SUITE}.pdf"]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    write_report(runs[::-1], SUITE, tmp_path / "b")
+    assert [path.name for path in first] == [f"{SUITE}.html", f"{SUITE}.pdf", f"{SUITE}.json", SUITE]
+    one, other = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "a", tmp_path / "b")
+    )
+    assert len(one) > 30
+    assert one == other
 
 
 def test_the_report_is_dated_by_its_newest_run(recorded_seeds: MakeRuns) -> None:
@@ -402,7 +499,7 @@ def test_a_folder_that_cannot_be_written_is_named(recorded_run: MakeRun, tmp_pat
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(recorded_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="expected one of html, pdf"):
+    with pytest.raises(SettingError, match="expected one of html, json, parts, pdf"):
         write_report([recorded_run()], SUITE, tmp_path, formats=("docx",))
 
 

@@ -1,0 +1,151 @@
+"""Several suites at once: every method's accuracy in each, average ranks, and what of that a test confirms.
+
+A suite counts once, whatever its seeds: seeds of one suite are no independent data sets.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from clbench.errors import RecordError
+from clbench.records import RecordedRun
+from clbench.reports import figures
+from clbench.reports.bibliography import bibliography
+from clbench.reports.cells import accuracy_cell
+from clbench.reports.compose import newest_end
+from clbench.reports.formatting import counted, plain
+from clbench.reports.groups import Group, select
+from clbench.reports.inference import UPPER_BOUNDS, p_cell
+from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
+from clbench.reports.statistics import FEWEST_METHODS, FEWEST_SUITES, SIGNIFICANCE, Ranks, ranks_over_suites
+
+
+def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report:
+    """The report over suites, from their own (unmodified, finished) runs.
+
+    Raises:
+        RecordError: if a suite has no such run.
+    """
+    by_suite: dict[str, dict[str, Group]] = {}
+    for suite in suites:
+        own = [group for group in select(runs, suite).groups if not group.is_modified]
+        if not own:
+            raise RecordError(
+                f"no finished run of the suite '{suite}' in its own setting was found; run it with: clbench run "
+                f"--suite {suite}"
+            )
+        # Of a method's groups the one with most seeds: `select` labels it first.
+        by_suite[suite] = {}
+        for group in sorted(own, key=lambda group: group.variant):
+            by_suite[suite].setdefault(group.method, group)
+    groups = [group for found in by_suite.values() for group in found.values()]
+    everywhere = set.intersection(*(set(found) for found in by_suite.values())) - set(UPPER_BOUNDS)
+    return Report(
+        suite=", ".join(suites),
+        title=f"Methods over {counted(len(suites), 'suite')}",
+        dated=newest_end([run for group in groups for run in group.runs]),
+        summary=(
+            f"Average accuracy after the last task in {', '.join(suites)}, each in its own setting.",
+            f"{counted(len(everywhere), 'method')} {'has' if len(everywhere) == 1 else 'have'} runs in every suite and "
+            f"{'is' if len(everywhere) == 1 else 'are'} ranked: {', '.join(sorted(everywhere)) or 'none'}.",
+        ),
+        headline=(_accuracies(by_suite),),
+        sections=(Section("ranks", "Ranks", (), tuple(_ranks(by_suite, sorted(everywhere)))),),
+        bibliography=bibliography(groups),
+    )
+
+
+def _accuracies(by_suite: Mapping[str, Mapping[str, Group]]) -> Table:
+    methods = sorted({method for found in by_suite.values() for method in found})
+
+    def told(method: str) -> str:
+        known = {plain(found[method].is_told_the_task) for found in by_suite.values() if method in found}
+        return known.pop() if len(known) == 1 else "by suite"
+
+    return Table(
+        "accuracies",
+        "Average accuracy after the last task by suite, in %",
+        (
+            Column("Method", "text", 1.6),
+            Column("Task known at test", "text", 0.9),
+            *(Column(suite) for suite in by_suite),
+        ),
+        tuple(
+            (
+                Cell(method),
+                Cell(told(method)),
+                *(
+                    accuracy_cell(found[method].metric("average_accuracy")) if method in found else Cell("not run")
+                    for found in by_suite.values()
+                ),
+            )
+            for method in methods
+        ),
+        ("Mean ± half the 95 % confidence interval over seeds (Student's t), from 3 seeds on.",),
+    )
+
+
+def _ranks(by_suite: Mapping[str, Mapping[str, Group]], methods: Sequence[str]) -> list[Table | Figure]:
+    """Average ranks of the methods told the task and of the others, each with its test where suites suffice."""
+    items: list[Table | Figure] = []
+    for told, words in ((True, "told the task at test"), (False, "not told the task at test")):
+        alike = [
+            method
+            for method in methods
+            if all(bool(found[method].is_told_the_task) is told for found in by_suite.values())
+        ]
+        if len(alike) < 2:
+            continue
+        scores = pd.DataFrame(
+            {
+                method: [float(found[method].average_accuracy_curves[:, -1].mean()) for found in by_suite.values()]
+                for method in alike
+            },
+            index=list(by_suite),
+        )
+        ranks = ranks_over_suites(scores)
+        name = "ranks-told" if told else "ranks-not-told"
+        items.append(_rank_table(scores, ranks, name, words))
+        if ranks.critical_difference is not None:
+            items.append(_diagram(ranks, f"{name}-diagram", words))
+    return items
+
+
+def _rank_table(scores: pd.DataFrame, ranks: Ranks, name: str, words: str) -> Table:
+    placed = scores.rank(axis=1, ascending=False)
+    if ranks.critical_difference is None:
+        note = (
+            f"No test: it takes at least {FEWEST_SUITES} suites and {FEWEST_METHODS} methods; below that the critical "
+            "difference is about as large as ranks can differ at all."
+        )
+    else:
+        friedman = p_cell(ranks.friedman_p).text
+        note = (
+            f"Friedman's test over {len(scores)} suites: p {friedman}. Nemenyi's critical difference at "
+            f"{SIGNIFICANCE}: {ranks.critical_difference:.2f}; ranks that lie nearer are not shown to differ."
+        )
+    return Table(
+        name,
+        f"Ranks of the methods {words}; 1 is best, ties share a rank",
+        (Column("Method", "text", 1.6), Column("Average rank"), *(Column(suite) for suite in scores.index)),
+        tuple(
+            (
+                Cell(str(method)),
+                Cell(f"{rank:.2f}", "", float(rank)),
+                *(Cell(f"{place:g}", "", float(place)) for place in placed[method]),
+            )
+            for method, rank in ranks.average.sort_values(kind="stable").items()
+        ),
+        (note,),
+    )
+
+
+def _diagram(ranks: Ranks, name: str, words: str) -> Figure:
+    listed = ", ".join(f"{method} {rank:.2f}" for method, rank in ranks.average.sort_values(kind="stable").items())
+    return Figure(
+        name,
+        f"Critical-difference diagram of the methods {words}: average ranks, 1 is best; a thick bar joins methods that "
+        "are not shown to differ (Nemenyi, 5 %).",
+        f"Critical-difference diagram of average ranks: {listed}.",
+        figures.critical_difference(ranks, name),
+    )

@@ -1,0 +1,95 @@
+"""The section that lays our numbers beside those of the papers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from clbench.reports.cells import accuracy_cell
+from clbench.reports.formatting import plain, signed_percent
+from clbench.reports.groups import Group
+from clbench.reports.model import Cell, Column, Section, Table
+from clbench.reports.published import PublishedResult
+
+
+def published_section(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Section:
+    """Every published value for the suite, ours beside it, and where it stands."""
+    return Section("published", "Published against measured", (), (_comparison(published, groups), _sources(published)))
+
+
+def _comparison(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Table:
+    return Table(
+        "published",
+        "Average accuracies for this suite: published, ours, and what differs in the setting",
+        (
+            Column("No.", "text", 0.4),
+            Column("Method", "text", 1.4),
+            Column("Published, %", width=1.1),
+            Column("Ours, %", width=1.3),
+            Column("Difference, points", width=1),
+            Column("In our interval", "text", 0.9),
+            Column("Settings that differ", "text", 2.6),
+        ),
+        tuple(_rows(published, groups)),
+        (
+            "Difference: ours less the published mean. In our interval: whether our 95 % interval contains the "
+            "published mean. Only settings that the source states can be compared; – means that none is known to "
+            "differ. A spread is the source's own, and need not be a confidence interval.",
+        ),
+    )
+
+
+def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iterator[tuple[Cell, ...]]:
+    for number, result in enumerate(published, start=1):
+        theirs = float(result.average_accuracy)
+        spread = None if result.spread is None else 100 * float(result.spread)
+        given = Cell(result.percent, "", 100 * theirs, spread)
+        ours = [group for group in groups if group.method == result.method]
+        if not ours:
+            yield (Cell(f"[{number}]"), Cell(result.method), given, *[Cell("not run"), *[Cell("–")] * 3])
+        for group in ours:
+            accuracy = group.metric("average_accuracy")
+            assert accuracy is not None  # a finished run has its last row
+            difference = accuracy.mean - theirs
+            inside = "no interval"
+            if accuracy.half_width is not None:
+                inside = "yes" if abs(difference) <= accuracy.half_width else "no"
+            yield (
+                Cell(f"[{number}]"),
+                Cell(group.label),
+                given,
+                accuracy_cell(accuracy),
+                Cell(signed_percent(difference), "", 100 * difference),
+                Cell(inside),
+                Cell(", ".join(_differing(result.known, group)) or "–"),
+            )
+
+
+def _differing(known: Mapping[str, Any], group: Group) -> Iterator[str]:
+    """`epochs 10 (there 20)` for each setting that the source states and that is another one here."""
+    ours = {**(group.config.get("suite_settings") or {}), **(group.config.get("method_settings") or {})}
+    for name, theirs in known.items():
+        if name in ours and plain(ours[name]) != plain(theirs):
+            yield f"{name.replace('_', ' ')} {plain(ours[name])} (there {plain(theirs)})"
+
+
+def _sources(published: Sequence[PublishedResult]) -> Table:
+    return Table(
+        "published-sources",
+        "Where the published values stand",
+        (
+            Column("No.", "text", 0.4),
+            Column("Method", "text", 1.2),
+            Column("Published, %", width=1.1),
+            Column("Setting", "text", 3),
+            Column("Source", "text", 3.7),
+        ),
+        tuple(
+            (
+                Cell(f"[{number}]"),
+                Cell(result.method),
+                Cell(result.percent, "", 100 * float(result.average_accuracy)),
+                Cell(result.setting),
+                Cell(result.source),
+            )
+            for number, result in enumerate(published, start=1)
+        ),
+    )

@@ -1,0 +1,275 @@
+"""Two methods, or two runs, laid side by side: a table for the terminal, and a report on the pair."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import rich.table
+from rich.text import Text
+
+from clbench.errors import RecordError, SettingError
+from clbench.records import RecordedRun
+from clbench.reports import figures
+from clbench.reports.bibliography import bibliography
+from clbench.reports.compose import newest_end
+from clbench.reports.formatting import percent, plain, readable_bytes, seconds, signed_percent
+from clbench.reports.groups import Group, select
+from clbench.reports.headline import headline_figure
+from clbench.reports.inference import comparison_cells, p_cell
+from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
+from clbench.reports.provenance import provenance
+from clbench.reports.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
+
+_METRICS = {
+    "average_accuracy": "Average accuracy",
+    "forgetting": "Forgetting",
+    "backward_transfer": "Backward transfer",
+    "forward_transfer": "Forward transfer",
+    "learning_accuracy": "Learning accuracy",
+    "average_incremental_accuracy": "Average incremental accuracy",
+}
+_COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("Training, s per task", "train_seconds", "mean", seconds),
+    ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
+    ("Extra state", "extra_state_bytes", "last", readable_bytes),
+)
+_FEWEST_DIGITS = 4  # of a run's id
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared.
+
+    Attributes:
+        suite: the suite's name.
+        first, second: one group each; of a single run where runs were asked for.
+    """
+
+    suite: str
+    first: Group
+    second: Group
+
+    @property
+    def shared_seeds(self) -> tuple[int, ...]:
+        """The seeds that both have."""
+        return tuple(sorted({run.seed for run in self.first.runs} & {run.seed for run in self.second.runs}))
+
+
+def find_pair(runs: Sequence[RecordedRun], suite: str, first: str, second: str) -> Pair:
+    """Finds what two names mean: a method, a group as the report labels it, or a run's id (or its beginning).
+
+    Raises:
+        SettingError: if a name means nothing or several things, or both mean the same.
+        RecordError: if no run of the suite is finished.
+    """
+    groups = select(runs, suite).groups
+    if not groups:
+        raise RecordError(f"no finished run of the suite '{suite}' was found; run it with: clbench run --suite {suite}")
+    found = Pair(suite, _find(groups, first), _find(groups, second))
+    if found.first.runs == found.second.runs:
+        raise SettingError(f"'{first}' and '{second}' are the same runs; name two that differ")
+    if found.first.matrices.shape[1:] != found.second.matrices.shape[1:]:
+        raise SettingError(f"'{first}' and '{second}' learned different numbers of tasks and cannot be compared")
+    return found
+
+
+def _find(groups: Sequence[Group], name: str) -> Group:
+    labelled = [group for group in groups if group.label == name]
+    if labelled:
+        return labelled[0]
+    # A method without the letter of its group, where there is one group to mean.
+    of_method = [group for group in groups if group.method == name]
+    own = [group for group in of_method if not group.is_modified] or of_method
+    if len(own) == 1:
+        return own[0]
+    if len(name) >= _FEWEST_DIGITS and not own:
+        single = [(group, run) for group in groups for run in group.runs if run.run_id.startswith(name)]
+        if len(single) == 1:
+            group, run = single[0]
+            return Group(group.method, f"{group.label} seed {run.seed}", group.differs, group.variant, (run,))
+    labels = ", ".join(group.label for group in own or groups)
+    raise SettingError(
+        f"'{name}' is no method or run recorded, or means several; expected one of {labels}, or the id of a finished "
+        "run"
+    )
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """One metric of a pair: its heading, the comparison (None where undefined), and its corrected p."""
+
+    heading: str
+    comparison: PairedComparison | None
+    corrected_p: float | None
+
+
+def compare_metrics(pair: Pair) -> list[MetricComparison]:
+    """Every metric of the pair on its shared seeds.
+
+    Average accuracy, the first, is the question asked beforehand, so its p stays as it is; the others are corrected for
+    their number.
+    """
+    found = [
+        (heading, compare_paired(pair.first.by_seed(name), pair.second.by_seed(name)))
+        for name, heading in _METRICS.items()
+    ]
+    p_values = [None if item is None else item.p for _, item in found]
+    corrected = iter(holm([p for p in p_values[1:] if p is not None]))
+    return [
+        MetricComparison(heading, item, p if number == 0 or p is None else next(corrected))
+        for number, ((heading, item), p) in enumerate(zip(found, p_values, strict=True))
+    ]
+
+
+def verdict(pair: Pair) -> str:
+    """One sentence on average accuracy."""
+    names = f"{pair.first.label} and {pair.second.label}"
+    comparison = compare_metrics(pair)[0]
+    found = comparison.comparison
+    if found is None:
+        means = [float(group.average_accuracy_curves[:, -1].mean()) for group in (pair.first, pair.second)]
+        shown = " % against ".join(map(percent, means))
+        return f"{names} share no seed, so nothing is paired or tested: {shown} %."
+    size = f"{signed_percent(found.difference.mean)} points of average accuracy"
+    if found.difference.half_width is None or comparison.corrected_p is None:
+        count = len(found.seeds)
+        return (
+            f"{pair.first.label} less {pair.second.label}: {size} on {count} shared seed{'' if count == 1 else 's'}; "
+            f"below {SEEDS_FOR_INTERVAL} there is no interval and no test."
+        )
+    differs = "differ" if comparison.corrected_p < SIGNIFICANCE else "are not shown to differ"
+    return (
+        f"{names} {differs}: {size} (95 % interval ± {percent(found.difference.half_width)}, "
+        f"p {p_cell(comparison.corrected_p).text}) on {len(found.seeds)} shared seeds."
+    )
+
+
+def comparison_table(pair: Pair) -> rich.table.Table:
+    """The comparison for the terminal; the page has more."""
+    table = rich.table.Table(box=None, pad_edge=False)
+    table.add_column("% or points")
+    for heading in (pair.first.label, pair.second.label, "difference", "g", "p"):
+        table.add_column(Text(heading), justify="right")
+    places = [0, 1, 2, 4, 6, 8]
+    for row in _metrics_table(pair).rows:
+        # Text, not str: a name is not markup.
+        table.add_row(*(Text(f"{row[place].text} {row[place].detail}".strip()) for place in places))
+    table.caption = Text(verdict(pair))
+    table.caption_justify = "left"
+    return table
+
+
+def compose_comparison(pair: Pair) -> Report:
+    """The report on a pair."""
+    groups = (pair.first, pair.second)
+    settings = pair.first.config.get("suite_settings") or {}
+    title = pair.first.config.get("title") or settings.get("title") or pair.suite
+    marks = "Modified runs. " if any(group.is_modified for group in groups) else ""
+    items: list[Table | Figure] = []
+    if pair.shared_seeds:
+        items.append(_task_figure(pair, marks))
+    items.append(_costs_table(groups, marks))
+    items.append(_settings_table(groups))
+    return Report(
+        suite=pair.suite,
+        title=f"{pair.first.label} and {pair.second.label}",
+        dated=newest_end([run for group in groups for run in group.runs]),
+        summary=(f"{marks}{title}, suite {pair.suite}.", verdict(pair)),
+        headline=(headline_figure(groups, "average-accuracy", marks), _metrics_table(pair, marks)),
+        sections=(
+            Section("details", "What differs", (), tuple(items)),
+            Section("provenance", "Provenance", (), provenance(groups)),
+        ),
+        bibliography=bibliography(groups),
+    )
+
+
+def _metrics_table(pair: Pair, mark: str = "") -> Table:
+    def mean(group: Group, name: str) -> Cell:
+        found = group.metric(name)
+        return Cell("n/a") if found is None else Cell(percent(found.mean), "", 100 * found.mean)
+
+    names = list(_METRICS)
+    return Table(
+        "comparison",
+        f"{mark}{pair.first.label} less {pair.second.label}, on shared seeds",
+        (
+            Column("Metric, % or points", "text", 1.8),
+            Column(pair.first.label),
+            Column(pair.second.label),
+            Column("Shared seeds", width=0.8),
+            Column("Difference, points", width=1.2),
+            Column("BCa interval", width=1.4),
+            Column("Hedges' g", width=0.9),
+            Column("p", width=0.8),
+            Column("p, corrected", width=0.9),
+        ),
+        tuple(
+            (
+                Cell(item.heading),
+                mean(pair.first, name),
+                mean(pair.second, name),
+                *comparison_cells(item.comparison, item.corrected_p),
+            )
+            for name, item in zip(names, compare_metrics(pair), strict=True)
+        ),
+        (
+            "Means are over all seeds of each, differences over the shared seeds, with Student's 95 % interval; p: "
+            "paired t test, two-sided. Average accuracy is the question, so its p is not corrected; the others are, "
+            "by Holm for their number. Not shown to differ is not shown to be equal.",
+        ),
+    )
+
+
+def _task_figure(pair: Pair, mark: str) -> Figure:
+    by_seed = [{run.seed: run.accuracy_matrix[-1] for run in group.runs} for group in (pair.first, pair.second)]
+    differences = 100 * np.stack([by_seed[0][seed] - by_seed[1][seed] for seed in pair.shared_seeds])
+    means = ", ".join(f"{mean:+.2f}".replace("-", "−") for mean in differences.mean(axis=0))
+    return Figure(
+        "task-differences",
+        f"{mark}{pair.first.label} less {pair.second.label}: accuracy on each task after the last one. Bars are means "
+        "over the shared seeds, dots the seeds.",
+        f"{mark}Bars of the difference in final accuracy by task, in points: {means}.",
+        figures.task_differences(pair.first, pair.second, differences, "task-differences"),
+    )
+
+
+def _costs_table(groups: tuple[Group, Group], mark: str) -> Table:
+    def rows() -> Iterator[tuple[Cell, ...]]:
+        for heading, column, over, show in _COSTS:
+            found = [group.tasks(column, over) for group in groups]
+            first, second = found
+            ratio = Cell("n/a")
+            if first is not None and second is not None and second.mean:
+                ratio = Cell(f"{first.mean / second.mean:.2f}", "", first.mean / second.mean)
+            cells = [Cell("n/a") if value is None else Cell(show(value.mean), "", value.mean) for value in found]
+            yield (Cell(heading), *cells, ratio)
+
+    return Table(
+        "costs",
+        f"{mark}Time and memory, mean over seeds",
+        (Column("Cost", "text", 1.8), *(Column(group.label) for group in groups), Column("Ratio")),
+        tuple(rows()),
+        ("Times compare only where device, threads and host are the same: see Provenance.",),
+    )
+
+
+def _settings_table(groups: tuple[Group, Group]) -> Table:
+    """Every setting in which the two differ."""
+    settings = [
+        {**(group.config.get("suite_settings") or {}), **(group.config.get("method_settings") or {})}
+        | {"task known at test": group.is_told_the_task, "precision": group.config.get("precision")}
+        for group in groups
+    ]
+    rows = [
+        (Cell(name), *(Cell(plain(each[name]) if name in each else "–") for each in settings))
+        for name in sorted(settings[0].keys() | settings[1].keys())
+        if settings[0].get(name) != settings[1].get(name)
+    ]
+    return Table(
+        "settings-that-differ",
+        "Settings in which the two differ",
+        (Column("Setting", "text"), *(Column(group.label, "code") for group in groups)),
+        tuple(rows),
+        () if rows else ("None: the two have the same settings.",),
+    )

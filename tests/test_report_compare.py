@@ -1,0 +1,231 @@
+"""Two methods, two runs, several suites: what is paired, what is tested, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from clbench.errors import RecordError, SettingError
+from clbench.records import RecordedRun
+from clbench.reports.across import compose_across
+from clbench.reports.compare import compare_metrics, compose_comparison, find_pair, verdict
+from clbench.reports.model import Report, Table
+from clbench.reports.statistics import FEWEST_SUITES, holm
+
+SUITE = "permuted-mnist"
+MakeRun = Callable[..., RecordedRun]
+MakeRuns = Callable[..., list[RecordedRun]]
+OURS, THEIRS = (0.90, 0.88, 0.92, 0.91), (0.85, 0.86, 0.87, 0.85)
+
+
+@pytest.fixture
+def runs(recorded_seeds: MakeRuns) -> list[RecordedRun]:
+    """EWC with seeds 0 to 3, SI with the same and two more that are worse."""
+    return [*recorded_seeds("ewc", *OURS), *recorded_seeds("si", *THEIRS, 0.1, 0.1)]
+
+
+def table(report: Report, name: str) -> Table:
+    (found,) = [item for item in report.items if isinstance(item, Table) and item.name == name]
+    return found
+
+
+def texts(shown: Table) -> list[list[str]]:
+    return [[f"{cell.text} {cell.detail}".strip() for cell in row] for row in shown.rows]
+
+
+# Two of them
+
+
+def test_methods_are_compared_on_shared_seeds_with_the_paired_t_test(runs: list[RecordedRun]) -> None:
+    pair = find_pair(runs, SUITE, "ewc", "si")
+    assert pair.shared_seeds == (0, 1, 2, 3)
+    accuracy = texts(table(compose_comparison(pair), "comparison"))[0]
+    assert accuracy[:5] == ["Average accuracy", "90.25", "60.50", "4", "+4.50 ± 2.76"]
+    p = stats.ttest_rel(OURS, THEIRS).pvalue
+    assert accuracy[7:] == [f"{p:.3f}", f"{p:.3f}"]
+    assert verdict(pair) == (
+        f"ewc and si differ: +4.50 points of average accuracy (95 % interval ± 2.76, p {p:.3f}) on 4 shared seeds."
+    )
+
+
+def test_the_first_question_is_not_corrected_and_the_others_are(runs: list[RecordedRun]) -> None:
+    found = [item for item in compare_metrics(find_pair(runs, SUITE, "ewc", "si")) if item.comparison is not None]
+    p_values = [item.comparison.p for item in found if item.comparison is not None]
+    others = [p for p in p_values[1:] if p is not None]
+    assert len(others) == 5
+    assert [item.corrected_p for item in found] == pytest.approx([p_values[0], *holm(others)])
+
+
+def test_swapping_the_two_turns_every_sign(runs: list[RecordedRun]) -> None:
+    one = compare_metrics(find_pair(runs, SUITE, "ewc", "si"))
+    other = compare_metrics(find_pair(runs, SUITE, "si", "ewc"))
+    for first, second in zip(one, other, strict=True):
+        assert first.comparison is not None
+        assert second.comparison is not None
+        assert first.comparison.difference.mean == pytest.approx(-second.comparison.difference.mean)
+        assert first.corrected_p == pytest.approx(second.corrected_p)
+
+
+def test_two_runs_are_named_by_the_beginning_of_their_ids_and_compared_without_a_test(runs: list[RecordedRun]) -> None:
+    pair = find_pair(_with_long_ids(runs), SUITE, "ewc-run-2", "si-run-2")
+    assert verdict(pair) == (
+        "ewc seed 2 less si seed 2: +5.00 points of average accuracy on 1 shared seed; below 3 there is no interval "
+        "and no test."
+    )
+
+
+def _with_long_ids(runs: list[RecordedRun]) -> list[RecordedRun]:
+    return [replace(run, run_id=f"{run.method}-run-{run.seed}-of-mine") for run in runs]
+
+
+def test_runs_without_a_common_seed_are_not_paired(runs: list[RecordedRun]) -> None:
+    pair = find_pair(_with_long_ids(runs), SUITE, "ewc-run-2", "si-run-3")
+    assert verdict(pair) == (
+        "ewc seed 2 and si seed 3 share no seed, so nothing is paired or tested: 92.00 % against 85.00 %."
+    )
+    report = compose_comparison(pair)
+    assert texts(table(report, "comparison"))[0][3:] == ["0", "n/a", "n/a", "n/a", "n/a", "n/a"]
+    assert "task-differences" not in [item.name for item in report.items]
+
+
+def test_the_settings_that_differ_are_listed_and_no_others(recorded_seeds: MakeRuns) -> None:
+    runs = [
+        *recorded_seeds("ewc", 0.9, 0.9, method_settings={"strength": 3, "epochs": 5}),
+        *recorded_seeds("si", 0.9, 0.9, method_settings={"strength": 0.1, "epochs": 5}, task_known_at_test=True),
+    ]
+    report = compose_comparison(find_pair(runs, SUITE, "ewc", "si"))
+    assert texts(table(report, "settings-that-differ")) == [
+        ["strength", "3", "0.1"],
+        ["task known at test", "no", "yes"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [("ewc", "nothing", "expected one of"), ("ewc", "ewc", "same runs"), ("ewc", "si", "different numbers of tasks")],
+)
+def test_what_cannot_be_compared_is_refused(recorded_seeds: MakeRuns, first: str, second: str, said: str) -> None:
+    runs = recorded_seeds("ewc", 0.9, 0.9)
+    for run in recorded_seeds("si", 0.8, 0.8):
+        object.__setattr__(run, "accuracy_matrix", run.accuracy_matrix[:2, :1])
+        runs.append(run)
+    with pytest.raises(SettingError, match=said):
+        find_pair(runs, SUITE, first, second)
+
+
+def test_without_runs_it_says_what_to_do() -> None:
+    with pytest.raises(RecordError, match=f"clbench run --suite {SUITE}"):
+        find_pair([], SUITE, "ewc", "si")
+
+
+# Several suites
+
+
+def over(suites: int, recorded_seeds: MakeRuns) -> tuple[list[RecordedRun], list[str]]:
+    names = [f"suite-{number}" for number in range(suites)]
+    runs = [
+        run
+        for number, suite in enumerate(names)
+        for method, accuracy in (("ewc", 0.9), ("si", 0.8), ("mas", 0.7), ("naive", 0.5), ("clnp", 0.95))
+        for run in recorded_seeds(
+            method, accuracy - 0.01 * number, accuracy, suite=suite, task_known_at_test=method == "clnp"
+        )
+    ]
+    return runs, names
+
+
+def test_ranks_count_a_suite_once_and_methods_of_one_kind_among_themselves(recorded_seeds: MakeRuns) -> None:
+    runs, suites = over(2, recorded_seeds)
+    report = compose_across(runs, suites)
+    ranks = texts(table(report, "ranks-not-told"))
+    assert [row[:2] for row in ranks] == [["ewc", "1.00"], ["si", "2.00"], ["mas", "3.00"], ["naive", "4.00"]]
+    assert all(len(row) == 2 + len(suites) for row in ranks)
+    # CLNP is the only one that is told the task.
+    assert "ranks-told" not in [item.name for item in report.items]
+
+
+def test_a_diagram_is_drawn_only_where_there_are_enough_suites(recorded_seeds: MakeRuns) -> None:
+    few = compose_across(*over(FEWEST_SUITES - 1, recorded_seeds))
+    assert "No test" in table(few, "ranks-not-told").notes[0]
+    assert "ranks-not-told-diagram" not in [item.name for item in few.items]
+    enough = compose_across(*over(FEWEST_SUITES, recorded_seeds))
+    # Demsar's q is 2.569 for four methods: 2.569 * sqrt(4 * 5 / (6 * 5)) = 2.10.
+    assert "critical difference at 0.05: 2.10" in table(enough, "ranks-not-told").notes[0]
+    assert "ranks-not-told-diagram" in [item.name for item in enough.items]
+
+
+def test_modified_runs_are_in_no_rank(recorded_seeds: MakeRuns) -> None:
+    runs, suites = over(2, recorded_seeds)
+    modified = [*recorded_seeds("psp", 1.0, suite=suites[0], modified=True, overrides={"epochs": 1})]
+    assert compose_across([*runs, *modified], suites) == compose_across(runs, suites)
+
+
+def test_a_suite_without_runs_of_its_own_is_named(recorded_seeds: MakeRuns) -> None:
+    runs, suites = over(2, recorded_seeds)
+    with pytest.raises(RecordError, match="'suite-9' in its own setting"):
+        compose_across(runs, [*suites, "suite-9"])
+
+
+# The command line
+
+
+def test_the_command_compares_on_the_terminal_and_as_a_page(
+    clbench: Callable, write_run: Callable, runs: list[RecordedRun], tmp_path: Path
+) -> None:
+    for run in runs:
+        write_run(tmp_path / "runs", run)
+    outcome = clbench(tmp_path, "compare", "ewc", "si", "--suite", SUITE, "--runs", "runs")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "+4.50 ± 2.76" in outcome.out
+    page = tmp_path / "clbench-reports" / f"{SUITE}-ewc-and-si.html"
+    assert "ewc and si differ: +4.50 points" in page.read_text(encoding="utf-8")
+
+
+def test_the_command_refuses_a_name_that_means_nothing(
+    clbench: Callable, write_run: Callable, assert_refused: Callable, runs: list[RecordedRun], tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", runs[0])
+    arguments = ("compare", "ewc", "zzz", "--suite", SUITE, "--runs", "runs")
+    assert_refused(clbench(tmp_path, *arguments), "'zzz' is no method or run recorded", "ewc")
+
+
+def test_several_suites_make_a_report_each_and_one_over_all(
+    clbench: Callable, write_run: Callable, recorded_seeds: MakeRuns, tmp_path: Path
+) -> None:
+    for suite in (SUITE, "rotated-mnist"):
+        for method, accuracy in (("ewc", 0.9), ("si", 0.8)):
+            for run in recorded_seeds(method, accuracy, suite=suite):
+                write_run(tmp_path / "runs", _renamed(run, f"{suite}-{method}"))
+    both = ("--suite", SUITE, "--suite", "rotated-mnist")
+    outcome = clbench(tmp_path, "report", *both, "--runs", "runs")
+    assert (outcome.code, outcome.err) == (0, "")
+    names = {path.name for path in (tmp_path / "clbench-reports").glob("*.html")}
+    assert names == {f"{SUITE}.html", "rotated-mnist.html", "suites.html"}
+    assert "Average rank" in (tmp_path / "clbench-reports" / "suites.html").read_text(encoding="utf-8")
+
+
+def _renamed(run: RecordedRun, run_id: str) -> RecordedRun:
+    return replace(run, run_id=run_id, config={**run.config, "run_id": run_id})
+
+
+def test_templates_of_ones_own_replace_ours_one_by_one(
+    clbench: Callable, write_run: Callable, runs: list[RecordedRun], assert_refused: Callable, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", runs[0])
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "style.css").write_text("h1 { color: teal; }")
+    (mine / "report.typ").write_text('#set document(title: "mine")\n= #json("report.json").title of my own')
+    report = ("report", "--suite", SUITE, "--runs", "runs", "--template", "mine")
+    assert clbench(tmp_path, *report).code == 0
+    page = (tmp_path / "clbench-reports" / f"{SUITE}.html").read_text(encoding="utf-8")
+    assert "teal" in page
+    assert "<h1>Permuted MNIST</h1>" in page
+    (mine / "report.html.j2").write_text("{{ report.no_such_thing }}")
+    assert_refused(clbench(tmp_path, *report), "report.html.j2", "no_such_thing")
+    (mine / "report.html.j2").write_text("<h1>{{ report.title }}</h1>")
+    (mine / "report.typ").write_text("#no-such-thing")
+    assert_refused(clbench(tmp_path, *report), "report.typ does not compile")
+    assert_refused(clbench(tmp_path, *report[:-1], "absent"), "there is no folder absent")

@@ -1,0 +1,224 @@
+"""The page in a browser: it sorts, shows values, turns dark, prints, fits a phone, and asks nobody for anything.
+
+Needs Chromium and its driver (Debian: chromium, chromium-driver); without them these tests are skipped.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clbench.records import CAPACITY_COLUMNS, RecordedRun
+from clbench.reports import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+if CHROMIUM is None or DRIVER is None:
+    pytest.skip("chromium or chromedriver is not installed", allow_module_level=True)
+
+MakeRuns = Callable[..., list[RecordedRun]]
+HOSTILE = "<img src=x onerror=document.title='run'>=1+1"
+
+
+@pytest.fixture(scope="module")
+def page(recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A report on five methods, one of which counts neurons and one of which has a hostile name."""
+    rows = [(task, layer, 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1) for task in (1, 2) for layer in (1, 2)]
+    clnp = recorded_seeds("clnp", 0.90, 0.91, 0.92, task_known_at_test=True)
+    for run in clnp:
+        object.__setattr__(run, "capacity", pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+    runs = [
+        *clnp,
+        *recorded_seeds("ewc", 0.80, 0.85, 0.83),
+        *recorded_seeds("si", 0.07, 0.08, 0.09),
+        *recorded_seeds("naive", 0.50, 0.5, 0.55),
+        *recorded_seeds(HOSTILE, 0.60, 0.61, 0.63),
+    ]
+    (path,) = write_report(runs, "permuted-mnist", tmp_path_factory.mktemp("page"), formats=("html",))
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: str) -> Any:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    browser.get(page)
+    return browser
+
+
+METHODS_SHOWN = "return [...document.querySelectorAll('#table-results tbody tr')].map(row => row.cells[0].textContent)"
+
+
+def heading(browser: Any, words: str) -> Any:
+    return browser.find_element("xpath", f"//*[@id='table-results']//th[contains(., '{words}')]")
+
+
+def test_it_loads_nothing_and_complains_of_nothing(opened: Any, page: str) -> None:
+    asked = [
+        json.loads(entry["message"])["message"]["params"]["request"]["url"]
+        for entry in opened.get_log("performance")
+        if '"Network.requestWillBeSent"' in entry["message"]
+    ]
+    assert {url for url in asked if not url.startswith("data:")} == {page}
+    assert opened.get_log("browser") == []
+
+
+def test_a_click_on_a_heading_sorts_by_the_number_and_another_turns_it(opened: Any) -> None:
+    # As text, 8.00 would come after 60 and 80.
+    by_accuracy = ["clnp", "ewc", HOSTILE, "naive", "si"]
+    button = heading(opened, "Average accuracy").find_element("tag name", "button")
+    button.click()
+    assert opened.execute_script(METHODS_SHOWN) == by_accuracy
+    assert heading(opened, "Average accuracy").get_attribute("aria-sort") == "descending"
+    button.click()
+    assert opened.execute_script(METHODS_SHOWN) == by_accuracy[::-1]
+    assert heading(opened, "Average accuracy").get_attribute("aria-sort") == "ascending"
+
+
+def test_a_table_can_be_sorted_from_the_keyboard(opened: Any) -> None:
+    button = heading(opened, "Method").find_element("tag name", "button")
+    opened.execute_script("arguments[0].focus()", button)
+    webdriver.ActionChains(opened).send_keys("\ue007").perform()
+    assert opened.execute_script(METHODS_SHOWN) == sorted(["clnp", "ewc", HOSTILE, "naive", "si"])
+
+
+def test_pointing_at_a_drawing_shows_the_value_there(opened: Any) -> None:
+    spots = opened.find_elements("css selector", "#figure-average-accuracy .spot")
+    (last,) = [spot for spot in spots if spot.get_attribute("data-words") == "ewc, 2: 82.67"][:1]
+    webdriver.ActionChains(opened).move_to_element(last).perform()
+    tip = opened.find_element("css selector", ".tip.shown")
+    assert tip.text == "ewc, 2: 82.67"
+    box, marker = tip.rect, last.rect
+    assert abs(box["y"] + box["height"] - marker["y"]) < 12
+    # The spot lies on the line that is drawn: its height is that of 82.67 on the axis.
+    # In the first panel; the close-up beside it has the leading methods again.
+    heights: dict[str, float] = {}
+    for spot in spots:
+        heights.setdefault(spot.get_attribute("data-words").rpartition(" ")[2], spot.rect["y"])
+    per_point = (heights["82.67"] - heights["91.00"]) / (91.00 - 82.67)
+    assert heights["51.67"] - heights["82.67"] == pytest.approx(per_point * (82.67 - 51.67), rel=0.02)
+
+
+def test_the_arrow_keys_walk_through_the_values_of_a_drawing(opened: Any) -> None:
+    drawing = opened.find_element("css selector", "#figure-average-accuracy .drawing")
+    opened.execute_script("arguments[0].focus()", drawing)
+    seen = []
+    for _ in range(2):
+        webdriver.ActionChains(opened).send_keys("\ue014").perform()
+        seen.append(opened.find_element("css selector", ".tip.shown").text)
+    assert seen == ["clnp, 1: 95.00", "clnp, 2: 91.00"]
+    webdriver.ActionChains(opened).send_keys("\ue00c").perform()
+    assert opened.find_elements("css selector", ".tip.shown") == []
+
+
+def test_a_hostile_name_is_text_and_runs_nothing(opened: Any) -> None:
+    assert HOSTILE in opened.execute_script(METHODS_SHOWN)
+    assert opened.title == "Permuted MNIST: clbench report"
+    assert opened.find_elements("tag name", "img") == []
+    # Not even a script that got into the page would run.
+    script = "const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s)"
+    opened.execute_script(script)
+    assert opened.title == "Permuted MNIST: clbench report"
+
+
+def luminance(colour: str) -> float:
+    numbers = [float(part) for part in colour.strip("rgba()").split(",")[:3]]
+    return 0.2126 * numbers[0] + 0.7152 * numbers[1] + 0.0722 * numbers[2]
+
+
+INKS = (
+    "const of = (element, what) => getComputedStyle(element)[what];"
+    "return [of(document.body, 'backgroundColor'), of(document.body, 'color'),"
+    " of(document.querySelector('#figure-average-accuracy svg g[id*=text] g'), 'fill')]"
+)
+
+
+def test_in_the_dark_page_and_drawings_are_dark(opened: Any) -> None:
+    paper, ink, drawn = map(luminance, opened.execute_script(INKS))
+    assert paper > 240
+    assert max(ink, drawn) < 40
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    paper, ink, drawn = map(luminance, opened.execute_script(INKS))
+    assert paper < 40
+    assert min(ink, drawn) > 200
+    # On paper it is light all the same.
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", **dark})
+    assert luminance(opened.execute_script(INKS)[0]) > 240
+
+
+@pytest.mark.parametrize("width", [360, 400, 768, 1600])
+def test_no_width_makes_the_page_scroll_sideways(opened: Any, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_without_script_the_page_holds_the_same_tables_and_the_browsers_own_titles(browser: Any, page: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(page)
+    html = browser.execute_cdp_cmd("DOM.getOuterHTML", {"nodeId": _root(browser)})["outerHTML"]
+    assert "<title>ewc, 2: 82.67</title>" in html
+    assert "<button" not in html
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def _root(browser: Any) -> int:
+    return int(browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"])
+
+
+def test_printed_and_in_the_pdf_a_long_table_repeats_its_head_on_every_page(
+    browser: Any, recorded_run: Callable[..., RecordedRun], tmp_path: Path
+) -> None:
+    program = shutil.which("pdftotext")
+    if program is None:
+        pytest.skip("pdftotext is not installed")
+    runs = [recorded_run("ewc", seed, run_id=f"run-number-{seed}") for seed in range(90)]
+    html, pdf = write_report(runs, "permuted-mnist", tmp_path, formats=("html", "pdf"))
+    browser.get(html.as_uri())
+    content = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
+    (tmp_path / "printed.pdf").write_bytes(base64.b64decode(content))
+    for path in (tmp_path / "printed.pdf", pdf):
+        done = subprocess.run([program, "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+        pages = [page for page in done.stdout.split("\f") if page.count("run-number-") > 3]
+        assert len(pages) > 1
+        assert all("Started (UTC)" in " ".join(page.split()) for page in pages)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light")])
+def test_axe_finds_no_barrier(opened: Any, width: int, scheme: str) -> None:
+    axe = os.environ.get("CLBENCH_AXE")
+    if not axe:
+        pytest.skip("CLBENCH_AXE names no axe.min.js (npm install axe-core)")
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+    opened.execute_script(Path(axe).read_text(encoding="utf-8"))
+    found = opened.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run().then(r => done([r.passes.length, r.violations.map(v => [v.id, v.nodes.map(n => n.html)])]))"
+    )
+    assert found[1] == []
+    assert found[0] > 10
