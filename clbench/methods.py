@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from clbench.errors import SettingError, unknown_name
 from clbench.seeding import RandomStreams, seeded
-from clbench.suites import Optimizer, Schedule, Suite, setting_error
+from clbench.suites import Optimizer, Schedule, Suite, setting_error, without_sign_of_zero
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,11 @@ class MethodSettings(BaseModel):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     reset_optimizer: bool = True
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _zero_has_no_sign(cls, value: Any) -> Any:
+        return without_sign_of_zero(value)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,11 @@ class Suite(BaseModel):
         """Names of the variants of methods that this suite defines."""
         return [name for name in self.method_settings if ":" in name]
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _zero_has_no_sign(cls, value: Any) -> Any:
+        return without_sign_of_zero(value)
+
     @field_validator("hidden_sizes", mode="before")
     @classmethod
     def _one_width_is_a_list(cls, value: Any) -> Any:
@@ -106,6 +111,13 @@ OVERRIDABLE = (
     "steps_per_epoch",
     "validation_share",
 )
+
+
+def without_sign_of_zero(value: Any) -> Any:
+    """A setting with 0.0 for -0.0, which are the same setting but would not be the same run id."""
+    if isinstance(value, list):
+        return [without_sign_of_zero(item) for item in value]
+    return 0.0 if isinstance(value, float) and value == 0 else value
 
 
 def setting_error(error: ValidationError, prefix: str = "") -> SettingError:

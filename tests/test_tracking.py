@@ -254,7 +254,8 @@ def test_the_same_command_again_trains_nothing_and_adds_no_child(run, ran, monke
 
 
 def _files(root):
-    return sorted(path for path in root.rglob("*") if path.is_file())
+    """What was recorded: without what the latest invocation leaves beside it."""
+    return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(run, ran, place, monkeypatch):
@@ -510,8 +511,8 @@ def test_the_report_is_made_of_the_run_folders_where_the_store_lacks_runs(run, p
     outcome = run(place, seeds="0-1", reported=True)
     assert outcome.code == 0
     assert outcome.err.count("\n") == 1
-    assert {path.suffix for path in (place / "clbench-reports").iterdir()} == {".html", ".pdf"}
-    assert outcome.out.count("report:") == 2
+    assert {".html", ".pdf"} <= {path.suffix for path in (place / "clbench-reports").iterdir()}
+    assert outcome.out.count("report:") == len(list((place / "clbench-reports").iterdir()))
 
 
 def test_the_finished_attempt_is_restored_even_if_a_stopped_one_reached_the_store(run, place, monkeypatch):
