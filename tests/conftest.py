@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from clbench import cli
+from clbench.baselines.naive import Naive
 from clbench.data import ImageSet, load_images
 from clbench.methods import Method, Workplace, find_method, resolve_settings
 from clbench.models import MLP
@@ -226,6 +228,52 @@ def make_store(tmp_path_factory, clean_environment):
 def place(tmp_path, make_store):
     """A folder to work in, with an empty store."""
     return make_store(tmp_path / "place")
+
+
+# Trouble
+
+
+@pytest.fixture
+def during_task(monkeypatch):
+    """(number, action) -> the action happens when the naive method begins its number-th task, runs counted through."""
+
+    def arrange(number, action):
+        learn, begun = Naive.learn, []
+
+        def learn_after_action(method, task):
+            begun.append(task)
+            if len(begun) == number:
+                action()
+            learn(method, task)
+
+        monkeypatch.setattr(Naive, "learn", learn_after_action)
+
+    return arrange
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"only root can mount a small file system ({mounted.stderr.strip()})")
+    yield folder
+    # MLflow keeps its connections.
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def fill(small_disk):
+    """() -> the small file system is full; its file `ballast` is what fills it."""
+
+    def write() -> None:
+        with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+
+    return write
 
 
 # Runs recorded by hand

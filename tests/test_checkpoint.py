@@ -20,7 +20,7 @@ from clbench.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights
 from clbench.errors import Interrupted, MethodWarning, RecordError
 from clbench.methods import METHODS, find_method
 from clbench.provenance import config_of
-from clbench.records import RunFolder, read_run
+from clbench.records import RunFolder, read_run, run_paths
 from clbench.runner import execute
 from clbench.specs import make_specs
 
@@ -328,3 +328,16 @@ def test_eight_processes_that_start_at_once_share_the_work(command, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
     killed_at_random_instants(name, 6)
+
+
+def test_asking_for_deterministic_algorithms_is_obeyed_and_recorded(run, place):
+    try:
+        assert run(place, "--no-report", "--deterministic").code == 0
+        assert torch.are_deterministic_algorithms_enabled()
+        (path,) = run_paths(place / "clbench-runs")
+        assert read_run(path).config["deterministic"] is True
+        # Asked for by one command, not by the next.
+        assert run(place, "--no-report", seeds="1").code == 0
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -664,24 +664,6 @@ def assert_synced(clbench, place, uri, added, completed, up_to_date):
     assert str(everything_in(uri)) == str(before)
 
 
-@pytest.fixture
-def during_task(monkeypatch):
-    """(number, action) -> the action happens when the naive method begins its number-th task, runs counted through."""
-
-    def arrange(number, action):
-        learn, begun = Naive.learn, []
-
-        def learn_after_action(method, task):
-            begun.append(task)
-            if len(begun) == number:
-                action()
-            learn(method, task)
-
-        monkeypatch.setattr(Naive, "learn", learn_after_action)
-
-    return arrange
-
-
 class Server:
     """A real `mlflow server` on loopback, with its SQLite file in a folder."""
 
@@ -915,36 +897,19 @@ def test_a_store_that_is_locked_for_a_moment_is_waited_for(run, place, during_ta
     assert_mirrored(uri_of(place), place / "clbench-runs")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"only root can mount a small file system ({mounted.stderr.strip()})")
-    yield folder
-    # MLflow keeps its connections.
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(folder):
-    with (folder / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-
-
-def test_a_disk_that_fills_up_under_the_store_stops_nothing(run, clbench, place, make_store, small_disk, during_task):
+def test_a_disk_that_fills_up_under_the_store_stops_nothing(
+    run, clbench, place, make_store, small_disk, fill, during_task
+):
     uri = uri_of(make_store(small_disk))
-    during_task(2, lambda: fill(small_disk))
+    during_task(2, fill)
     outcome = run(place, "--tracking-uri", uri, seeds="0-1")
     assert_trained_with_one_warning(outcome, place, 2, "takes no more records (")
     (small_disk / "ballast").unlink()
     assert_synced(clbench, place, uri, added=1, completed=1, up_to_date=0)
 
 
-def test_a_disk_that_is_full_at_the_start_leaves_no_broken_store(run, clbench, place, small_disk):
-    fill(small_disk)
+def test_a_disk_that_is_full_at_the_start_leaves_no_broken_store(run, clbench, place, small_disk, fill):
+    fill()
     uri = uri_of(small_disk)
     outcome = run(place, "--tracking-uri", uri)
     assert_trained_with_one_warning(outcome, place, 1, "does not answer (")

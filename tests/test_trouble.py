@@ -1,0 +1,78 @@
+"""What happens to a machine in the midst of a grid stops one run, is said in a sentence, and costs nothing recorded."""
+
+import json
+import shutil
+
+import pytest
+
+from clbench.baselines.ewc import EWC
+from clbench.records import read_run, run_paths
+
+
+@pytest.fixture
+def uri(place):
+    """A store apart from the run folders."""
+    return f"sqlite:///{place / 'mlflow.db'}"
+
+
+def by_method(root):
+    return {(run.method, run.seed): run for run in map(read_run, run_paths(root))}
+
+
+def assert_said_in_sentences(outcome):
+    assert "Traceback" not in outcome.out + outcome.err
+    assert all(line.startswith("clbench: warning: ") for line in outcome.err.splitlines())
+
+
+def test_a_disk_that_fills_up_under_the_runs_fails_them_and_what_was_learned_is_not_lost(
+    run, place, uri, small_disk, fill, during_task
+):
+    during_task(2, fill)
+    outcome = run(place, "--output", small_disk / "runs", "--tracking-uri", uri, "--no-report", seeds="0-1")
+    assert outcome.code == 1
+    assert_said_in_sentences(outcome)
+    assert outcome.err.count("No space left on device") >= 2
+    (folder, *_) = run_paths(small_disk / "runs")
+    learned = (folder / "tasks.csv").read_bytes()
+    assert learned.count(b"\n") == 2
+
+    (small_disk / "ballast").unlink()
+    again = run(place, "--output", small_disk / "runs", "--tracking-uri", uri, "--no-report", seeds="0-1")
+    assert (again.code, again.err) == (0, "")
+    # It went on after the task that it had learned.
+    assert (folder / "tasks.csv").read_bytes().startswith(learned)
+    assert run(place, "--output", place / "undisturbed", "--tracking-uri", uri, "--no-report", seeds="0-1").code == 0
+    ours, theirs = by_method(small_disk / "runs"), by_method(place / "undisturbed")
+    assert ours.keys() == theirs.keys()
+    for key, found in ours.items():
+        assert found.status == "finished"
+        assert found.accuracy_matrix.tobytes() == theirs[key].accuracy_matrix.tobytes()
+
+
+def test_a_method_that_runs_out_of_memory_fails_alone_with_its_reason_and_its_traceback(run, place, monkeypatch):
+    def exhausted(method, task):
+        # What an allocation that cannot be met raises.
+        bytearray(1 << 62)
+
+    monkeypatch.setattr(EWC, "learn", exhausted)
+    outcome = run(place, "--no-report", methods="ewc,naive")
+    assert outcome.code == 1
+    assert_said_in_sentences(outcome)
+    assert "ewc seed 0: failed: MemoryError" in outcome.err
+    found = by_method(place / "clbench-runs")
+    assert {key: item.status for key, item in found.items()} == {("ewc", 0): "failed", ("naive", 0): "finished"}
+    failed = place / "clbench-runs" / found["ewc", 0].run_id
+    assert json.loads((failed / "status.json").read_text())["reason"].startswith("MemoryError")
+    assert "bytearray" in (failed / "traceback.txt").read_text()
+
+
+def test_a_folder_that_vanishes_fails_the_run_and_not_the_others(run, place, uri, during_task):
+    output = place / "runs"
+    during_task(2, lambda: shutil.rmtree(output))
+    outcome = run(place, "--output", output, "--tracking-uri", uri, "--no-report", seeds="0-1")
+    assert outcome.code == 1
+    assert_said_in_sentences(outcome)
+    assert "naive seed 0: failed: " in outcome.err
+    assert str(output) in outcome.err
+    found = by_method(output)
+    assert {key: item.status for key, item in found.items()} == {("naive", 1): "finished"}
