@@ -216,7 +216,7 @@ PERMUTED_MNIST = Suite(
         # paper's L1 on weights alone, 10 epochs leave the second layer too full for ten tasks.
         "clnp": {
             "l1_weights": 2e-5,
-            "l1_activities": [4e-4, 8e-4],
+            "l1_activities": [4e-4, 4e-4],
             "margin": 0.7,
             "fine_tune_rate": 1.0,
             "fine_tune_dropout": 0.1,
