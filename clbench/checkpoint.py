@@ -9,7 +9,6 @@ its own, and every task starts its own from the run's seed (`seeding.py`).
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from clbench.errors import RecordError
+from clbench.records import write_whole
 
 FORMAT = "clbench checkpoint 1"
 # What state_dict() of a network, an optimiser or a method is made of.
@@ -39,17 +39,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     content = payload.getbuffer()
     head = f"{FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode()
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(head)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, head, content)
         _sync_folder(path.parent)
     except OSError as error:
         raise RecordError(f"the checkpoint {path} cannot be written ({error.strerror})") from None

@@ -37,7 +37,10 @@ class DivergenceError(ClbenchError):
 
 
 class MethodWarning(UserWarning):
-    """A method cannot do what its name promises, and goes on; shown to the user once."""
+    """A run goes on, but not as its user may think: a method cannot do what its name promises, or it begins anew.
+
+    Shown to the user once.
+    """
 
 
 class Interrupted(Exception):

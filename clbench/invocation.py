@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import RecordError
-from clbench.records import RunFolder, read_run
+from clbench.records import RunFolder, read_run, run_paths, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ _LAST = ".last-invocation.json"
 def remember(root: Path, arguments: list[str]) -> None:
     """Keeps the arguments of a `clbench run`, and the folder that it works in, beside the runs."""
     content = {"arguments": arguments, "folder": str(Path.cwd())}
-    (root / _LAST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(root / _LAST, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def last_invocation(root: Path) -> tuple[list[str], Path]:
@@ -65,10 +65,7 @@ class Standing:
 
 def standings(root: Path) -> list[Standing]:
     """Every run below a folder of run folders, by suite, method and seed; attempts set aside do not count."""
-    found = []
-    for path in root.glob("*/status.json"):
-        if ".unfinished-" not in path.parent.name:
-            found.append(_standing(root, path.parent))
+    found = [_standing(root, path) for path in run_paths(root)] if root.is_dir() else []
     return sorted(found, key=lambda item: (item.suite, item.method, item.seed, item.run_id))
 
 

@@ -120,6 +120,25 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file, part after part, whole or not at all: what was there before stays until the new one is on disk.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 class RunFolder:
     """Writes one run's folder, every file whole or not at all.
 
@@ -257,17 +276,7 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, self.path / name)
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            write_whole(self.path / name, text.encode())
         except OSError as error:
             raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
 

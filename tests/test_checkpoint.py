@@ -250,9 +250,8 @@ def command(processes):
 def outcomes(place):
     """By method, the outcome of its run in this folder."""
     found = {}
-    for path in place.glob("clbench-runs/*/status.json"):
-        if ".unfinished-" not in path.parent.name:
-            found[read_run(path.parent).method] = outcome(RunFolder(path.parent.parent, path.parent.name))
+    for path in run_paths(place / "clbench-runs"):
+        found[read_run(path).method] = outcome(RunFolder(path.parent, path.name))
     return found
 
 
