@@ -4,9 +4,13 @@ The engine is this package; the methods under test are `clbench.strategies`, wha
 `clbench.baselines`, and `clbench.reports` turns recorded runs into tables, figures, HTML and PDF.
 """
 
+import warnings
 from pathlib import Path
 
 __version__ = "0.1.0"
+
+# Avalanche imports it for a method that clbench does not have; what it misses is no concern of the user.
+warnings.filterwarnings("ignore", message="no QP solver found", category=UserWarning)
 
 # In a checkout the three folders lie beside this one, in an installed wheel inside it. Looking there too
 # lets `import clbench.strategies` work from a checkout that was never installed.

@@ -6,26 +6,24 @@ The only module that imports everything, and it does so inside the commands: `cl
 import io
 import os
 import shlex
-import signal
 import sys
 import threading
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clbench import __version__
-from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, SettingError, TrackingError
+from clbench.errors import INTERRUPTED, ClbenchError, Interrupted, RecordError, SettingError, TrackingError
 
 if TYPE_CHECKING:
-    from clbench.records import RecordedRun, RunFolder
-    from clbench.runner import RunResult
+    from clbench.grid import Outcome
+    from clbench.records import RecordedRun
     from clbench.screen import Screen
-    from clbench.specs import Precision, RunSpec
+    from clbench.specs import Precision
     from clbench.suites import Suite
     from clbench.tracking import Tracker
-    from clbench.watching import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -80,12 +78,6 @@ PrecisionOption = Annotated[str, typer.Option(help="float32, bfloat16 (training 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
-
-# What a shell reports for a program that Ctrl-C ended.
-_INTERRUPTED = 130
-
-# Between two looks at a run that another process trains.
-_SECONDS_TO_WAIT = 1.0
 
 
 def _show_version(value: bool) -> None:
@@ -161,6 +153,14 @@ def run_command(
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Runs to train at once, each in a process of its own. They share the cores, unless --threads says "
+            "how many each takes.",
+        ),
+    ] = 1,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
     ] = False,
@@ -197,8 +197,8 @@ def run_command(
     from clbench.specs import make_specs
     from clbench.streams import make_stream
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is not None or jobs > 1:
+        torch.set_num_threads(threads or max(1, torch.get_num_threads() // jobs))
     if deterministic:
         # cuBLAS needs to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -221,6 +221,7 @@ def run_command(
         show_plan(screen, specs, images, place)
         return
 
+    from clbench.grid import Grid, run_grid
     from clbench.invocation import remember
     from clbench.provenance import command_line
     from clbench.tracking import Tracker
@@ -231,129 +232,15 @@ def run_command(
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs))
     remember(output, sys.argv[1:])
-    outcome = "failed"
+    # What was just loaded is on disk now.
+    load = partial(load_images, chosen.data, data_root, offline=True)
+    grid = Grid(place, output, images, load, jobs)
+    outcome: Outcome = "failed"
     try:
-        outcome = _run_all(specs, images, place, output, tracker, screen)
+        outcome = run_grid(grid, specs, tracker, screen)
     finally:
         tracker.end(status=outcome)
     _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)
-
-
-def _run_all(
-    specs: "list[RunSpec]",
-    images: Any,
-    device: Any,
-    output: Path,
-    tracker: "Tracker",
-    screen: "Screen",
-) -> str:
-    """Runs the grid; `finished`, `failed` if some run failed, `stopped` after Ctrl-C.
-
-    Runs that another process is training are left to it; when nothing else is to do, we wait for them, and take over
-    what such a process leaves unfinished.
-    """
-    from clbench.records import RunFolder
-
-    stop = threading.Event()
-    outcome = "finished"
-    with _stopping_on_signals(stop):
-        screen.begin(specs, specs[0].suite.n_tasks)
-        try:
-            waiting, patience = specs, 0.0
-            while waiting:
-                elsewhere = []
-                for spec in waiting:
-                    folder = RunFolder(output, spec.run_id)
-                    with folder.lease(patience) as is_ours:
-                        if not is_ours:
-                            elsewhere.append(spec)
-                            status = "stopped" if stop.is_set() else "elsewhere"
-                        else:
-                            status = _run_one(spec, images, device, folder, tracker, screen, stop)
-                    if status == "stopped":
-                        return "stopped"
-                    if status == "failed":
-                        outcome = "failed"
-                if elsewhere and patience == 0:
-                    screen.say(f"{len(elsewhere)} of the runs are being trained by another process; waiting for it")
-                waiting, patience = elsewhere, _SECONDS_TO_WAIT
-        finally:
-            screen.end()
-    return outcome
-
-
-def _run_one(
-    spec: "RunSpec",
-    images: Any,
-    device: Any,
-    folder: "RunFolder",
-    tracker: "Tracker",
-    screen: "Screen",
-    stop: threading.Event,
-) -> str:
-    """One run, unless it is recorded already; whatever happens to it is recorded, and the others go on."""
-    from clbench.methods import find_method
-    from clbench.provenance import config_of
-    from clbench.runner import execute
-    from clbench.watching import Progress
-
-    config = config_of(spec, find_method(spec.method), device)
-    latest = Progress(n_tasks=spec.suite.n_tasks)
-
-    def on_task(result: "RunResult") -> None:
-        tracker.log(config, result)
-        if result.learned:
-            screen.task_learned(spec, result, latest)
-
-    def on_progress(progress: "Progress") -> None:
-        nonlocal latest
-        latest = progress
-        screen.progress(spec, progress)
-
-    try:
-        if folder.status == "finished":
-            folder.discard_checkpoint()
-            if not tracker.has(spec.run_id):
-                tracker.restore(folder)
-            screen.run_ended(spec, "recorded before")
-            return "finished"
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", MethodWarning)
-            warnings.showwarning = _shown_by(screen, spec, warnings.showwarning)
-            execute(spec, images, device, folder, config, on_task, on_progress, stop.is_set)
-    except RecordError as error:
-        # The run folder itself is at fault, so there is nothing whole to hand on.
-        tracker.abandon(config)
-        screen.run_ended(spec, "failed", str(error))
-        return "failed"
-    except (Interrupted, KeyboardInterrupt):
-        tracker.close(config, folder)
-        screen.run_ended(spec, "stopped")
-        return "stopped"
-    except Exception as error:
-        tracker.close(config, folder)
-        expected = isinstance(error, ClbenchError)
-        detail = str(error) if expected else f"{type(error).__name__}: {error} (see {folder.path / 'traceback.txt'})"
-        screen.run_ended(spec, "failed", detail)
-        return "failed"
-    tracker.close(config, folder)
-    screen.run_ended(spec, "finished")
-    return "finished"
-
-
-def _shown_by(screen: "Screen", spec: "RunSpec", otherwise: Any) -> Any:
-    """How a warning is shown while a run goes on: a method's own as one of ours, any other as before."""
-
-    said: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *details: Any) -> None:
-        if not issubclass(category, MethodWarning):
-            otherwise(message, category, *details)
-        elif str(message) not in said:
-            said.add(str(message))
-            screen.warn(f"{spec.method} seed {spec.seed}: {message}")
-
-    return show
 
 
 def _finish(
@@ -369,7 +256,7 @@ def _finish(
     """Summary, report, and how to go on; then the exit code."""
     if outcome == "stopped":
         screen.warn("stopped; whole tasks are recorded. The same command goes on after them")
-        raise SystemExit(_INTERRUPTED)
+        raise SystemExit(INTERRUPTED)
     if not no_report:
         try:
             # The run folders have everything, also where MLflow lacks some of it.
@@ -580,10 +467,12 @@ def tune_command(
 
     import torch
 
+    from clbench.grid import stopping_on_signals
+
     if threads is not None:
         torch.set_num_threads(threads)
     stop = threading.Event()
-    with _stopping_on_signals(stop):
+    with stopping_on_signals(stop):
         try:
             for trial in search(chosen, trials, names, images, training_precision, _device(device), log, stop.is_set):
                 settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
@@ -596,7 +485,7 @@ def tune_command(
                     )
         except Interrupted:
             screen.warn("stopped; the same command goes on after the trials that are logged")
-            raise SystemExit(_INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None
     screen.show(f"log:     {log}")
 
 
@@ -745,32 +634,8 @@ def _device(given: str) -> Any:
     return device
 
 
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class _stopping_on_signals:
-    """Within, the first Ctrl-C, SIGTERM or SIGHUP sets the event; a second one interrupts at once."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop
-
-    def __enter__(self) -> None:
-        def handle(number: int, frame: object) -> None:
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self.stop.set()
-
-        self._before = {number: signal.signal(number, handle) for number in _STOPPING}
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def main() -> None:
     """The `clbench` command."""
-    # Avalanche imports it for a method that clbench does not have; what it misses is no concern of the user.
-    warnings.filterwarnings("ignore", message="no QP solver found", category=UserWarning)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A folder's name may hold what this terminal cannot show; that is no reason to end.
@@ -781,7 +646,7 @@ def main() -> None:
         print(f"clbench: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,9 @@ has run; a run that it ends is recorded as failed, the others go on, and the exi
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# What a shell reports for a program that Ctrl-C ended.
+INTERRUPTED = 130
+
 
 class ClbenchError(Exception):
     """Base of every error whose text is meant for the user."""

@@ -31,8 +31,15 @@ PACKAGES = (
 )
 
 
-def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device") -> dict[str, Any]:
-    """The content of config.json: the identity, and what a reader needs to trace and repeat the run."""
+def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device", jobs: int = 1) -> dict[str, Any]:
+    """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
+
+    Args:
+        spec: what to run.
+        method_class: of its method.
+        device: that it trains on.
+        jobs: runs that the same command trains at once.
+    """
     import torch
 
     commit, dirty = git_state()
@@ -51,6 +58,7 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device")
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
+        "jobs": jobs,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "data": dict(spec.data),
         "versions": package_versions(),

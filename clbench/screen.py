@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from clbench.specs import RunSpec
     from clbench.watching import Progress
 
-_SECONDS_BETWEEN_REFRESHES = 0.5
-
 
 class Screen:
     """Shows the grid of runs.
@@ -33,7 +31,6 @@ class Screen:
         self.is_live = self.console.is_terminal and not quiet
         self._rows: dict[str, list[str]] = {}
         self._live: Live | None = None
-        self._refreshed = 0.0
 
     def begin(self, specs: "Sequence[RunSpec]", n_tasks: int) -> None:
         """Shows the grid, all runs waiting."""
@@ -53,10 +50,8 @@ class Screen:
 
     def progress(self, spec: "RunSpec", progress: "Progress") -> None:
         """A batch was trained."""
-        now = time.monotonic()
-        if self._live is None or now - self._refreshed < _SECONDS_BETWEEN_REFRESHES:
+        if self._live is None:
             return
-        self._refreshed = now
         rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
         epochs = spec.settings.epochs or 1
         epoch = min(epochs, 1 + progress.images * epochs // max(1, progress.images_per_task))

@@ -353,12 +353,15 @@ class _Store:
         )
         return str(run.info.run_id)
 
+    def invocations(self, experiment: str, command: str) -> list[Any]:
+        """Every invocation of this command."""
+        found = self.search([experiment], "tags.`clbench.kind` = 'invocation'")
+        return [run for run in found if run.data.tags["clbench.command"] == _tag(command)]
+
     def parent_of(self, runs: Sequence[RecordedRun], experiment: str) -> str:
         """The newest invocation with the command of these recorded runs, created if there is none."""
         suite, command = _invocation_of(runs[0])
-        invocations = self.search([experiment], "tags.`clbench.kind` = 'invocation'")
-        same = [run for run in invocations if run.data.tags["clbench.command"] == _tag(command)]
-        if same:
+        if same := self.invocations(experiment, command):
             return str(max(same, key=lambda run: run.info.start_time).info.run_id)
         return self.create_parent(experiment, suite, command, len(runs), min(_seconds(run.started) for run in runs))
 
@@ -537,10 +540,17 @@ class Tracker:
         self._try(create)
 
     def end(self, *, status: str) -> None:
-        """Closes the parent run as `finished`, `failed` or `stopped`."""
-        parent = self._parent
-        if parent is not None:
-            self._try(lambda: self._store.close_parent(parent, _STATUS[status]))
+        """Closes the parent run as `finished`, `failed` or `stopped`, and those of the same command that was killed."""
+        _, command, *_ = self._invocation
+
+        def close() -> None:
+            if self._parent is not None:
+                self._store.close_parent(self._parent, _STATUS[status])
+            for run in self._store.invocations(self._experiment, command):
+                if run.info.status == "RUNNING":
+                    self._store.close_parent(run.info.run_id)
+
+        self._try(close)
 
     def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
         """Logs where a run stands after its last task.
@@ -586,20 +596,21 @@ class Tracker:
             run = self._open[config["run_id"]]
             self._try(lambda: self._store.client.set_terminated(run.info.run_id, "FAILED"))
 
-    def has(self, run_id: str) -> bool:
-        """Whether the store holds this run completely."""
-        condition = f"tags.`clbench.run_id` = '{run_id}' and tags.`clbench.complete` = 'true'"
-        # A stopped or failed attempt is recorded whole as well; only a finished one will do.
-        condition += " and attributes.status = 'FINISHED'"
-        return bool(self._try(lambda: self._store.search([self._experiment], condition)))
-
-    def restore(self, folder: RunFolder) -> None:
-        """Writes a recorded run into the store from its folder, every point once.
+    def complete(self, folder: RunFolder) -> None:
+        """Makes sure that the store holds a run that was recorded before, every point once.
 
         Raises:
             RecordError: if the folder does not hold a whole run.
         """
-        self._try(lambda: self._store.bring_up_to_date(folder, lambda _: self._parent_id()))
+        condition = f"tags.`clbench.run_id` = '{folder.path.name}' and tags.`clbench.complete` = 'true'"
+        # A stopped or failed attempt is recorded whole as well; only a finished one will do.
+        condition += " and attributes.status = 'FINISHED'"
+
+        def send() -> None:
+            if not self._store.search([self._experiment], condition):
+                self._store.bring_up_to_date(folder, lambda _: self._parent_id())
+
+        self._try(send)
 
     def _parent_id(self) -> str:
         if self._parent is None:

@@ -1,5 +1,6 @@
 """What listens to every training step: progress, requests to stop, and losses that are no longer finite."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,20 @@ class Progress:
     images_trained: int = 0
     images_total: int = 0
     seconds: float = 0.0
+
+
+def seldom(seconds: float, action: Callable[..., None]) -> Callable[..., None]:
+    """The action, done at most once in so many seconds; what is asked in between is dropped."""
+    last = -math.inf
+
+    def act(*arguments: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds:
+            last = now
+            action(*arguments)
+
+    return act
 
 
 class Watch(SupervisedPlugin):

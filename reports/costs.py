@@ -85,9 +85,9 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             for group in groups
         ),
         (
-            "Times compare methods only where device, threads and host are the same: see Provenance. Extra state per "
-            "task: its growth from the first task to the last, per further task. On the front: no method of the same "
-            "kind (told the task at test or not) is at least as accurate for less.",
+            "Times compare methods only where device, threads, host and runs at once are the same: see Provenance. "
+            "Extra state per task: its growth from the first task to the last, per further task. On the front: no "
+            "method of the same kind (told the task at test or not) is at least as accurate for less.",
         ),
     )
 

@@ -165,6 +165,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
         ("Device", top("device")),
         ("Precision", top("precision")),
         ("Threads", top("threads")),
+        ("Runs at once", lambda run: plain(run.config.get("jobs", 1))),
         ("Host", top("host")),
         *((package, within("versions", package)) for package in dict.fromkeys([*leading, *packages])),
     ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from clbench.baselines.naive import Naive
 from clbench.data import ImageSet, load_images
 from clbench.methods import Method, Workplace, find_method, resolve_settings
 from clbench.models import MLP
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RecordedRun, RunFolder
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RecordedRun, RunFolder, read_run
 from clbench.seeding import RandomStreams
 from clbench.streams import make_stream
 from clbench.suites import Suite, find_suite
@@ -190,6 +191,20 @@ def run(clbench):
         return clbench(folder, "run", "--suite", suite, "--methods", methods, "--seeds", seeds, *small, *arguments)
 
     return execute
+
+
+@pytest.fixture(scope="session")
+def outcome_of():
+    """(run folder) -> what must not depend on circumstances: accuracy, capacity, and every bit that was learned."""
+
+    def read(folder: RunFolder):
+        found = read_run(folder.path)
+        status = json.loads((folder.path / "status.json").read_text())
+        assert found.status == "finished"
+        assert len(status["weights_sha256"]) == 64
+        return found.accuracy_matrix.tobytes(), found.capacity.to_csv(), status["weights_sha256"]
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,11 @@
 """A run that was cut off goes on as if nothing had happened, to the bit."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
-import runpy
-import subprocess
-import sys
-import time
 import warnings
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 import torch
@@ -132,25 +126,16 @@ def attempt(digits, plain):
     return make
 
 
-def outcome(folder):
-    """What must not depend on interruptions: accuracy, capacity, and every bit that was learned."""
-    run = read_run(folder.path)
-    status = json.loads((folder.path / "status.json").read_text())
-    assert run.status == "finished"
-    assert len(status["weights_sha256"]) == 64
-    return run.accuracy_matrix.tobytes(), run.capacity.to_csv(), status["weights_sha256"]
-
-
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_stopped_after_any_task_ends_like_an_uninterrupted_one(name, attempt, tmp_path):
+def test_a_run_stopped_after_any_task_ends_like_an_uninterrupted_one(name, attempt, outcome_of, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MethodWarning)
-        expected = outcome(attempt(tmp_path / "whole", name))
+        expected = outcome_of(attempt(tmp_path / "whole", name))
         for stop_after in (1, 2, 3):
             folder = attempt(tmp_path / "parts", name, stop_after)
             assert folder.status == "stopped"
         folder = attempt(tmp_path / "parts", name)
-    assert outcome(folder) == expected
+    assert outcome_of(folder) == expected
     status = json.loads((folder.path / "status.json").read_text())
     assert len(status["resumed"]) == 3
     assert not folder.checkpoint.exists()
@@ -178,14 +163,14 @@ def test_what_was_begun_under_other_conditions_begins_anew_and_is_kept(key, valu
     assert read_run(aside).status == "stopped"
 
 
-def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, outcome_of, tmp_path):
     folder = attempt(tmp_path, "naive", 1)
     content = bytearray(folder.checkpoint.read_bytes())
     content[-100] ^= 4
     folder.checkpoint.write_bytes(content)
     with pytest.warns(MethodWarning, match=r"begins anew.*checkpoint\.pt is damaged"):
         folder = attempt(tmp_path, "naive")
-    assert outcome(folder) == outcome(attempt(tmp_path / "whole", "naive"))
+    assert outcome_of(folder) == outcome_of(attempt(tmp_path / "whole", "naive"))
 
 
 def test_files_cut_off_while_being_written_are_cleared_away(attempt, tmp_path):
@@ -193,140 +178,6 @@ def test_files_cut_off_while_being_written_are_cleared_away(attempt, tmp_path):
     (folder.path / ".checkpoint.pt.abcd").write_bytes(b"half")
     folder = attempt(tmp_path, "naive")
     assert not list(folder.path.glob(".*"))
-
-
-# Processes
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Makes processes in which everything is imported already, and nothing was computed yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.cli", "clbench.runner", "clbench.tracking", "mlflow", "sklearn.datasets"])
-    return context
-
-
-HOLDER = """
-import signal, sys
-from pathlib import Path
-from clbench.records import RunFolder
-with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
-    print(is_ours, flush=True)
-    signal.pause()
-"""
-
-
-def test_a_lease_is_held_by_one_process_and_ends_with_it(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path, "abc"], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "True\n"
-        with RunFolder(tmp_path, "abc").lease() as is_ours:
-            assert not is_ours
-        with RunFolder(tmp_path, "another").lease() as is_ours:
-            assert is_ours
-        holder.kill()
-    with RunFolder(tmp_path, "abc").lease() as is_ours:
-        assert is_ours
-
-
-GRID = ["run", "--suite", "permuted-digits", "--seeds", "0", "--no-report", "--threads", "1"]
-GRID += ["--set", "n_tasks=4", "--set", "epochs=2", "--set", "hidden_sizes=24,24"]
-
-
-@pytest.fixture
-def command(processes):
-    """(folder, methods) -> a process that runs the grid of these methods in the folder; what it says is in said.txt."""
-
-    def start(place, methods):
-        given = {"folder": place, "arguments": [*GRID, "--methods", methods], "output": place / "said.txt"}
-        # A script, because the other process cannot import a test module.
-        script = Path(__file__).parent / "processes" / "clbench.py"
-        process = processes.Process(target=runpy.run_path, args=(str(script), given))
-        process.start()
-        return process
-
-    return start
-
-
-def outcomes(place):
-    """By method, the outcome of its run in this folder."""
-    found = {}
-    for path in run_paths(place / "clbench-runs"):
-        found[read_run(path).method] = outcome(RunFolder(path.parent, path.name))
-    return found
-
-
-def points(place):
-    """By method, every accuracy that MLflow holds, as (metric, step, value), sorted."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
-    (experiment,) = (item.experiment_id for item in client.search_experiments() if item.name == "permuted-digits")
-    found = {}
-    for run in client.search_runs([experiment], "tags.`clbench.method` != ''"):
-        # One run for each of ours, and no second one left behind.
-        assert run.data.tags["clbench.method"] not in found
-        assert run.info.status == "FINISHED"
-        found[run.data.tags["clbench.method"]] = sorted(
-            (point.key, point.step, point.value)
-            for name in run.data.metrics
-            if "accuracy" in name or "neurons" in name
-            for point in client.get_metric_history(run.info.run_id, name)
-        )
-    return found
-
-
-@pytest.fixture
-def killed_at_random_instants(command, make_store, tmp_path):
-    """(methods, kills) -> passes if runs killed that often end like uninterrupted ones, bit for bit."""
-
-    def check(methods, kills):
-        whole, parts = make_store(tmp_path / "whole"), make_store(tmp_path / "parts")
-        began = time.monotonic()
-        process = command(whole, methods)
-        process.join()
-        assert process.exitcode == 0, (whole / "said.txt").read_text()
-        seconds = time.monotonic() - began
-        draw = random.Random(1)
-        for _ in range(kills):
-            process = command(parts, methods)
-            # Short enough that the last kill still finds something to interrupt.
-            process.join(draw.uniform(0, 2 * seconds / kills))
-            process.kill()
-            process.join()
-        process = command(parts, methods)
-        process.join()
-        assert process.exitcode == 0, (parts / "said.txt").read_text()
-        assert outcomes(parts) == outcomes(whole)
-        assert set(outcomes(parts)) == set(methods.split(","))
-        assert points(parts) == points(whole)
-        assert set(points(parts)) == set(methods.split(","))
-
-    return check
-
-
-def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
-    killed_at_random_instants("clnp,si", 4)
-
-
-@pytest.mark.slow
-def test_eight_processes_that_start_at_once_share_the_work(command, tmp_path):
-    # A fresh folder, and a store that none of them finds.
-    processes = [command(tmp_path, "clnp,ewc,si,naive") for _ in range(8)]
-    for process in processes:
-        process.join()
-    said = (tmp_path / "said.txt").read_text()
-    assert [process.exitcode for process in processes] == [0] * 8, said
-    assert set(outcomes(tmp_path)) == {"clnp", "ewc", "si", "naive"}
-    # Each task was learned once, by whichever process.
-    assert said.count("task 4/4 learned") == 4
-    assert not list(tmp_path.glob("clbench-runs/*.unfinished-*"))
-    assert set(points(tmp_path)) == {"clnp", "ewc", "si", "naive"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
-    killed_at_random_instants(name, 6)
 
 
 def test_asking_for_deterministic_algorithms_is_obeyed_and_recorded(run, place):

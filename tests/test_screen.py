@@ -11,7 +11,7 @@ import rich.console
 from rich.text import Text
 
 from clbench.screen import Screen, duration
-from clbench.watching import Progress
+from clbench.watching import Progress, seldom
 
 HOSTILE = ["[red]", "[/red]", "[bold]x[/bold]", "[link=file:///]y", "a\\[b", ":bomb:", "[", "100%"]
 
@@ -106,19 +106,14 @@ def test_a_row_tells_task_epoch_accuracy_speed_time_left_and_how_it_ended(make_s
     screen.end()
 
 
-def test_progress_is_drawn_twice_a_second_and_not_after_every_batch(make_screen, monkeypatch):
-    screen, out, _ = make_screen()
-    (spec,) = specs("clnp")
-    screen.begin([spec], 2)
-    clock = iter(np.arange(1000, 1002, 0.01))
-    monkeypatch.setattr("clbench.screen.time.monotonic", functools.partial(next, clock))
-    frame(out)
-    drawn = 0
-    for _ in range(200):
-        screen.progress(spec, Progress(n_tasks=2, task=1, images_per_task=10))
-        drawn += bool(frame(out))
-    assert drawn == 4
-    screen.end()
+def test_what_is_asked_too_often_is_done_seldom(monkeypatch):
+    clock = iter(np.arange(200) / 128)
+    monkeypatch.setattr("clbench.watching.time.monotonic", functools.partial(next, clock))
+    done = []
+    show = seldom(0.5, done.append)
+    for number in range(200):
+        show(number)
+    assert done == [0, 64, 128, 192]
 
 
 @pytest.mark.parametrize("height", [1, 5, 12, 24, 60])

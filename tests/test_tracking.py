@@ -597,7 +597,7 @@ def test_a_run_that_is_there_is_not_restored_a_second_time(run, place):
     (folder,) = run_paths(place / "clbench-runs")
     tracker = Tracker(uri_of(place), pytest.fail)
     tracker.begin(SUITE, "clbench run", 1)
-    tracker.restore(RunFolder(folder.parent, folder.name))
+    tracker.complete(RunFolder(folder.parent, folder.name))
     assert len(recorded(place).children) == 1
 
 
@@ -1007,7 +1007,7 @@ def restore(barrier, folder):
     barrier.wait()
     tracker = Tracker(sys.argv[1], lambda text: print(text, flush=True))
     tracker.begin(sys.argv[2], f"clbench run {folder.name}", 1)
-    tracker.restore(RunFolder(folder.parent, folder.name))
+    tracker.complete(RunFolder(folder.parent, folder.name))
     tracker.end(status="finished")
 
 _import_mlflow()

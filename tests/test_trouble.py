@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -76,3 +79,28 @@ def test_a_folder_that_vanishes_fails_the_run_and_not_the_others(run, place, uri
     assert str(output) in outcome.err
     found = by_method(output)
     assert {key: item.status for key, item in found.items()} == {("naive", 1): "finished"}
+
+
+def test_a_disk_that_is_read_only_is_refused_before_anything_runs(run, place, uri, small_disk, assert_refused):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    outcome = run(place, "--output", small_disk / "runs", "--tracking-uri", uri)
+    assert_refused(outcome, f"the folder {small_disk / 'runs'} cannot be written (Read-only file system)", "--output")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_clock_that_goes_backwards_changes_nothing_but_the_times_of_day(
+    run, clbench, place, uri, during_task, monkeypatch
+):
+    real, behind = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() - behind[0])
+    monkeypatch.setattr(
+        "clbench.records.now", lambda: datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    )
+    during_task(2, lambda: behind.__setitem__(0, 3600.0))
+    outcome = run(place, "--tracking-uri", uri, seeds="0-1")
+    assert (outcome.code, outcome.err) == (0, "")
+    first = by_method(place / "clbench-runs")["naive", 0]
+    assert first.ended < first.started
+    assert (first.tasks["train_seconds"] > 0).all()
+    assert clbench(place, "verify-run", place / "clbench-runs").code == 0
+    assert "2 up to date" in clbench(place, "sync", "--tracking-uri", uri).out

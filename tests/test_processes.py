@@ -1,0 +1,261 @@
+"""Commands in processes of their own: killed, told to stop, many at once, and one that trains several runs at once."""
+
+import multiprocessing
+import os
+import pty
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clbench.methods import METHODS
+from clbench.records import RunFolder, read_run, run_paths
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes in which everything is imported already, and nothing was computed yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["clbench.cli", "clbench.runner", "clbench.tracking", "mlflow", "sklearn.datasets"])
+    return context
+
+
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from clbench.records import RunFolder
+with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
+    print(is_ours, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_lease_is_held_by_one_process_and_ends_with_it(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path, "abc"], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        with RunFolder(tmp_path, "abc").lease() as is_ours:
+            assert not is_ours
+        with RunFolder(tmp_path, "another").lease() as is_ours:
+            assert is_ours
+        holder.kill()
+    with RunFolder(tmp_path, "abc").lease() as is_ours:
+        assert is_ours
+
+
+GRID = ["run", "--suite", "permuted-digits", "--seeds", "0", "--no-report", "--threads", "1"]
+GRID += ["--set", "n_tasks=4", "--set", "epochs=2", "--set", "hidden_sizes=24,24"]
+
+
+def start(processes, place, methods, *arguments, output=None):
+    given = {
+        "folder": place,
+        "arguments": [*GRID, "--methods", methods, *arguments],
+        "output": output or place / "said.txt",
+    }
+    # A script, because the other process cannot import a test module.
+    script = Path(__file__).parent / "processes" / "clbench.py"
+    process = processes.Process(target=runpy.run_path, args=(str(script), given))
+    process.start()
+    return process
+
+
+@pytest.fixture
+def command(processes):
+    """(folder, methods, more arguments, output) -> a process that runs the grid of these methods in the folder.
+
+    What it says goes to the output, said.txt in the folder if none is given.
+    """
+    return partial(start, processes)
+
+
+@pytest.fixture
+def outcomes(outcome_of):
+    """(folder) -> by method, the outcome of its run there."""
+
+    def read(place):
+        paths = run_paths(place / "clbench-runs")
+        return {read_run(path).method: outcome_of(RunFolder(path.parent, path.name)) for path in paths}
+
+    return read
+
+
+def points(place):
+    """By method, every accuracy that MLflow holds, as (metric, step, value), sorted."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    (experiment,) = (item.experiment_id for item in client.search_experiments() if item.name == "permuted-digits")
+    found = {}
+    for run in client.search_runs([experiment]):
+        # Whoever begins a command ends it, or the next one does.
+        assert run.info.status != "RUNNING"
+        if run.data.tags["clbench.kind"] == "invocation" or run.info.status == "KILLED":
+            continue
+        # One run for each of ours, and no second one left behind.
+        assert run.data.tags["clbench.method"] not in found
+        assert run.info.status == "FINISHED"
+        found[run.data.tags["clbench.method"]] = sorted(
+            (point.key, point.step, point.value)
+            for name in run.data.metrics
+            if "accuracy" in name or "neurons" in name
+            for point in client.get_metric_history(run.info.run_id, name)
+        )
+    return found
+
+
+@pytest.fixture
+def killed_at_random_instants(command, outcomes, make_store, tmp_path):
+    """(methods, kills) -> passes if runs killed that often end like uninterrupted ones, bit for bit."""
+
+    def check(methods, kills):
+        whole, parts = make_store(tmp_path / "whole"), make_store(tmp_path / "parts")
+        began = time.monotonic()
+        process = command(whole, methods)
+        process.join()
+        assert process.exitcode == 0, (whole / "said.txt").read_text()
+        seconds = time.monotonic() - began
+        draw = random.Random(1)
+        for _ in range(kills):
+            process = command(parts, methods)
+            # Short enough that the last kill still finds something to interrupt.
+            process.join(draw.uniform(0, 2 * seconds / kills))
+            process.kill()
+            process.join()
+        process = command(parts, methods)
+        process.join()
+        assert process.exitcode == 0, (parts / "said.txt").read_text()
+        assert outcomes(parts) == outcomes(whole)
+        assert set(outcomes(parts)) == set(methods.split(","))
+        assert points(parts) == points(whole)
+        assert set(points(parts)) == set(methods.split(","))
+
+    return check
+
+
+def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
+    killed_at_random_instants("clnp,si", 4)
+
+
+@pytest.mark.slow
+def test_eight_processes_that_start_at_once_share_the_work(command, outcomes, tmp_path):
+    # A fresh folder, and a store that none of them finds.
+    processes = [command(tmp_path, "clnp,ewc,si,naive") for _ in range(8)]
+    for process in processes:
+        process.join()
+    said = (tmp_path / "said.txt").read_text()
+    assert [process.exitcode for process in processes] == [0] * 8, said
+    assert set(outcomes(tmp_path)) == {"clnp", "ewc", "si", "naive"}
+    # Each task was learned once, by whichever process.
+    assert said.count("task 4/4 learned") == 4
+    assert not list(tmp_path.glob("clbench-runs/*.unfinished-*"))
+    assert set(points(tmp_path)) == {"clnp", "ewc", "si", "naive"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
+    killed_at_random_instants(name, 6)
+
+
+# Several runs at once
+
+
+def workers_of(process):
+    """The processes that train for a command; they hang below the one that makes them."""
+    return [worker for child in psutil.Process(process.pid).children() for worker in child.children()]
+
+
+def wait_for(file, words, process):
+    """Returns once the words stand in the file."""
+    # Nothing tells when another process has written to a file; it ends in any case.
+    while not (file.exists() and words in file.read_text()):
+        process.join(0.05)
+        assert process.is_alive(), file.read_text()
+
+
+def drain(handle):
+    while os.read(handle, 65536):
+        pass
+
+
+def test_of_runs_at_once_a_failed_one_is_tried_once(command, make_store, tmp_path):
+    place = make_store(tmp_path / "place")
+    wild = ["--set", "ewc.optimizer=sgd", "--set", "ewc.learning_rate=10", "--set", "ewc.weight_decay=1"]
+    process = command(place, "naive,ewc,psp", "--jobs", "2", *wild)
+    process.join()
+    said = (place / "said.txt").read_text()
+    assert process.exitcode == 1, said
+    assert said.count("ewc seed 0: failed: the loss of task") == 1
+    assert "Traceback" not in said
+    statuses = {read_run(path).method: read_run(path).status for path in run_paths(place / "clbench-runs")}
+    assert statuses == {"naive": "finished", "psp": "finished", "ewc": "failed"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes, make_store, tmp_path_factory):
+    """The folder of a grid of three methods that nothing happened to."""
+    place = make_store(tmp_path_factory.mktemp("undisturbed"))
+    process = start(processes, place, "clnp,si,naive")
+    process.join()
+    assert process.exitcode == 0, (place / "said.txt").read_text()
+    return place
+
+
+def test_what_a_run_learns_depends_on_nothing_around_it(command, outcomes, undisturbed, make_store, tmp_path):
+    """Neither on other runs before or beside it, nor on MLflow, nor on the terminal."""
+    others, in_terminal = make_store(tmp_path / "others"), make_store(tmp_path / "terminal")
+    # Nothing answers there.
+    process = command(others, "naive,si,psp,clnp", "--jobs", "3", "--tracking-uri", "http://127.0.0.1:9")
+    process.join()
+    assert process.exitcode == 0, (others / "said.txt").read_text()
+    screen, terminal = pty.openpty()
+    threading.Thread(target=drain, args=(screen,), daemon=True).start()
+    process = command(in_terminal, "si", output=os.ttyname(terminal))
+    process.join()
+    assert process.exitcode == 0
+    expected = outcomes(undisturbed)
+    assert expected.keys() == {"clnp", "si", "naive"}
+    assert {name: found for name, found in outcomes(others).items() if name != "psp"} == expected
+    assert outcomes(in_terminal) == {"si": expected["si"]}
+    assert {read_run(path).config["jobs"] for path in run_paths(others / "clbench-runs")} == {3}
+
+
+def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, undisturbed, place):
+    process = command(place, "clnp,si,naive", "--jobs", "2")
+    wait_for(place / "said.txt", "task 1/4 learned", process)
+    workers_of(process)[0].kill()
+    process.join()
+    said = (place / "said.txt").read_text()
+    assert process.exitcode == 0, said
+    assert "a process was killed, perhaps for want of memory; going on with 1 at once" in said
+    assert outcomes(place) == outcomes(undisturbed)
+    assert points(place) == points(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
+    number, code, command, outcomes, undisturbed, place
+):
+    process = command(place, "clnp,si,naive", "--jobs", "2")
+    wait_for(place / "said.txt", "task 1/4 learned", process)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == code
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert "running" not in {read_run(path).status for path in run_paths(place / "clbench-runs")}
+    again = command(place, "clnp,si,naive", "--jobs", "2")
+    again.join()
+    assert again.exitcode == 0, (place / "said.txt").read_text()
+    assert outcomes(place) == outcomes(undisturbed)
+    assert points(place) == points(undisturbed)
