@@ -7,7 +7,7 @@ import pandas as pd
 
 from clbench.reports import figures
 from clbench.reports.cells import UNDEFINED
-from clbench.reports.forecast import FEWEST_TASKS, forecasts
+from clbench.reports.forecast import FEWEST_TASKS, Forecast, forecasts
 from clbench.reports.formatting import counted, tenths
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Figure, Section, Table
@@ -49,10 +49,27 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             f"line per layer. Mean over tasks: {reused}.",
             figures.reuse(group, f"{name}-reuse"),
         )
-    yield _table(group, rows, name, mark)
+    found = _forecasts(group)
+    if any(not forecast.is_full for forecast in found):
+        yield Figure(
+            f"{name}-forecast",
+            f"{mark}{group.label}: free neurons by layer, mean over seeds; dashed, what is left if every further task "
+            "claims as many as those of the second half did on average, with that average's 95 % interval.",
+            f"{mark}Line chart for {group.label} of the free neurons by layer against tasks learned, and on to the "
+            f"task after which none is left. {' '.join(_forecast_notes(found))}",
+            figures.filling(group, found, f"{name}-forecast"),
+        )
+    yield _table(group, rows, name, mark, found)
 
 
-def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: str) -> Table:
+def _forecasts(group: Group) -> list[Forecast]:
+    """One for each layer, if there are tasks enough."""
+    tables = [run.capacity for run in group.runs if len(run.capacity)]
+    enough = max(int(table["task"].max()) for table in tables) >= FEWEST_TASKS
+    return forecasts(tables) if enough else []
+
+
+def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: str, found: Sequence[Forecast]) -> Table:
     def cell(value: float, pattern: str) -> Cell:
         return UNDEFINED if math.isnan(value) else Cell(format(value, pattern).replace("-", "−"), "", value)
 
@@ -84,7 +101,7 @@ def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: s
             )
             for row in rows
         ),
-        (*_margin_notes(group, rows), *_forecast_notes(group)),
+        (*_margin_notes(group, rows), *_forecast_notes(found)),
     )
 
 
@@ -105,12 +122,9 @@ def _margin_notes(group: Group, rows: Sequence[Mapping[str, float]]) -> Iterator
     )
 
 
-def _forecast_notes(group: Group) -> Iterator[str]:
+def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
     """When each layer will be full, if tasks go on to claim what the later ones did."""
-    tables = [run.capacity for run in group.runs if len(run.capacity)]
-    if max(int(table["task"].max()) for table in tables) < FEWEST_TASKS:
-        return
-    for found in forecasts(tables):
+    for found in forecasts:
         layer = f"Layer {found.layer}"
         if math.isinf(found.full_after):
             yield f"{layer}: the later tasks claimed nothing, so it does not fill up."

@@ -10,6 +10,7 @@ line styles carry the same distinction in grey.
 
 import hashlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from clbench.reports.forecast import Forecast
 from clbench.reports.formatting import byte_unit, percent, readable_bytes, seconds
 from clbench.reports.groups import Group
 from clbench.reports.statistics import Estimate, Ranks
@@ -45,6 +47,7 @@ _ON_LIGHT, _ON_DARK = "#262626", "#ffffff"  # on the colour map, which is the sa
 MOST_PANELS = 12
 _LABEL_LENGTH = 26
 _CLOSE_UP = 10.0
+_FARTHEST_FORECAST = 4
 
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -339,6 +342,56 @@ def reuse(group: Group, name: str) -> str:
         _task_axis(axes)
         axes.set_xlabel("Task")
         axes.set_ylabel("Reused, % of claimed earlier")
+        axes.set_ylim(-3, 103)
+        figure.legend(loc="outside right upper")
+        return spots
+
+    return _svg(draw, name, 2.3)
+
+
+def filling(group: Group, forecasts: Sequence[Forecast], name: str) -> str:
+    """Free neurons against tasks learned, one line per layer, and on to the task after which none is left."""
+    frame = group.capacity
+    seen = int(frame["task"].max())
+    ends = [end for found in forecasts for end in (found.full_after, found.high) if math.isfinite(end)]
+    # A layer that hardly fills up any more should not press the recorded tasks together.
+    until = min(max([seen, *ends]), _FARTHEST_FORECAST * seen)
+
+    def draw(figure: Figure) -> list[Spot]:
+        axes = figure.subplots()
+        spots = []
+        for number, found in enumerate(forecasts):
+            part = frame[frame["layer"] == found.layer]
+            share = (100 * part["free"] / part["neurons"]).to_numpy()
+            colour = _LAYER_COLOURS[number % len(_LAYER_COLOURS)]
+            axes.plot(
+                part["task"],
+                share,
+                color=colour,
+                marker=_LAYER_MARKERS[number % len(_LAYER_MARKERS)],
+                linewidth=1.2,
+                markersize=4.6,
+                label=f"layer {found.layer}",
+            )
+            spots += [
+                Spot(axes, task, value, f"layer {found.layer}, {task:.0f} tasks learned: {value:.1f} % free")
+                for task, value in zip(part["task"], share, strict=True)
+            ]
+            if found.is_full:
+                continue
+            tasks = np.linspace(seen, until, 200)
+            mean, soonest, latest = (
+                np.clip(share[-1] * (1 - (tasks - seen) / (end - seen)), 0, None)
+                for end in (found.full_after, found.low, found.high)
+            )
+            # Where a layer is full there is nothing more to draw.
+            shown = latest > 0
+            axes.fill_between(tasks[shown], soonest[shown], latest[shown], color=colour, alpha=0.18, linewidth=0)
+            axes.plot(tasks[mean > 0], mean[mean > 0], color=colour, linewidth=1.2, linestyle="--")
+            if found.full_after <= until:
+                spots.append(Spot(axes, found.full_after, 0, f"layer {found.layer}: full after {found.full_after:.1f}"))
+        _task_axis(axes)
+        axes.set_ylabel("Free neurons (%)")
         axes.set_ylim(-3, 103)
         figure.legend(loc="outside right upper")
         return spots

@@ -1,6 +1,7 @@
 """The forecast against tables whose end is known."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -75,7 +76,7 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
 
     from clbench.reports.compose import compose
     from clbench.reports.groups import select
-    from clbench.reports.model import Table
+    from clbench.reports.model import Figure, Table
 
     claims = table([[10] * 4, [30, 30, 40, 0], [5, 5, 0, 0]])
     capacity = claims.assign(reused=0, threshold=0.0, margin_spent=0.0)
@@ -89,3 +90,9 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
         "Layer 2: full after 3 tasks.",
         "Layer 3: the later tasks claimed nothing, so it does not fill up.",
     )
+    (drawn,) = (item for item in section.items if isinstance(item, Figure) and item.name.endswith("-forecast"))
+    assert drawn.alt.endswith(" ".join(found.notes))
+    # What can be pointed at: every recorded task of every layer, and the end of the one that fills up.
+    spots = re.findall(r"<title>(.*?)</title>", drawn.svg)
+    assert len(spots) == 3 * 4 + 1
+    assert "layer 1: full after 10.0" in spots
