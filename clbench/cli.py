@@ -266,6 +266,7 @@ def _finish(
             # Nothing finished, or the folder or the store is gone: what was trained is recorded all the same.
             screen.warn(f"no report: {error}")
             paths = []
+        tracker.keep_report(paths)
         for path in paths:
             screen.show(f"report:  {path}")
     screen.show(f"runs:    {output}")

@@ -552,6 +552,21 @@ class Tracker:
 
         self._try(close)
 
+    def keep_report(self, paths: Iterable[Path]) -> None:
+        """Uploads a report's page and figures to the parent run, if this invocation has one."""
+        parent = self._parent
+        if parent is None:
+            return
+
+        def send() -> None:
+            for path in paths:
+                if path.suffix == ".html":
+                    self._store.client.log_artifact(parent, str(path))
+                elif (path / "figures").is_dir():
+                    self._store.client.log_artifacts(parent, str(path / "figures"), "figures")
+
+        self._try(send)
+
     def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
         """Logs where a run stands after its last task.
 

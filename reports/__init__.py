@@ -4,15 +4,13 @@ The way through: `groups` decides which runs may be averaged, `compose` turns th
 (every number already text), and `html`, `pdf` and `for_authors` set that same report, so that they cannot disagree.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench.errors import RecordError, SettingError, unknown_name
-from clbench.records import RecordedRun
+from clbench.records import RecordedRun, write_whole
 
 if TYPE_CHECKING:
     from clbench.reports.model import Report
@@ -109,15 +107,7 @@ def _file_stem(suite: str) -> str:
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise RecordError(
             f"the report {path} cannot be written ({error.strerror}); give a folder you may write to"

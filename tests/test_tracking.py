@@ -213,6 +213,17 @@ def test_the_artifacts_are_the_files_of_the_run_folder(ran, tmp_path):
         assert {item.path for item in ran.client.list_artifacts(child.info.run_id)} == names
 
 
+def test_the_invocation_has_the_report_and_its_figures(run, place, tmp_path):
+    assert run(place, reported=True).code == 0
+    found = recorded(place)
+    fetched = Path(found.client.download_artifacts(found.parents[0].info.run_id, "", str(tmp_path)))
+    page = place / "clbench-reports" / f"{SUITE}.html"
+    assert (fetched / page.name).read_bytes() == page.read_bytes()
+    written = {path.name: path.read_bytes() for path in page.with_suffix("").glob("figures/*")}
+    assert "average-accuracy.svg" in written
+    assert {path.name: path.read_bytes() for path in (fetched / "figures").iterdir()} == written
+
+
 def test_the_files_have_the_documented_columns(ran):
     for child in ran.children:
         folder = folder_of(ran, child)
