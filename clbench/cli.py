@@ -402,6 +402,9 @@ def verify_command(
     found = verify(_recorded(chosen.name, runs, tracking_uri), chosen.name)
     screen = Screen(quiet=False)
     screen.show(verification_table(found))
+    for verdict in found.verdicts:
+        if verdict.misses:
+            screen.show(f"{verdict.label} misses its goal: {'; '.join(verdict.misses)}")
     if found.not_recorded:
         screen.show(f"not recorded: {', '.join(found.not_recorded)}")
     if not found.holds:

@@ -133,7 +133,7 @@ def verification_table(found: Verification) -> Table:
             percent(ours.mean) + interval,
             verdict.relation or "-",
             f"{verdict.goal.average_accuracy.scaleb(2):f}" if verdict.goal else "-",
-            ("no: " + "; ".join(verdict.misses) if verdict.misses else "yes") if verdict.goal else "-",
+            ("no" if verdict.misses else "yes") if verdict.goal else "-",
         ]
         table.add_row(*map(Text, cells))
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
