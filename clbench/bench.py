@@ -214,7 +214,7 @@ def as_json(
     """The rows with everything that is needed to compare them with another machine's."""
     from clbench.provenance import git_state, package_versions, processor_name
 
-    commit, dirty = git_state()
+    commit, changes = git_state()
     return {
         "rows": [asdict(row) for row in rows],
         "reference": "bare PyTorch loop, same network, batches and optimiser, measured before each method",
@@ -226,5 +226,5 @@ def as_json(
         "settings": settings,
         "versions": package_versions(),
         "git_commit": commit,
-        "git_dirty": dirty,
+        "git_dirty": None if changes is None else bool(changes),
     }

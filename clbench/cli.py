@@ -238,6 +238,9 @@ def run_command(
     outcome: Outcome = "failed"
     try:
         outcome = run_grid(grid, specs, tracker, screen)
+    except KeyboardInterrupt:
+        outcome = "stopped"
+        raise
     finally:
         tracker.end(status=outcome)
     _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)

@@ -1,6 +1,8 @@
 """What was asked for last, and how far it got: behind `clbench resume` and `clbench status`."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,12 @@ _LAST = ".last-invocation.json"
 def remember(root: Path, arguments: list[str]) -> None:
     """Keeps the arguments of a `clbench run`, and the folder that it works in, beside the runs."""
     content = {"arguments": arguments, "folder": str(Path.cwd())}
-    write_whole(root / _LAST, (json.dumps(content, indent=2) + "\n").encode())
+    try:
+        write_whole(root / _LAST, (json.dumps({**content, "sha256": _digest(content)}, indent=2) + "\n").encode())
+    except OSError as error:
+        raise RecordError(
+            f"{root / _LAST} cannot be written ({error.strerror}); make room, or give another --output"
+        ) from None
 
 
 def last_invocation(root: Path) -> tuple[list[str], Path]:
@@ -29,6 +36,8 @@ def last_invocation(root: Path) -> tuple[list[str], Path]:
     path = root / _LAST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("sha256", None) != _digest(content):
+            raise ValueError("it was changed since, or is of an earlier version")
         arguments, folder = content["arguments"], Path(content["folder"])
         if not all(isinstance(item, str) for item in arguments) or arguments[0] != "run":
             raise ValueError("it is no clbench run")
@@ -39,6 +48,10 @@ def last_invocation(root: Path) -> tuple[list[str], Path]:
     if not folder.is_dir():
         raise RecordError(f"the last clbench run worked in {folder}, which is not there any more; give it again")
     return arguments, folder
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

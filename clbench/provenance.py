@@ -1,5 +1,6 @@
 """Where a number comes from: versions, commit, machine and command of a run."""
 
+import hashlib
 import os
 import platform
 import shlex
@@ -42,7 +43,7 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device",
     """
     import torch
 
-    commit, dirty = git_state()
+    commit, changes = git_state()
     return {
         "run_id": spec.run_id,
         "suite": spec.suite.name,
@@ -63,7 +64,8 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device",
         "data": dict(spec.data),
         "versions": package_versions(),
         "git_commit": commit,
-        "git_dirty": dirty,
+        "git_dirty": None if changes is None else bool(changes),
+        "git_changes": changes or "",
         "command": command_line(),
         "host": socket.gethostname(),
     }
@@ -127,21 +129,25 @@ def processor_name() -> str:
 
 
 @cache
-def git_state() -> tuple[str, bool | None]:
-    """Commit of the checkout that this code runs from, and whether it was changed since; ("", None) elsewhere.
+def git_state() -> tuple[str, str | None]:
+    """Commit of the checkout that this code runs from, and the SHA-256 of what was changed since, empty if nothing was.
 
-    Asked once per process: the code that runs is the one that was imported then.
+    ("", None) elsewhere. Asked once per process: the code that runs is the one that was imported then.
     """
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return "", None
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, timeout=10, check=True).stdout
+
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        commit = git("rev-parse", "HEAD").decode().strip()
+        if not git("status", "--porcelain").strip():
+            return commit, ""
+        changes = hashlib.sha256(git("diff", "HEAD"))
+        for name in git("ls-files", "--others", "--exclude-standard", "-z").split(b"\0"):
+            changes.update(name + (here / os.fsdecode(name)).read_bytes() if name else b"")
     except (OSError, subprocess.SubprocessError):
         return "", None
-    return commit, bool(changes)
+    return commit, changes.hexdigest()

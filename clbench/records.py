@@ -24,7 +24,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -473,8 +472,8 @@ def check_writable(root: Path, option: str) -> None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        trial = tempfile.mkdtemp(dir=root, prefix=".writable-")
-        shutil.rmtree(trial)
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".writable-") as trial:
+            trial.write(b"x" * 4096)
     except OSError as error:
         raise RecordError(
             f"the folder {root} cannot be written ({error.strerror}); give another with {option}"

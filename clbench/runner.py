@@ -13,7 +13,7 @@ import torch
 from clbench import metrics
 from clbench.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from clbench.data import ImageSet
-from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError
+from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
 from clbench.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
 from clbench.methods import EVALUATION_BATCH, Method, Workplace, find_method
 from clbench.provenance import environment_text
@@ -130,6 +130,7 @@ def train(
         reset_peak_memory(device)
         trained_before, start = progress.images_trained, time.perf_counter()
         method.learn(task)
+        check_finite(method, task)
         train_seconds = time.perf_counter() - start
         start = time.perf_counter()
         measure(method, stream.tasks, task.index + 1, result.matrix)
@@ -147,6 +148,20 @@ def train(
         save({"method": method.state_dict(), "result": result.state()})
         on_task(result)
     return method
+
+
+def check_finite(method: Method, task: "Task") -> None:
+    """Ends a run whose last step of a task has spoilt its weights, which no later loss would show.
+
+    Raises:
+        DivergenceError: naming the task and the parameter.
+    """
+    for name, value in method.model.named_parameters():
+        if not torch.isfinite(value).all():
+            raise DivergenceError(
+                f"the parameter {name} is no longer finite after task {task.index + 1}; try a lower rate, or a "
+                "weaker penalty if the method has one"
+            )
 
 
 def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
@@ -215,7 +230,7 @@ def execute(
         on_task(result)
 
     def save(state: dict[str, Any]) -> None:
-        save_checkpoint(folder.checkpoint, state)
+        save_checkpoint(folder.checkpoint, {"run_id": config["run_id"], **state})
 
     try:
         method = train(spec, images, device, record, on_progress, should_stop, saved=saved, save=save)
@@ -235,7 +250,7 @@ def execute(
 _SAME_IN_ALL_ATTEMPTS = (
     "versions",
     "git_commit",
-    "git_dirty",
+    "git_changes",
     "device",
     "device_name",
     "threads",
@@ -253,7 +268,10 @@ def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any
         for key in _SAME_IN_ALL_ATTEMPTS:
             if before.get(key) != config[key]:
                 raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
-        return load_checkpoint(folder.checkpoint)
+        saved = load_checkpoint(folder.checkpoint)
+        if saved.get("run_id") != config["run_id"]:
+            raise RecordError(f"the checkpoint {folder.checkpoint} is another run's")
+        return saved
     except RecordError as error:
         warnings.warn(
             f"begins anew, and the earlier attempt is kept beside it, because it cannot go on: {error}",

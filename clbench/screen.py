@@ -1,5 +1,7 @@
 """What a person sees while runs go on: a live table in a terminal, timestamped lines elsewhere, or nothing."""
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
     from clbench.watching import Progress
 
 
+class _Patient(Console):
+    """A console whose reader may go, and whose log file may lie on a full disk: what is lost is what is shown."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().print(*objects, **how)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Screen:
     """Shows the grid of runs.
 
@@ -26,8 +40,8 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console()
-        self.warnings = Console(stderr=True)
+        self.console = _Patient()
+        self.warnings = _Patient(stderr=True)
         self.is_live = self.console.is_terminal and not quiet
         self._rows: dict[str, list[str]] = {}
         self._live: Live | None = None
@@ -64,6 +78,13 @@ class Screen:
             duration(left) + " left",
         ]
         self._live.update(self._table(), refresh=True)
+
+    def goes_on(self, spec: "RunSpec", result: "RunResult") -> None:
+        """A run that was cut off goes on after the last task it learned."""
+        self._rows[spec.run_id][2] = f"{result.learned}/{self._n_tasks}"
+        self._rows[spec.run_id][4] = _percent(average_accuracy(result.matrix))
+        if not self.is_live:
+            self.say(f"{spec.method} seed {spec.seed}: goes on after task {result.learned}/{self._n_tasks}")
 
     def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
         """A task was learned and measured."""

@@ -151,7 +151,14 @@ def test_what_was_learned_is_not_trained_again(attempt, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("git_commit", "another"), ("versions", {"torch": "1.0"}), ("threads", 77), ("device", "cuda:7")]
+    ("key", "value"),
+    [
+        ("git_commit", "another"),
+        ("git_changes", "another"),
+        ("versions", {"torch": "1.0"}),
+        ("threads", 77),
+        ("device", "cuda:7"),
+    ],
 )
 def test_what_was_begun_under_other_conditions_begins_anew_and_is_kept(key, value, attempt, tmp_path):
     folder = attempt(tmp_path, "naive", 1, **{key: value})
@@ -169,6 +176,15 @@ def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, outcome_
     content[-100] ^= 4
     folder.checkpoint.write_bytes(content)
     with pytest.warns(MethodWarning, match=r"begins anew.*checkpoint\.pt is damaged"):
+        folder = attempt(tmp_path, "naive")
+    assert outcome_of(folder) == outcome_of(attempt(tmp_path / "whole", "naive"))
+
+
+def test_another_runs_checkpoint_is_not_gone_on_with(attempt, outcome_of, tmp_path):
+    other = attempt(tmp_path, "si", 1)
+    folder = attempt(tmp_path, "naive", 1)
+    folder.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    with pytest.warns(MethodWarning, match=r"begins anew.*checkpoint\.pt is another run's"):
         folder = attempt(tmp_path, "naive")
     assert outcome_of(folder) == outcome_of(attempt(tmp_path / "whole", "naive"))
 

@@ -1,10 +1,12 @@
 """Commands in processes of their own: killed, told to stop, many at once, and one that trains several runs at once."""
 
+import json
 import multiprocessing
 import os
 import pty
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,13 +53,13 @@ def test_a_lease_is_held_by_one_process_and_ends_with_it(tmp_path):
 
 
 GRID = ["run", "--suite", "permuted-digits", "--seeds", "0", "--no-report", "--threads", "1"]
-GRID += ["--set", "n_tasks=4", "--set", "epochs=2", "--set", "hidden_sizes=24,24"]
+GRID += ["--set", "epochs=2", "--set", "hidden_sizes=24,24"]
 
 
-def start(processes, place, methods, *arguments, output=None):
+def start(processes, place, methods, *arguments, tasks=4, output=None):
     given = {
         "folder": place,
-        "arguments": [*GRID, "--methods", methods, *arguments],
+        "arguments": [*GRID, "--set", f"n_tasks={tasks}", "--methods", methods, *arguments],
         "output": output or place / "said.txt",
     }
     # A script, because the other process cannot import a test module.
@@ -69,7 +71,7 @@ def start(processes, place, methods, *arguments, output=None):
 
 @pytest.fixture
 def command(processes):
-    """(folder, methods, more arguments, output) -> a process that runs the grid of these methods in the folder.
+    """(folder, methods, more arguments, tasks, output) -> a process that runs the grid of these methods in the folder.
 
     What it says goes to the output, said.txt in the folder if none is given.
     """
@@ -169,8 +171,9 @@ def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(n
 
 
 def workers_of(process):
-    """The processes that train for a command; they hang below the one that makes them."""
-    return [worker for child in psutil.Process(process.pid).children() for worker in child.children()]
+    """The processes that train for a command; they hang below the one that makes them. In the order of their runs."""
+    found = [worker for child in psutil.Process(process.pid).children() for worker in child.children()]
+    return sorted(found, key=lambda worker: worker.pid)
 
 
 def wait_for(file, words, process):
@@ -195,8 +198,8 @@ def test_of_runs_at_once_a_failed_one_is_tried_once(command, make_store, tmp_pat
     assert process.exitcode == 1, said
     assert said.count("ewc seed 0: failed: the loss of task") == 1
     assert "Traceback" not in said
-    statuses = {read_run(path).method: read_run(path).status for path in run_paths(place / "clbench-runs")}
-    assert statuses == {"naive": "finished", "psp": "finished", "ewc": "failed"}
+    found = {method: status["status"] for method, status in statuses(place).items()}
+    assert found == {"naive": "finished", "psp": "finished", "ewc": "failed"}
 
 
 @pytest.fixture(scope="module")
@@ -228,16 +231,84 @@ def test_what_a_run_learns_depends_on_nothing_around_it(command, outcomes, undis
     assert {read_run(path).config["jobs"] for path in run_paths(others / "clbench-runs")} == {3}
 
 
+def statuses(place):
+    """By method, status.json of its run."""
+    paths = run_paths(place / "clbench-runs")
+    return {read_run(path).method: json.loads((path / "status.json").read_text()) for path in paths}
+
+
 def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, undisturbed, place):
     process = command(place, "clnp,si,naive", "--jobs", "2")
-    wait_for(place / "said.txt", "task 1/4 learned", process)
+    wait_for(place / "said.txt", "clnp seed 0: task 1/4 learned", process)
     workers_of(process)[0].kill()
     process.join()
     said = (place / "said.txt").read_text()
     assert process.exitcode == 0, said
-    assert "a process was killed, perhaps for want of memory; going on with 1 at once" in said
+    assert "the process of clnp seed 0 was killed, perhaps for want of memory; going on with 1 at once" in said
+    assert len(statuses(place)["clnp"]["resumed"]) == 1
+    assert "resumed" not in statuses(place)["si"]
     assert outcomes(place) == outcomes(undisturbed)
     assert points(place) == points(undisturbed)
+
+
+def test_a_run_whose_process_is_killed_again_has_failed_and_the_others_have_not(command, place):
+    process = command(place, "clnp,naive", "--jobs", "2", tasks=40)
+    wait_for(place / "said.txt", "clnp seed 0: task 1/40 learned", process)
+    workers_of(process)[0].kill()
+    wait_for(place / "said.txt", "clnp seed 0: goes on after task ", process)
+    (last,) = workers_of(process)
+    last.kill()
+    process.join()
+    said = (place / "said.txt").read_text()
+    assert process.exitcode == 1, said
+    assert "clnp seed 0: failed: its process was killed, perhaps for want of memory" in said
+    found = statuses(place)
+    assert found["naive"]["status"] == "finished"
+    assert (found["clnp"]["status"], found["clnp"]["reason"][:22]) == ("failed", "its process was killed")
+
+
+def test_a_reader_that_goes_away_stops_nothing(command, outcomes, undisturbed, place, tmp_path):
+    for jobs in ("1", "2"):
+        reading = tmp_path / f"pipe-{jobs}"
+        os.mkfifo(reading)
+        process = command(place, "clnp,si,naive", "--jobs", jobs, "--output", f"runs-{jobs}", output=reading)
+        with reading.open() as lines:
+            lines.readline()
+        process.join()
+        assert process.exitcode == 0
+        (place / f"runs-{jobs}").rename(place / "clbench-runs")
+        assert outcomes(place) == outcomes(undisturbed)
+        (place / "clbench-runs").rename(place / f"seen-{jobs}")
+
+
+def test_a_damaged_record_fails_its_run_however_many_run_at_once(command, undisturbed, place):
+    shutil.copytree(undisturbed / "clbench-runs", place / "clbench-runs")
+    (damaged,) = (path for path in run_paths(place / "clbench-runs") if read_run(path).method == "si")
+    content = bytearray((damaged / "accuracy_matrix.csv").read_bytes())
+    content[-5] ^= 1
+    (damaged / "accuracy_matrix.csv").write_bytes(content)
+    for jobs in ("1", "2"):
+        # Nothing answers there.
+        process = command(place, "clnp,si", "--jobs", jobs, "--tracking-uri", "http://127.0.0.1:9")
+        process.join()
+        said = (place / "said.txt").read_text()
+        assert process.exitcode == 1, said
+        assert said.count("si seed 0: failed: ") == int(jobs)
+        assert "accuracy_matrix.csv is not a record that clbench wrote" in said
+
+
+def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, place):
+    process = command(place, "clnp,si,naive", "--jobs", "2", tasks=500)
+    wait_for(place / "said.txt", "task 1/500 learned", process)
+    workers = workers_of(process)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 130
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert {found["status"] for found in statuses(place).values()} == {"stopped"}
+    assert "Traceback" not in (place / "said.txt").read_text()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -253,9 +324,10 @@ def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     assert process.exitcode == code
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
-    assert "running" not in {read_run(path).status for path in run_paths(place / "clbench-runs")}
+    assert "running" not in {found["status"] for found in statuses(place).values()}
     again = command(place, "clnp,si,naive", "--jobs", "2")
     again.join()
     assert again.exitcode == 0, (place / "said.txt").read_text()
+    assert any("resumed" in found for found in statuses(place).values())
     assert outcomes(place) == outcomes(undisturbed)
     assert points(place) == points(undisturbed)
