@@ -288,7 +288,12 @@ def status_command(output: OutputOption = Path("clbench-runs")) -> None:
     found = standings(output)
     if not found:
         raise RecordError(f"{output} holds no runs; give the folder that does with --output")
-    Screen(quiet=False).show(status_table(found))
+    screen = Screen(quiet=False)
+    screen.show(status_table(found))
+    # Below the table, where a path has room.
+    for item in found:
+        if item.detail:
+            screen.show(f"{item.run_id}: {item.detail}")
 
 
 @app.command("resume")

@@ -34,7 +34,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     stream = make_stream(first.suite, images, RandomStreams(first.seed))
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True, overflow="fold")
     for name in ("seed", "tasks", "epochs", "images trained", "steps", "time at least"):
         table.add_column(name, justify="right")
     rates: dict[tuple[str, int | None], float] = {}

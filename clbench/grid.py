@@ -101,11 +101,13 @@ def _one_by_one(
     stop: threading.Event,
 ) -> Iterator[_Ended]:
     for spec in specs:
-        if stop.is_set():
-            yield spec, "stopped"
-            return
         train = partial(_train, config=_config_of(grid, spec), should_stop=stop.is_set)
-        yield spec, _if_open(grid, spec, patience, tracker, screen, train)
+        status: _Status = "stopped"
+        if not stop.is_set():
+            status = _if_open(grid, spec, patience, tracker, screen, train)
+        yield spec, status
+        if status == "stopped":
+            return
 
 
 def _config_of(grid: Grid, spec: RunSpec) -> dict[str, Any]:

@@ -102,11 +102,13 @@ def status_table(found: list[Standing]) -> "Table":
 
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
-    for name in ("suite", "method", "seed", "tasks", "status", ""):
-        table.add_column(name, justify="right" if name in ("seed", "tasks") else "left")
+    for name in ("suite", "method"):
+        table.add_column(name, no_wrap=True, overflow="fold")
+    for name in ("seed", "tasks", "status"):
+        table.add_column(name, justify="left" if name == "status" else "right")
     for item in found:
         tasks = f"{item.learned}/{item.n_tasks}" if item.n_tasks else ""
-        row: list[Any] = [item.run_id, item.suite, item.method, item.seed, tasks, item.status, item.detail]
+        row = [item.run_id, item.suite, item.method, item.seed, tasks, item.status]
         # Text, not str: a name like [red] is a name, not markup.
         table.add_row(*map(Text, row))
     return table

@@ -364,7 +364,17 @@ def read_runs(root: Path) -> list[RecordedRun]:
     Raises:
         RecordError: if there is no such folder, or a run's files are missing or damaged.
     """
-    return [read_run(folder) for folder in run_paths(root)]
+    found, damaged = [], []
+    for folder in run_paths(root):
+        try:
+            found.append(read_run(folder))
+        except RecordError as error:
+            damaged.append(str(error))
+    if len(damaged) > 1:
+        damaged[0] += f"; {len(damaged) - 1} more there cannot be read either, see clbench verify-run {root}"
+    if damaged:
+        raise RecordError(damaged[0])
+    return found
 
 
 def _content(folder: Path, name: str) -> bytes:

@@ -124,6 +124,8 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     """Says the first thing that a pydantic validation found wrong, in one sentence."""
     first = error.errors()[0]
     where = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return SettingError(f"the setting {where} is missing")
     what = first["msg"][:1].lower() + first["msg"][1:]
     if not first["loc"]:
         # A check of the whole says itself what it is about.

@@ -713,6 +713,10 @@ def load_runs(suite: str, uri: str) -> list[RecordedRun]:
     """
     import pandas as pd
 
+    path = _sqlite_file(uri)
+    if path is not None and not path.exists():
+        # Whoever reads leaves nothing behind.
+        return []
     try:
         store = _Store(uri)
         experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]

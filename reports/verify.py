@@ -117,7 +117,7 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
 def verification_table(found: Verification) -> Table:
     """One row per group of runs."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True, overflow="fold")
     for heading in ("seeds", "published, %", "ours, %"):
         table.add_column(heading, justify="right")
     table.add_column("ours is")

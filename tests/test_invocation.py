@@ -1,9 +1,12 @@
 """What `clbench status` shows and what `clbench resume` goes on with."""
 
+import contextlib
 import json
 import os
+import random
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -25,10 +28,8 @@ def test_the_last_invocation_is_remembered_with_its_folder(tmp_path, monkeypatch
         (None, "nothing was run yet"),
         ("{", "cannot be used"),
         ("[]", "cannot be used"),
-        ('{"arguments": ["report"], "folder": "/"}', "it is no clbench run"),
-        ('{"arguments": [], "folder": "/"}', "cannot be used"),
-        ('{"arguments": ["run", 3], "folder": "/"}', "it is no clbench run"),
-        ('{"arguments": ["run"], "folder": "/not/there"}', "which is not there any more"),
+        ('{"arguments": ["run"], "folder": "/"}', "it was changed since"),
+        ('{"arguments": ["run"], "folder": "/", "sha256": "00"}', "it was changed since"),
     ],
 )
 def test_what_is_no_invocation_is_refused(content, said, tmp_path):
@@ -36,6 +37,39 @@ def test_what_is_no_invocation_is_refused(content, said, tmp_path):
         (tmp_path / ".last-invocation.json").write_text(content)
     with pytest.raises(RecordError, match=said):
         last_invocation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["report"], "it is no clbench run"), ([], "cannot be used"), (["run", 3], "it is no clbench run")],
+)
+def test_what_was_remembered_of_no_run_is_refused(arguments, said, tmp_path):
+    remember(tmp_path, arguments)
+    with pytest.raises(RecordError, match=said):
+        last_invocation(tmp_path)
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    remember(tmp_path, ["run"])
+    gone.rmdir()
+    with pytest.raises(RecordError, match="gone, which is not there any more"):
+        last_invocation(tmp_path)
+
+
+def test_any_flipped_bit_of_what_is_remembered_is_refused(tmp_path):
+    remember(tmp_path, ["run", "--seeds", "0-3"])
+    path = tmp_path / ".last-invocation.json"
+    whole, draw = path.read_bytes(), random.Random(1)
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        # A blank that became another one changes nothing; nothing else may pass.
+        with contextlib.suppress(RecordError):
+            assert last_invocation(tmp_path) == (["run", "--seeds", "0-3"], Path.cwd())
 
 
 def test_every_run_is_shown_as_it_stands(recorded_run, write_run, tmp_path):

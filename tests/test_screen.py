@@ -29,7 +29,7 @@ def make_screen(monkeypatch):
                 file=err if stderr else out, force_terminal=terminal, _environ={"TERM": "xterm"}, **size
             )
 
-        monkeypatch.setattr("clbench.screen.Console", console)
+        monkeypatch.setattr("clbench.screen._Patient", console)
         return Screen(quiet=quiet), out, err
 
     return make

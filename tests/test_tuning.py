@@ -111,7 +111,7 @@ def test_the_grid_of_another_suite_is_refused(message_of):
     ("text", "said"),
     [
         ("suite = ", "grid.toml is no TOML: Invalid value"),
-        (HEAD, "the setting trials="),
+        (HEAD, "the setting trials is missing"),
         (HEAD + "[trials]\nnaive = 3\n", "the setting trials.naive=3 does not fit: input should be a valid list"),
         (HEAD + "[trials]\nnaive = [3]\n", "the setting trials.naive.0=3 does not fit"),
         (HEAD + "trails = 3\n[trials]\n", "the setting trails=3 does not fit: extra inputs are not permitted"),
