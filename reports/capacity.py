@@ -12,6 +12,12 @@ from clbench.reports.formatting import counted, tenths
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 
+_TRENDS = {
+    "": "",
+    "falling": ", because the claims have been falling",
+    "rising": ", its beginning from the claims' rise",
+}
+
 
 def capacity_section(groups: Sequence[Group], mark: str) -> Section | None:
     """Figures and a table for every group that counts its neurons; None where none does."""
@@ -54,7 +60,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
         yield Figure(
             f"{name}-forecast",
             f"{mark}{group.label}: free neurons by layer, mean over seeds; dashed, what is left if every further task "
-            "claims as many as those of the second half did on average, with that average's 95 % interval.",
+            "claims as many as those of the second half did on average, with its 95 % interval.",
             f"{mark}Line chart for {group.label} of the free neurons by layer against tasks learned, and on to the "
             f"task after which none is left. {' '.join(_forecast_notes(found))}",
             figures.filling(group, found, f"{name}-forecast"),
@@ -134,8 +140,8 @@ def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
             high = "open" if math.isinf(found.high) else tenths(found.high)
             yield (
                 f"{layer}: if every further task claims as many neurons as those of the second half did on average "
-                f"({tenths(found.claims)}), it is full after {tenths(found.full_after)} tasks (95 % interval of that "
-                f"average: {tenths(found.low)} to {high})."
+                f"({tenths(found.claims)}), it is full after {tenths(found.full_after)} tasks (95 % interval: "
+                f"{tenths(found.low)} to {high}{_TRENDS[found.trend]})."
             )
 
 

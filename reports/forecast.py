@@ -2,13 +2,15 @@
 
 The model: every further task claims as many neurons as the tasks of the second half so far did on average (the first
 ones find nothing to reuse and are left out). The interval is that of this mean, Student's t at 95 % over tasks and
-seeds; that claims may change as the network fills up is not in it, so a forecast far beyond the tasks seen is a rough
-one.
+seeds. Where the claims of that half have a trend (its slope is not 0 at 95 %), the interval takes it in: with falling
+claims, as of a network that fills up and is reused instead, it is open upwards; with rising ones it begins where the
+straight line through them has used up what is free.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ class Forecast:
         full_after: tasks in all until no neuron is free; infinite if nothing is claimed any more.
         low, high: its interval; equal to `full_after` where the layer is full already.
         is_full: whether it is: nothing is forecast then.
+        trend: of the claims: `falling`, `rising`, or empty where there is none to be sure of.
     """
 
     layer: int
@@ -36,6 +39,7 @@ class Forecast:
     low: float
     high: float
     is_full: bool = False
+    trend: Literal["falling", "rising", ""] = ""
 
 
 def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> list[Forecast]:
@@ -57,7 +61,8 @@ def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> l
 
 
 def _forecast(layer: int, rows: pd.DataFrame, seen: int) -> Forecast:
-    claims = rows.loc[rows["task"] > seen // 2, "new"].to_numpy(dtype=float)
+    later = rows[rows["task"] > seen // 2]
+    claims = later["new"].to_numpy(dtype=float)
     mean = float(claims.mean())
     free = float(rows.loc[rows["task"] == seen, "free"].mean())
     if free == 0:
@@ -69,4 +74,14 @@ def _forecast(layer: int, rows: pd.DataFrame, seen: int) -> Forecast:
     def until(per_task: float) -> float:
         return seen + free / per_task if per_task > 0 else math.inf
 
-    return Forecast(layer, mean, until(mean), until(mean + half_width), until(mean - half_width))
+    low, high = until(mean + half_width), until(mean - half_width)
+    line = stats.linregress(later["task"].to_numpy(dtype=float), claims)
+    # Claims that are all the same have no trend, and no p-value either.
+    if not line.pvalue < 1 - CONFIDENCE:
+        return Forecast(layer, mean, until(mean), low, high)
+    if line.slope < 0:
+        return Forecast(layer, mean, until(mean), low, math.inf, trend="falling")
+    # Tasks n more use up n a + n^2 b / 2, with a what the line gives for the last task seen and b its slope.
+    now, slope = line.intercept + line.slope * seen, line.slope
+    soonest = seen + (math.sqrt(now**2 + 2 * slope * free) - now) / slope
+    return Forecast(layer, mean, until(mean), min(low, soonest), high, trend="rising")

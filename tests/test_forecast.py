@@ -61,6 +61,23 @@ def test_claims_that_may_be_none_leave_the_upper_end_open():
     assert found.high == math.inf
 
 
+def test_falling_claims_leave_the_end_open():
+    (found,) = forecasts([table([[30, 30, 30, 30, 30, 10, 9, 8, 7, 6]], neurons=400)])
+    assert found.trend == "falling"
+    assert found.full_after == pytest.approx(10 + 210 / 8)
+    assert 10 < found.low < found.full_after
+    assert found.high == math.inf
+
+
+def test_rising_claims_bring_the_beginning_forward_to_where_their_line_ends():
+    (found,) = forecasts([table([[0, 0, 0, 0, 0, 2, 4, 6, 8, 10]], neurons=100)])
+    assert found.trend == "rising"
+    # 70 are free; n more tasks on the line 10, 10 + 2, ... use up 10 n + n^2.
+    n = -5 + math.sqrt(25 + 70)
+    assert found.low == pytest.approx(10 + n)
+    assert found.full_after == pytest.approx(10 + 70 / 6)
+
+
 def test_only_the_tasks_asked_for_are_looked_at():
     whole = table([[10, 10, 10, 10, 50, 0]])
     assert forecasts([whole], tasks=4) == forecasts([table([[10, 10, 10, 10]])])
@@ -86,7 +103,7 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
     (found,) = (item for item in section.items if isinstance(item, Table))
     assert found.notes == (
         "Layer 1: if every further task claims as many neurons as those of the second half did on average (10.0), "
-        "it is full after 10.0 tasks (95 % interval of that average: 10.0 to 10.0).",
+        "it is full after 10.0 tasks (95 % interval: 10.0 to 10.0).",
         "Layer 2: full after 3 tasks.",
         "Layer 3: the later tasks claimed nothing, so it does not fill up.",
     )
