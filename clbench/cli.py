@@ -157,8 +157,7 @@ def run_command(
         int,
         typer.Option(
             min=1,
-            help="Runs to train at once, each in a process of its own. They share the cores, unless --threads says "
-            "how many each takes.",
+            help="Runs to train at once, each in a process of its own; on a CPU together with --threads.",
         ),
     ] = 1,
     deterministic: Annotated[
@@ -197,13 +196,19 @@ def run_command(
     from clbench.specs import make_specs
     from clbench.streams import make_stream
 
-    if threads is not None or jobs > 1:
-        torch.set_num_threads(threads or max(1, torch.get_num_threads() // jobs))
+    place = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif jobs > 1 and place.type == "cpu":
+        raise SettingError(
+            f"--jobs {jobs} on a CPU needs --threads, the threads of each run, such as --threads "
+            f"{max(1, torch.get_num_threads() // jobs)} here: what is computed depends on them to the last bit, so "
+            "they are yours to say"
+        )
     if deterministic:
         # cuBLAS needs to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    place = _device(device)
     specs = make_specs(
         chosen,
         names,

@@ -87,6 +87,7 @@ def assert_nothing_recorded(folder):
         (["--set", "epochs"], ["--set expects NAME=VALUE", "'epochs'"]),
         (["--set", "=2"], ["--set expects NAME=VALUE", "'=2'"]),
         (["--set", "epochs=2", "--set", "epochs=3"], ["--set gives 'epochs' twice"]),
+        (["--jobs", "2"], ["--jobs 2 on a CPU needs --threads", "such as --threads"]),
         (["--seeds", "2-0"], ["the seed range '2-0' runs backwards; write 0-2"]),
         (["--seeds", "a"], ["the seeds 'a' cannot be read", "0-2 or 0,3,5"]),
         (["--seeds", ""], ["the seeds '' cannot be read"]),
