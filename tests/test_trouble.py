@@ -1,6 +1,7 @@
 """What happens to a machine in the midst of a grid stops one run, is said in a sentence, and costs nothing recorded."""
 
 import json
+import resource
 import shutil
 import subprocess
 import time
@@ -104,3 +105,24 @@ def test_a_clock_that_goes_backwards_changes_nothing_but_the_times_of_day(
     assert (first.tasks["train_seconds"] > 0).all()
     assert clbench(place, "verify-run", place / "clbench-runs").code == 0
     assert "2 up to date" in clbench(place, "sync", "--tracking-uri", uri).out
+
+
+def test_a_limit_on_what_may_be_written_fails_the_run_and_not_what_was_recorded(run, place):
+    wide = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=200,200"]
+    # Nothing answers there; the store's own file would be over the limit as well.
+    arguments = [place, "--no-report", "--tracking-uri", "http://127.0.0.1:9"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The tables are smaller, a checkpoint is not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        outcome = run(*arguments, small=wide)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.code == 1
+    assert_said_in_sentences(outcome)
+    assert "checkpoint.pt cannot be written (File too large)" in outcome.err
+    ((_, failed),) = by_method(place / "clbench-runs").items()
+    assert failed.status == "failed"
+    assert run(*arguments, small=wide).code == 0
+    ((_, again),) = by_method(place / "clbench-runs").items()
+    assert again.status == "finished"
