@@ -7,16 +7,10 @@ import pandas as pd
 
 from clbench.reports import figures
 from clbench.reports.cells import UNDEFINED
-from clbench.reports.forecast import FEWEST_TASKS, Forecast, forecasts
+from clbench.reports.forecast import FARTHEST, FULL, Forecast, forecasts
 from clbench.reports.formatting import counted, tenths
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Figure, Section, Table
-
-_TRENDS = {
-    "": "",
-    "falling": ", because the claims have been falling",
-    "rising": ", its beginning from the claims' rise",
-}
 
 
 def capacity_section(groups: Sequence[Group], mark: str) -> Section | None:
@@ -59,10 +53,10 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
     if any(not forecast.is_full for forecast in found):
         yield Figure(
             f"{name}-forecast",
-            f"{mark}{group.label}: free neurons by layer, mean over seeds; dashed, what is left if every further task "
-            "claims as many as those of the second half did on average, with its 95 % interval.",
-            f"{mark}Line chart for {group.label} of the free neurons by layer against tasks learned, and on to the "
-            f"task after which none is left. {' '.join(_forecast_notes(found))}",
+            f"{mark}{group.label}: free neurons by layer, mean over seeds; dashed, what is left if the claims go on to "
+            "depend on what is free as in the second half of the tasks, with the 95 % interval of a run.",
+            f"{mark}Line chart for {group.label} of the free neurons by layer against tasks learned, and what is left "
+            f"after further ones. {' '.join(_forecast_notes(found))}",
             figures.filling(group, found, f"{name}-forecast"),
         )
     yield _table(group, rows, name, mark, found)
@@ -70,9 +64,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
 
 def _forecasts(group: Group) -> list[Forecast]:
     """One for each layer, if there are tasks enough."""
-    tables = [run.capacity for run in group.runs if len(run.capacity)]
-    enough = max(int(table["task"].max()) for table in tables) >= FEWEST_TASKS
-    return forecasts(tables) if enough else []
+    return forecasts([run.capacity for run in group.runs if len(run.capacity)])
 
 
 def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: str, found: Sequence[Forecast]) -> Table:
@@ -107,42 +99,60 @@ def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: s
             )
             for row in rows
         ),
-        (*_margin_notes(group, rows), *_forecast_notes(found)),
+        (*_margin_notes(group), *_forecast_notes(found)),
     )
 
 
-def _margin_notes(group: Group, rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    """The margin that all layers of a task spent together, against the one allowed."""
+def _margin_notes(group: Group) -> Iterator[str]:
+    """The margin that all layers of a task spent together, against the one allowed; every run's."""
     allowed = (group.config.get("method_settings") or {}).get("margin")
-    spent: dict[float, float] = {}
-    for row in rows:
-        if not math.isnan(row["margin_spent"]):
-            spent[row["task"]] = spent.get(row["task"], 0.0) + row["margin_spent"]
+    spent = [
+        float(points)
+        for run in group.runs
+        for points in run.capacity.apply(pd.to_numeric, errors="coerce")
+        .groupby("task")["margin_spent"]
+        .sum(min_count=1)
+        if not math.isnan(points)
+    ]
     if not isinstance(allowed, int | float) or not spent:
         return
-    mean = f"{sum(spent.values()) / len(spent):.2f}".replace("-", "−")
-    most = f"{max(spent.values()):.2f}".replace("-", "−")
+    mean = f"{sum(spent) / len(spent):.2f}".replace("-", "−")
+    most = f"{max(spent):.2f}".replace("-", "−")
     yield (
-        f"Margin: a task may spend {allowed:g} points on all layers together; spent were {mean} on average over tasks, "
-        f"{most} at most."
+        f"Margin: a task may spend {allowed:g} points on all layers together; spent were {mean} on average over tasks "
+        f"and seeds, {most} at most."
     )
 
 
 def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """When each layer will be full, if tasks go on to claim what the later ones did."""
+    """When each layer will be full, if the claims go on as in the later tasks."""
     for found in forecasts:
         layer = f"Layer {found.layer}"
-        if math.isinf(found.full_after):
-            yield f"{layer}: the later tasks claimed nothing, so it does not fill up."
-        elif found.is_full:
-            yield f"{layer}: full after {found.full_after:.0f} tasks."
-        else:
-            high = "open" if math.isinf(found.high) else tenths(found.high)
+        ends = [end for end in found.full_seeds if end is not None]
+        if found.is_full:
+            span = f"{min(ends)}" if min(ends) == max(ends) else f"{min(ends)} to {max(ends)}"
+            yield f"{layer}: full after {span} tasks."
+            continue
+        already = f" {len(ends)} of {counted(len(found.full_seeds), 'seed')} have filled it already." if ends else ""
+        if math.isinf(found.low):
+            yield f"{layer}: is not going to be full, as the later tasks claim.{already}"
+        elif math.isinf(found.full_after):
             yield (
-                f"{layer}: if every further task claims as many neurons as those of the second half did on average "
-                f"({tenths(found.claims)}), it is full after {tenths(found.full_after)} tasks (95 % interval: "
-                f"{tenths(found.low)} to {high}{_TRENDS[found.trend]})."
+                f"{layer}: may be full after {found.low:.0f} tasks at the earliest, and is more likely than not never "
+                f"to be; the next task should claim {tenths(found.next_claim)} neurons.{already}"
             )
+        else:
+            high = "open" if math.isinf(found.high) else f"{found.high:.0f}"
+            yield (
+                f"{layer}: full after {found.full_after:.0f} tasks (95 % prediction interval: {found.low:.0f} to "
+                f"{high}); the next task should claim {tenths(found.next_claim)} neurons.{already}"
+            )
+    if forecasts and not all(found.is_full for found in forecasts):
+        yield (
+            f"Full: at most {100 * FULL:g} % of a layer's neurons are free. Forecast: the claims of a task are a "
+            "straight line in the number of neurons still free, fitted to the second half of the tasks and continued "
+            f"with its noise; never, and an open end: not within {FARTHEST} times as many tasks."
+        )
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, float]]:

@@ -355,7 +355,7 @@ def filling(group: Group, forecasts: Sequence[Forecast], name: str) -> str:
     seen = int(frame["task"].max())
     ends = [end for found in forecasts for end in (found.full_after, found.high) if math.isfinite(end)]
     # A layer that hardly fills up any more should not press the recorded tasks together.
-    until = min(max([seen, *ends]), _FARTHEST_FORECAST * seen)
+    until = int(min(max([1.5 * seen, *ends]), _FARTHEST_FORECAST * seen))
 
     def draw(figure: Figure) -> list[Spot]:
         axes = figure.subplots()
@@ -379,17 +379,14 @@ def filling(group: Group, forecasts: Sequence[Forecast], name: str) -> str:
             ]
             if found.is_full:
                 continue
-            tasks = np.linspace(seen, until, 200)
-            mean, soonest, latest = (
-                np.clip(share[-1] * (1 - (tasks - seen) / (end - seen)), 0, None)
-                for end in (found.full_after, found.low, found.high)
-            )
-            # Where a layer is full there is nothing more to draw.
-            shown = latest > 0
-            axes.fill_between(tasks[shown], soonest[shown], latest[shown], color=colour, alpha=0.18, linewidth=0)
-            axes.plot(tasks[mean > 0], mean[mean > 0], color=colour, linewidth=1.2, linestyle="--")
-            if found.full_after <= until:
-                spots.append(Spot(axes, found.full_after, 0, f"layer {found.layer}: full after {found.full_after:.1f}"))
+            low, median, high = 100 * found.left[:, : until - seen + 1]
+            tasks = np.arange(seen, seen + len(median))
+            axes.fill_between(tasks, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(tasks, median, color=colour, linewidth=1.2, linestyle="--")
+            spots += [
+                Spot(axes, task, value, f"layer {found.layer}, {task} tasks: {value:.1f} % free expected")
+                for task, value in zip(tasks[1:], median[1:], strict=True)
+            ]
         _task_axis(axes)
         axes.set_ylabel("Free neurons (%)")
         axes.set_ylim(-3, 103)

@@ -143,10 +143,15 @@ class Group:
     @property
     def reused_shares(self) -> pd.DataFrame:
         """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
-        frame = self.capacity
-        earlier = frame["neurons"] - frame["free"] - frame["new"]
-        shares = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
-        return shares.pivot(index="task", columns="layer", values="share").dropna(how="all")
+        shares = []
+        for run in self.runs:
+            if len(run.capacity):
+                frame = run.capacity.apply(pd.to_numeric, errors="coerce")
+                # By run: of means over seeds, the difference is not exactly 0 where nothing was claimed earlier.
+                earlier = frame["neurons"] - frame["free"] - frame["new"]
+                frame = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
+                shares.append(frame.pivot(index="task", columns="layer", values="share"))
+        return pd.concat(shares).groupby(level="task").mean().dropna(how="all")
 
 
 @dataclass(frozen=True)

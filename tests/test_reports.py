@@ -291,7 +291,21 @@ def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun)
     # Nothing was claimed before the first task, so it has no share.
     assert group.reused_shares[1].to_dict() == {2: 0.75, 3: 0.4}
     note = table(report_on([run]), "capacity").notes[0]
-    assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks, 1.50 at most" in note
+    assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks and seeds, 1.50 at" in note
+
+
+def test_reuse_and_margin_are_taken_by_run_before_any_mean(recorded_run: MakeRun) -> None:
+    runs = []
+    # Means over three seeds that no binary fraction is equal to: 2000 less them is not exactly 0.
+    for seed, (claimed, spent) in enumerate(((70, 0.1), (69, 0.1), (70, 2.0))):
+        rows = [(1, 1, 2000, 2000 - claimed, claimed, 0, 0.5, spent), (2, 1, 2000, 2000 - claimed, 0, 35, 0.5, 0.1)]
+        run = replace(recorded_run("clnp", seed), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+        runs.append(replace(run, config={**run.config, "method_settings": {"margin": 1}}))
+    (group,) = select(runs, SUITE).groups
+    assert group.reused_shares[1].to_dict() == {2: pytest.approx((35 / 70 + 35 / 69 + 35 / 70) / 3)}
+    assert (
+        "spent were 0.42 on average over tasks and seeds, 2.00 at most" in table(report_on(runs), "capacity").notes[0]
+    )
 
 
 def test_forgetting_by_task_is_the_drop_from_its_best(recorded_run: MakeRun) -> None:
