@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import threading
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -579,17 +580,26 @@ def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[Recorde
 def _write_report(
     runs: "list[RecordedRun]", suite: str, folder: Path, screen: "Screen", template: Path | None = None
 ) -> list[Path]:
+    from clbench.errors import ReportWarning
     from clbench.reports import write_report
     from clbench.reports.terminal import summary_table
 
-    paths = write_report(runs, suite, folder, templates=template)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", category=ReportWarning)
+        paths = write_report(runs, suite, folder, templates=template)
+    for warning in said:
+        if issubclass(warning.category, ReportWarning):
+            screen.warn(str(warning.message))
+        else:
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     screen.show(summary_table(runs, suite))
     return paths
 
 
 def _method_names(given: str | None, suite: "Suite") -> list[str]:
     from clbench.errors import unknown_name
-    from clbench.methods import base_name, find_method, method_names
+    from clbench.methods import find_method, method_names
+    from clbench.suites import base_name
 
     if given is None:
         return list(suite.methods)

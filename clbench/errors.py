@@ -39,6 +39,10 @@ class DivergenceError(ClbenchError):
     """Training left the finite numbers."""
 
 
+class ReportWarning(UserWarning):
+    """A report lacks something that it should have."""
+
+
 class MethodWarning(UserWarning):
     """A run goes on, but not as its user may think: a method cannot do what its name promises, or it begins anew.
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clbench.errors import SettingError, unknown_name
 from clbench.seeding import RandomStreams, seeded
-from clbench.suites import Optimizer, Schedule, Suite, setting_error, without_sign_of_zero
+from clbench.suites import Optimizer, Schedule, Suite, base_name, setting_error, without_sign_of_zero
 
 if TYPE_CHECKING:
     import torch
@@ -266,11 +266,6 @@ EVALUATION_BATCH = 1000
 def method_names() -> list[str]:
     """Every method's name: the table's, then those of installed packages."""
     return [*METHODS, *sorted(entry.name for entry in _plugins() if entry.name not in METHODS)]
-
-
-def base_name(name: str) -> str:
-    """`psp` of `psp:rotation`."""
-    return name.partition(":")[0]
 
 
 def find_method(name: str) -> type[Method]:

@@ -113,6 +113,11 @@ OVERRIDABLE = (
 )
 
 
+def base_name(method: str) -> str:
+    """The method of a suite's variant: `psp` of `psp:rotation`."""
+    return method.partition(":")[0]
+
+
 def without_sign_of_zero(value: Any) -> Any:
     """A setting with 0.0 for -0.0, which are the same setting but would not be the same run id."""
     if isinstance(value, list):

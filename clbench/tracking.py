@@ -553,17 +553,17 @@ class Tracker:
         self._try(close)
 
     def keep_report(self, paths: Iterable[Path]) -> None:
-        """Uploads a report's page and figures to the parent run, if this invocation has one."""
+        """Uploads a report to the parent run, if this invocation has one: its files, tables and figures."""
         parent = self._parent
         if parent is None:
             return
 
         def send() -> None:
             for path in paths:
-                if path.suffix == ".html":
+                if path.is_file():
                     self._store.client.log_artifact(parent, str(path))
-                elif (path / "figures").is_dir():
-                    self._store.client.log_artifacts(parent, str(path / "figures"), "figures")
+                else:
+                    self._store.client.log_artifacts(parent, str(path))
 
         self._try(send)
 
@@ -808,7 +808,7 @@ def _invocation_note(runs: str, suite: str, command: str) -> str:
     return f"{runs} of the suite **{_plain(suite)}** by one command:\n\n{_code(command)}\n\n"
 
 
-_TABLE_HEAD = "| run | status | average accuracy % | forgetting % |\n|---|---|---:|---:|\n"
+_TABLE_HEAD = "| run | status | average accuracy, % | forgetting, points |\n|---|---|---:|---:|\n"
 
 
 def _invocation_table(children: Iterable[Any]) -> str:
@@ -839,7 +839,7 @@ def _run_note(config: Mapping[str, Any], place: str, recorded: RecordedRun | Non
         values = result.metrics()
         if "average_accuracy" in values:
             text += f" Average accuracy {100 * values['average_accuracy']:.2f} %"
-            text += f", forgetting {100 * values['forgetting']:.2f} %." if "forgetting" in values else "."
+            text += f", forgetting {100 * values['forgetting']:.2f} points." if "forgetting" in values else "."
     return f"{text}\n\nRun folder {_plain(place)}, recorded with\n\n{_code(config['command'])}"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 150
 FORMATS = ("html", "pdf", "json", "parts")
+TEMPLATES = ("report.html.j2", "style.css", "script.js", "report.typ")
 
 
 def write_report(
@@ -80,6 +81,8 @@ def write_files(
     check_formats(formats)
     if templates is not None and not templates.is_dir():
         raise SettingError(f"there is no folder {templates}; give one with templates of your own, or leave it out")
+    if templates is not None and not any((templates / known).is_file() for known in TEMPLATES):
+        raise SettingError(f"the folder {templates} holds no template; expected one or more of {', '.join(TEMPLATES)}")
     stem = _file_stem(name)
     written = []
     for kind in formats:

@@ -3,7 +3,8 @@
 A suite counts once, whatever its seeds: seeds of one suite are no independent data sets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -11,12 +12,13 @@ from clbench.errors import RecordError
 from clbench.records import RecordedRun
 from clbench.reports import figures
 from clbench.reports.bibliography import bibliography
-from clbench.reports.cells import accuracy_cell
+from clbench.reports.cells import accuracy_cell, points_cell
 from clbench.reports.compose import newest_end
-from clbench.reports.formatting import counted, plain
+from clbench.reports.formatting import counted, percent, plain
 from clbench.reports.groups import Group, select
 from clbench.reports.inference import UPPER_BOUNDS, p_cell
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
+from clbench.reports.provenance import provenance
 from clbench.reports.statistics import FEWEST_METHODS, FEWEST_SUITES, SIGNIFICANCE, Ranks, ranks_over_suites
 
 
@@ -40,22 +42,78 @@ def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report
             by_suite[suite].setdefault(group.method, group)
     groups = [group for found in by_suite.values() for group in found.values()]
     everywhere = set.intersection(*(set(found) for found in by_suite.values())) - set(UPPER_BOUNDS)
+    ranks = _ranks(by_suite, sorted(everywhere))
     return Report(
         suite=", ".join(suites),
         title=f"Methods over {counted(len(suites), 'suite')}",
         dated=newest_end([run for group in groups for run in group.runs]),
         summary=(
             f"Average accuracy after the last task in {', '.join(suites)}, each in its own setting.",
-            f"{counted(len(everywhere), 'method')} {'has' if len(everywhere) == 1 else 'have'} runs in every suite and "
-            f"{'is' if len(everywhere) == 1 else 'are'} ranked: {', '.join(sorted(everywhere)) or 'none'}.",
+            f"{counted(len(everywhere), 'method')} {'has' if len(everywhere) == 1 else 'have'} runs in every suite: "
+            f"{', '.join(sorted(everywhere)) or 'none'}. Upper bounds ({' and '.join(UPPER_BOUNDS)}) are not ranked.",
+            *_passed_over(runs, suites, by_suite),
         ),
-        headline=(_accuracies(by_suite),),
-        sections=(Section("ranks", "Ranks", (), tuple(_ranks(by_suite, sorted(everywhere)))),),
+        headline=(_accuracies(by_suite), _forgetting(by_suite)),
+        sections=(
+            Section("ranks", "Ranks", () if ranks else (_NOTHING_TO_RANK,), tuple(ranks)),
+            Section("provenance", "Provenance", (), provenance(_by_suite_label(by_suite))),
+        ),
         bibliography=bibliography(groups),
     )
 
 
+_NOTHING_TO_RANK = (
+    "Nothing is ranked: it takes two methods of a kind (told the task at test or not) that have runs in every suite."
+)
+
+
+def _passed_over(
+    runs: Sequence[RecordedRun], suites: Sequence[str], by_suite: Mapping[str, Mapping[str, Group]]
+) -> Iterator[str]:
+    """Which of a method's groups stands for it, and how many runs enter nothing here."""
+    for suite in suites:
+        chosen = by_suite[suite]
+        several = [group.label for method, group in chosen.items() if group.label != method]
+        if several:
+            yield f"{suite}: of a method with several groups, the one with most seeds is shown: {', '.join(several)}."
+        count = sum(run.suite == suite for run in runs) - sum(len(group.runs) for group in chosen.values())
+        if count:
+            yield f"{suite}: {counted(count, 'further run')} in no number here; the suite's own report says which."
+
+
+def _by_suite_label(by_suite: Mapping[str, Mapping[str, Group]]) -> list[Group]:
+    """Every group with its suite in its name, because methods return from suite to suite."""
+    return [
+        replace(group, label=f"{group.label}, {suite}") for suite, found in by_suite.items() for group in found.values()
+    ]
+
+
 def _accuracies(by_suite: Mapping[str, Mapping[str, Group]]) -> Table:
+    return _table(
+        "accuracies",
+        "Average accuracy after the last task by suite, in %",
+        by_suite,
+        lambda group: accuracy_cell(group.metric("average_accuracy")),
+        ("Mean ± half the 95 % confidence interval over seeds (Student's t), from 3 seeds on.",),
+    )
+
+
+def _forgetting(by_suite: Mapping[str, Mapping[str, Group]]) -> Table:
+    return _table(
+        "forgetting",
+        "Forgetting by suite, in percentage points",
+        by_suite,
+        lambda group: points_cell(group.metric("forgetting"), percent),
+    )
+
+
+def _table(
+    name: str,
+    caption: str,
+    by_suite: Mapping[str, Mapping[str, Group]],
+    cell: Callable[[Group], Cell],
+    notes: tuple[str, ...] = (),
+) -> Table:
     methods = sorted({method for found in by_suite.values() for method in found})
 
     def told(method: str) -> str:
@@ -63,8 +121,8 @@ def _accuracies(by_suite: Mapping[str, Mapping[str, Group]]) -> Table:
         return known.pop() if len(known) == 1 else "by suite"
 
     return Table(
-        "accuracies",
-        "Average accuracy after the last task by suite, in %",
+        name,
+        caption,
         (
             Column("Method", "text", 1.6),
             Column("Task known at test", "text", 0.9),
@@ -74,14 +132,11 @@ def _accuracies(by_suite: Mapping[str, Mapping[str, Group]]) -> Table:
             (
                 Cell(method),
                 Cell(told(method)),
-                *(
-                    accuracy_cell(found[method].metric("average_accuracy")) if method in found else Cell("not run")
-                    for found in by_suite.values()
-                ),
+                *(cell(found[method]) if method in found else Cell("not run") for found in by_suite.values()),
             )
             for method in methods
         ),
-        ("Mean ± half the 95 % confidence interval over seeds (Student's t), from 3 seeds on.",),
+        notes,
     )
 
 

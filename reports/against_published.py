@@ -22,7 +22,7 @@ def _comparison(published: Sequence[PublishedResult], groups: Sequence[Group]) -
         (
             Column("No.", "text", 0.4),
             Column("Method", "text", 1.4),
-            Column("Published, %", width=1.1),
+            Column("Published, %", width=1.1, plus_minus="spread"),
             Column("Ours, %", width=1.3),
             Column("Difference, points", width=1),
             Column("In our interval", "text", 0.9),
@@ -32,17 +32,22 @@ def _comparison(published: Sequence[PublishedResult], groups: Sequence[Group]) -
         (
             "Difference: ours less the published mean. In our interval: whether our 95 % interval contains the "
             "published mean. Only settings that the source states can be compared; – means that none is known to "
-            "differ. A spread is the source's own, and need not be a confidence interval.",
+            "differ. A spread is the source's own, and need not be a confidence interval. Variants of a method "
+            "(after a colon) stand beside what is published for it.",
         ),
     )
 
 
 def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iterator[tuple[Cell, ...]]:
+    named = {result.method for result in published}
     for number, result in enumerate(published, start=1):
         theirs = float(result.average_accuracy)
         spread = None if result.spread is None else 100 * float(result.spread)
         given = Cell(result.percent, "", 100 * theirs, spread)
-        ours = [group for group in groups if group.method == result.method]
+        # A variant is compared with its method's numbers, unless it has some of its own.
+        ours = [
+            group for group in groups if result.method in (group.method, None if group.method in named else group.base)
+        ]
         if not ours:
             yield (Cell(f"[{number}]"), Cell(result.method), given, *[Cell("not run"), *[Cell("–")] * 3])
         for group in ours:

@@ -7,6 +7,7 @@ from importlib import resources
 from clbench.reports.formatting import plain
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Table
+from clbench.suites import base_name
 
 _OF_METHODS = {
     "clnp": ("golkar2019clnp",),
@@ -42,7 +43,7 @@ def citations(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
     methods = sorted({group.method for group in groups})
     data = sorted({plain((group.config.get("data") or {}).get("source")) for group in groups})
     return [
-        *((name, _OF_METHODS.get(name.split(":")[0], ())) for name in methods),
+        *((name, _OF_METHODS.get(base_name(name), ())) for name in methods),
         *((name, _OF_DATA.get(name, ())) for name in data),
     ]
 

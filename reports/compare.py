@@ -15,7 +15,7 @@ from clbench.reports.compose import newest_end
 from clbench.reports.formatting import percent, plain, readable_bytes, seconds, signed_percent
 from clbench.reports.groups import Group, select
 from clbench.reports.headline import headline_figure
-from clbench.reports.inference import comparison_cells, p_cell
+from clbench.reports.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
 from clbench.reports.provenance import provenance
 from clbench.reports.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
@@ -137,24 +137,26 @@ def verdict(pair: Pair) -> str:
             f"{pair.first.label} less {pair.second.label}: {size} on {count} shared seed{'' if count == 1 else 's'}; "
             f"below {SEEDS_FOR_INTERVAL} there is no interval and no test."
         )
-    differs = "differ" if comparison.corrected_p < SIGNIFICANCE else "are not shown to differ"
-    return (
-        f"{names} {differs}: {size} (95 % interval ± {percent(found.difference.half_width)}, "
-        f"p {p_cell(comparison.corrected_p).text}) on {len(found.seeds)} shared seeds."
-    )
+    mean, said = found.difference.mean, p_cell(comparison.corrected_p).text
+    test = f"95 % interval ± {percent(found.difference.half_width)}, p {said}, {len(found.seeds)} shared seeds"
+    if comparison.corrected_p < SIGNIFICANCE:
+        distance = f"{percent(abs(mean))} points of average accuracy {'above' if mean > 0 else 'below'}"
+        return f"{pair.first.label} is {distance} {pair.second.label} ({test})."
+    return f"{names} are not shown to differ: the first less the second is {size} ({test})."
 
 
 def comparison_table(pair: Pair) -> rich.table.Table:
     """The comparison for the terminal; the page has more."""
     table = rich.table.Table(box=None, pad_edge=False)
     table.add_column("% or points")
-    for heading in (pair.first.label, pair.second.label, "difference", "g", "p"):
+    for heading in (pair.first.label, pair.second.label, "difference", "g", "p, corrected"):
         table.add_column(Text(heading), justify="right")
     places = [0, 1, 2, 4, 6, 8]
-    for row in _metrics_table(pair).rows:
+    shown = _metrics_table(pair)
+    for row in shown.rows:
         # Text, not str: a name is not markup.
         table.add_row(*(Text(f"{row[place].text} {row[place].detail}".strip()) for place in places))
-    table.caption = Text(verdict(pair))
+    table.caption = Text(f"{shown.notes[0]}\n\n{verdict(pair)}")
     table.caption_justify = "left"
     return table
 
@@ -217,6 +219,7 @@ def _metrics_table(pair: Pair, mark: str = "") -> Table:
             "Means are over all seeds of each, differences over the shared seeds, with Student's 95 % interval; p: "
             "paired t test, two-sided. Average accuracy is the question, so its p is not corrected; the others are, "
             "by Holm for their number. Not shown to differ is not shown to be equal.",
+            BOOTSTRAP_NOTE,
         ),
     )
 

@@ -8,6 +8,7 @@ from clbench.reports import figures
 from clbench.reports.cells import UNDEFINED, cost_cell
 from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenths, thousands
 from clbench.reports.groups import Group
+from clbench.reports.inference import UPPER_BOUNDS
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.statistics import on_front
 
@@ -37,7 +38,8 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
         yield Figure(
             "tradeoffs",
             f"{mark}Average accuracy against its price, mean over seeds. Rings: no method of the same kind is at "
-            "least as good for less (Pareto front); full line: told the task, dashed: not told.",
+            "least as good for less (Pareto front); full line: told the task, dashed: not told. Upper bounds (joint "
+            "training, a network per task) are on no front.",
             f"{mark}Scatter plots of average accuracy against cost. On the fronts are, by cost: {best}.",
             figures.tradeoffs(panels, "tradeoffs"),
         )
@@ -85,9 +87,10 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             for group in groups
         ),
         (
-            "Times compare methods only where device, threads, host and runs at once are the same: see Provenance. "
-            "Extra state per task: its growth from the first task to the last, per further task. On the front: no "
-            "method of the same kind (told the task at test or not) is at least as accurate for less.",
+            "Times compare methods only where device, threads, host and runs at once are the same (see Provenance); "
+            "what else a machine did is not recorded. Extra state per task: its growth from the first task to the "
+            "last, per further task. On the front: no method of the same kind (told the task at test or not) is at "
+            "least as accurate for less.",
         ),
     )
 
@@ -114,9 +117,15 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
         accuracies = {group.label: float(np.mean(group.average_accuracy_curves[:, -1])) for group, _ in costs}
         front: dict[str, bool] = {}
         for told in (True, False):
-            alike = [(group, cost) for group, cost in costs if bool(group.is_told_the_task) is told]
+            alike = [
+                (group, cost)
+                for group, cost in costs
+                if bool(group.is_told_the_task) is told and group.method not in UPPER_BOUNDS
+            ]
             best = on_front([cost for _, cost in alike], [accuracies[group.label] for group, _ in alike])
             front.update({group.label: mark for (group, _), mark in zip(alike, best, strict=True)})
-        points = tuple((group, cost / size, accuracies[group.label], front[group.label]) for group, cost in costs)
+        points = tuple(
+            (group, cost / size, accuracies[group.label], front.get(group.label, False)) for group, cost in costs
+        )
         panels.append(figures.Tradeoff(label.format(unit=unit), points))
     return panels

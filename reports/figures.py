@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -43,6 +44,7 @@ INK, GRID, PAPER = "#1b1f24", "#d0d0d1", "#fffffe"
 """Text and axes, grid, what is left white: in colours of their own, so that a dark page can swap them."""
 
 _ANNOTATED_TASKS = 12
+_POINTED_TASKS = 30  # beyond, hover values would be most of the page
 _ON_LIGHT, _ON_DARK = "#262626", "#ffffff"  # on the colour map, which is the same on a dark page
 MOST_PANELS = 12
 _LABEL_LENGTH = 26
@@ -96,11 +98,19 @@ _LOOKS = {
     "naive": Look("#404040", "X", ":"),
     "joint": Look("#E69F00", "v", "--"),
     "single-task": Look("#56B4E9", "P", "--"),
-    "avalanche-ewc": Look("#332288", "s", "-."),
-    "avalanche-si": Look("#117733", "^", "-."),
-    "classp": Look("#882255", "*", "-"),
-    "anpyc": Look("#999933", "p", "-"),
-    "sor-snn-style": Look("#AA4499", "h", "-"),
+    "online-ewc": Look("#6699CC", ">", "--"),
+    "mas": Look("#B8860B", "8", "-"),
+    "avalanche-ewc": Look("#332288", "d", "-."),
+    "avalanche-si": Look("#117733", "<", "-."),
+    # Variants of the suites, near their method's.
+    "clnp:best": Look("#A63A00", "p", "-"),
+    "clnp:paper": Look("#F0965A", "*", "-."),
+    "si:10-epochs": Look("#44BB99", "H", "--"),
+    "psp:complex": Look("#994F88", "h", "--"),
+    "psp:rotation": Look("#EE99CC", "+", "-."),
+    "classp": Look("#882255", "1", "-"),
+    "anpyc": Look("#999933", "2", "-"),
+    "sor-snn-style": Look("#AA4499", "3", "-"),
 }
 
 
@@ -118,10 +128,13 @@ Draw = Callable[[Figure], list[Spot]]
 
 _LAYER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 _LAYER_MARKERS = ("o", "s", "^", "D", "v")
-_MORE_COLOURS = ("#661100", "#6699CC", "#AA4466", "#44AA99", "#888888", "#4477AA", "#B8860B")
+_MORE_COLOURS = ("#661100", "#AA4466", "#44AA99", "#888888", "#4477AA")
 COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *_LAYER_COLOURS)
 """Every colour that means a method or a layer."""
-_MORE_MARKERS = ("<", ">", "d", "8", "p", "h", "*")
+_MORE_MARKERS = ("4", "x", "|", "_")
+# By which further groups of a method are told apart.
+_FILLS = ("full", "none", "left", "top", "right", "bottom")
+_STROKES = ("1", "2", "3", "4", "+", "x", "|", "_")  # markers that are all edge
 _MORE_LINES = ("-", "--", "-.")
 
 
@@ -147,25 +160,76 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     highest = max(float(curve.max()) for curve in curves)
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
+    prices = [(group, found.mean) for group in groups if (found := group.tasks("train_seconds", "mean")) and found.mean]
+
     def draw(figure: Figure) -> list[Spot]:
         spots = []
-        panels = list(figure.subplots(1, 2 if close_up else 1, squeeze=False)[0])
+        widths = [1.0] * (1 + close_up) + [0.8] * bool(prices)
+        panels = list(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
+        priced = panels.pop() if prices else None
         for axes in panels:
             for group, curve in zip(groups, curves, strict=True):
-                spots += _seeds(axes, group, curve)
-            _task_axis(axes)
+                spots += _seeds(axes, curve, group, lambda task, mean: f"after {_tasks(task)}: {mean:.2f} %")
+            _task_axis(axes, curves[0].shape[1], most=6 if len(widths) > 2 else 12)
         panels[0].set_ylabel("Average accuracy (%)")
         if close_up:
             room = 0.06 * (highest - lowest_leading)
             panels[1].set_ylim(lowest_leading - room, highest + room)
             panels[0].set_title("all", loc="left")
             panels[1].set_title("close-up of the leading ones", loc="left")
-            low, high = panels[1].get_ylim()
-            spots = [spot for spot in spots if spot.axes is panels[0] or low <= spot.y <= high]
+        if priced:
+            priced.set_ylim(panels[-1].get_ylim())
+            spots += _priced(priced, prices)
+            priced.set_title("in the end, at what cost", loc="left")
+            priced.set_xlabel("Training (s per task)")
+        spots = [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
         _legend(figure, groups)
         return spots
 
-    return _svg(draw, name, 3.1)
+    return _svg(draw, name, 3.3)
+
+
+def _priced(axes: Axes, prices: Sequence[tuple[Group, float]]) -> list[Spot]:
+    """Final average accuracy with its 95 % interval, or every seed where there are too few for one, against seconds."""
+    spots = []
+    for group, price in prices:
+        found = group.metric("average_accuracy")
+        assert found is not None  # a finished run has its last row
+        drawn: Any = {**_line(group), "linestyle": ""}
+        if found.half_width is None:
+            axes.plot([price] * len(found.values), [100 * value for value in found.values], **drawn)
+        else:
+            axes.errorbar([price], [100 * found.mean], [100 * found.half_width], elinewidth=1, capsize=2, **drawn)
+        words = f"{group.label}: {_with_interval(found)} %, {seconds(price)} s per task"
+        spots.append(Spot(axes, price, 100 * found.mean, words))
+    _log_axis(axes, [price for _, price in prices])
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", labelleft=False)
+    return spots
+
+
+def _log_axis(axes: Axes, costs: Sequence[float]) -> None:
+    """A logarithmic axis of costs; one that may be 0 begins with a linear part."""
+    positive = [cost for cost in costs if cost > 0]
+    if not positive:
+        return
+    low, high = min(positive), max(positive)
+    room = max(1.25, (high / low) ** 0.08)
+    if len(positive) == len(costs):
+        axes.set_xscale("log")
+        axes.set_xlim(low / room, high * room)
+    else:
+        axes.set_xscale("symlog", linthresh=low, linscale=0.4)
+        axes.set_xlim(-0.6 * low, high * room)
+    # Powers of ten, or where they would be too few, steps between them.
+    steps = (1, 2, 3, 5, 7) if high / low < 30 else (1,)
+    ticks = [step * 10.0**power for power in range(-9, 13) for step in steps]
+    ticks = [tick for tick in ticks if low / room <= tick <= high * room]
+    ticks = ticks[:: -(-len(ticks) // 5)] if ticks else [low]
+    ticks = ticks if len(positive) == len(costs) else [0.0, *ticks]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def trajectories(groups: Sequence[Group], name: str) -> str:
@@ -180,9 +244,16 @@ def trajectories(groups: Sequence[Group], name: str) -> str:
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, task in zip(panels.flat, chosen, strict=False):
             for group in groups:
-                spots += _seeds(axes, group, 100 * group.matrices[:, 1:, task], from_task=int(task) + 1, small=True)
+                spots += _seeds(
+                    axes,
+                    100 * group.matrices[:, 1:, task],
+                    group,
+                    partial(_trajectory_words, int(task) + 1),
+                    from_task=int(task) + 1,
+                    small=True,
+                )
             axes.set_title(f"task {task + 1}", loc="left")
-            _task_axis(axes)
+            _task_axis(axes, tasks, most=5)
             axes.set_xlabel("")
         for axes in panels.flat[len(chosen) :]:
             axes.set_visible(False)
@@ -206,8 +277,9 @@ def forgetting(groups: Sequence[Group], name: str) -> str:
         spots: list[Spot] = []
         panels = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         for group in groups:
-            spots += _seeds(panels[0], group, 100 * group.forgetting_per_task)
-        _task_axis(panels[0])
+            lost = 100 * group.forgetting_per_task
+            spots += _seeds(panels[0], lost, group, lambda task, mean: f"task {task}: {mean:.2f} points forgotten")
+        _task_axis(panels[0], lost.shape[1])
         panels[0].set_xlabel("Task")
         panels[0].set_ylabel("Forgetting (percentage points)")
         if bars:
@@ -247,9 +319,14 @@ def accuracy_matrices(groups: Sequence[Group], name: str, lowest: float) -> str:
             # Right of the step line lie tasks that were not learned yet.
             steps = np.repeat(np.arange(tasks + 1), 2)
             axes.plot(steps[1:], steps[:-1], color="white", linewidth=1.4, clip_on=False)
-            if few:
+            if tasks <= _POINTED_TASKS:
                 spots += [
-                    Spot(axes, j + 0.5, i + 0.5, f"{group.label}, {i + 1} learned, task {j + 1}: {matrix[i, j]:.2f} %")
+                    Spot(
+                        axes,
+                        j + 0.5,
+                        i + 0.5,
+                        f"{group.label}, task {j + 1} after {_tasks(i + 1)}: {matrix[i, j]:.2f} %",
+                    )
                     for i, j in np.argwhere(~np.isnan(matrix))
                 ]
             axes.set_title(_short(group.label), loc="left")
@@ -305,7 +382,7 @@ def capacity(group: Group, name: str) -> str:
             axes.set_title(f"layer {int(layer)}", loc="left")
             axes.set_xlabel("Task")
             axes.set_xlim(0.4, part["task"].max() + 0.6)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         for axes in panels[:, 0]:
             axes.set_ylabel("Neurons")
         for axes in panels.flat[len(layers) :]:
@@ -339,7 +416,7 @@ def reuse(group: Group, name: str) -> str:
                 Spot(axes, task, value, f"layer {layer:.0f}, task {task:.0f}: {value:.1f} %")
                 for task, value in part.items()
             ]
-        _task_axis(axes)
+        _task_axis(axes, int(shares.index.max()))
         axes.set_xlabel("Task")
         axes.set_ylabel("Reused, % of claimed earlier")
         axes.set_ylim(-3, 103)
@@ -387,7 +464,7 @@ def filling(group: Group, forecasts: Sequence[Forecast], name: str) -> str:
                 Spot(axes, task, value, f"layer {found.layer}, {task} tasks: {value:.1f} % free expected")
                 for task, value in zip(tasks[1:], median[1:], strict=True)
             ]
-        _task_axis(axes)
+        _task_axis(axes, until)
         axes.set_ylabel("Free neurons (%)")
         axes.set_ylim(-3, 103)
         figure.legend(loc="outside right upper")
@@ -434,11 +511,16 @@ def state_growth(groups: Sequence[Group], name: str) -> str:
             tasks = np.arange(1, len(curve) + 1)
             axes.plot(tasks, curve / size, **_line(group))
             spots += [
-                Spot(axes, float(task), value / size, f"{group.label}, {task} learned: {readable_bytes(value)}")
+                Spot(
+                    axes,
+                    float(task),
+                    value / size,
+                    f"{group.label}, after {_tasks(int(task))}: {readable_bytes(value)}",
+                )
                 for task, value in zip(tasks, curve, strict=True)
                 if not np.isnan(value)
             ]
-        _task_axis(axes)
+        _task_axis(axes, max(len(curve) for _, curve in known))
         axes.set_ylabel(f"Extra state ({unit})")
         _legend(figure, [group for group, _ in known])
         return spots
@@ -460,46 +542,57 @@ class Tradeoff:
 
 
 def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
-    """Accuracy against each cost; rings and lines mark the front of the methods told the task, and of the others."""
+    """Accuracy against each cost, and close up; rings and lines mark the fronts of both kinds of method."""
+    best = max(accuracy for _, _, accuracy, _ in panels[0].points)
+    accuracies = [100 * accuracy for _, _, accuracy, _ in panels[0].points]
+    leading = [value for value in accuracies if value > 100 * best - _CLOSE_UP]
+    span = max(accuracies) - min(leading)
+    close_up = len(leading) > 1 and max(accuracies) - min(accuracies) > 3 * span
+    limits = [None, (min(leading) - 0.15 * span, max(accuracies) + 0.15 * span)] if close_up else [None]
 
     def draw(figure: Figure) -> list[Spot]:
         spots = []
-        all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axes, panel in zip(all_axes, panels, strict=True):
-            for told, line in ((True, "-"), (False, "--")):
-                front = sorted(
-                    (cost, 100 * accuracy)
-                    for group, cost, accuracy, best in panel.points
-                    if best and bool(group.is_told_the_task) is told
-                )
-                if front:
-                    costs, accuracies = zip(*front, strict=True)
-                    # From one point of the front to the next, what is reached at a cost stays until more is paid.
-                    axes.step(costs, accuracies, where="post", color=INK, linewidth=0.7, linestyle=line, zorder=1)
-                    axes.plot(
-                        costs,
-                        accuracies,
-                        "o",
-                        markersize=10,
-                        markerfacecolor="none",
-                        markeredgecolor=INK,
-                        markeredgewidth=0.7,
-                        linestyle="",
-                    )
-            for group, cost, accuracy, _ in panel.points:
-                axes.plot([cost], [100 * accuracy], **{**_line(group), "linestyle": "", "markersize": 5.5})
-                spots.append(
-                    Spot(axes, cost, 100 * accuracy, f"{group.label}: {percent(accuracy)} %, {panel.label} {cost:.3g}")
-                )
+        grid = figure.subplots(len(limits), len(panels), squeeze=False, sharex="col", sharey="row")
+        for row, limit in zip(grid, limits, strict=True):
+            for axes, panel in zip(row, panels, strict=True):
+                spots += _tradeoff(axes, panel)
+                if limit:
+                    axes.set_ylim(limit)
+            row[0].set_ylabel("Average accuracy (%)")
+        for axes, panel in zip(grid[-1], panels, strict=True):
             axes.set_xlabel(panel.label)
-            axes.grid(axis="both")
-            axes.set_axisbelow(True)
-            axes.margins(0.1)
-        all_axes[0].set_ylabel("Average accuracy (%)")
+        if close_up:
+            grid[0][0].set_title("all", loc="left")
+            grid[1][0].set_title("close-up of the leading ones", loc="left")
         _legend(figure, [group for group, *_ in panels[0].points], lines=False)
-        return spots
+        return [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
 
-    return _svg(draw, name, 3.0)
+    return _svg(draw, name, 5.0 if close_up else 3.0)
+
+
+def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
+    spots = []
+    for told, line in ((True, "-"), (False, "--")):
+        front = sorted(
+            (cost, 100 * accuracy)
+            for group, cost, accuracy, best in panel.points
+            if best and bool(group.is_told_the_task) is told
+        )
+        if front:
+            costs, accuracies = zip(*front, strict=True)
+            # From one point of the front to the next, what is reached at a cost stays until more is paid.
+            axes.step(costs, accuracies, where="post", color=INK, linewidth=0.7, linestyle=line, zorder=1)
+            ring: Any = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.7}
+            axes.plot(costs, accuracies, "o", markersize=10, linestyle="", **ring)
+    for group, cost, accuracy, _ in panel.points:
+        axes.plot([cost], [100 * accuracy], **{**_line(group), "linestyle": "", "markersize": 5.5})
+        words = f"{group.label}: {percent(accuracy)} %, {panel.label} {cost:.3g}"
+        spots.append(Spot(axes, cost, 100 * accuracy, words))
+    axes.margins(0.1)
+    _log_axis(axes, [cost for _, cost, *_ in panel.points])
+    axes.grid(axis="both")
+    axes.set_axisbelow(True)
+    return spots
 
 
 def task_differences(first: Group, second: Group, differences: np.ndarray, name: str) -> str:
@@ -514,7 +607,7 @@ def task_differences(first: Group, second: Group, differences: np.ndarray, name:
         for seed in differences:
             axes.plot(tasks, seed, "o", color=INK, markersize=2.6)
         axes.axhline(0, color=INK, linewidth=0.6)
-        _task_axis(axes)
+        _task_axis(axes, len(tasks))
         axes.set_xlabel("Task")
         axes.set_ylabel("Difference (percentage points)")
         return [
@@ -551,7 +644,15 @@ def critical_difference(ranks: Ranks, name: str) -> str:
     return _svg(draw, name, 0.22 * len(ranks.average) + 1.2)
 
 
-def _seeds(axes: Axes, group: Group, values: np.ndarray, *, from_task: int = 1, small: bool = False) -> list[Spot]:
+def _seeds(
+    axes: Axes,
+    values: np.ndarray,
+    group: Group,
+    words: Callable[[int, float], str],
+    *,
+    from_task: int = 1,
+    small: bool = False,
+) -> list[Spot]:
     """Draws [n, T] values against tasks: the mean as a line, the seeds' range as a thin band."""
     colour = look_of(group.method).colour
     tasks = np.arange(1, values.shape[1] + 1)
@@ -561,10 +662,18 @@ def _seeds(axes: Axes, group: Group, values: np.ndarray, *, from_task: int = 1, 
     axes.fill_between(tasks, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
     axes.plot(tasks, means, **{**_line(group), **({"markersize": 2.6, "linewidth": 0.9} if small else {})})
     return [
-        Spot(axes, task, mean, f"{group.label}, {task}: {mean:.2f}")
+        Spot(axes, task, mean, f"{group.label}, {words(int(task), float(mean))}")
         for task, mean in zip(tasks, means, strict=True)
         if not np.isnan(mean)
     ]
+
+
+def _trajectory_words(task: int, learned: int, mean: float) -> str:
+    return f"task {task} after {_tasks(learned)}: {mean:.2f} %"
+
+
+def _tasks(number: int) -> str:
+    return f"{number} task" if number == 1 else f"{number} tasks"
 
 
 def _line(group: Group) -> dict[str, Any]:
@@ -575,15 +684,19 @@ def _line(group: Group) -> dict[str, Any]:
         "linestyle": look.line,
         "linewidth": 1.2,
         "markersize": 4.6,
-        "markeredgewidth": 0.8 if group.variant else 0,
-        # Further groups of a method keep its look and are told apart by hollow markers.
-        "markerfacecolor": PAPER if group.variant else look.colour,
+        # Further groups of a method keep its look and are told apart by hollow and half filled markers.
+        "markeredgewidth": 0.8 if group.variant or look.marker in _STROKES else 0,
+        "fillstyle": "full" if group.variant == 1 else _FILLS[group.variant % len(_FILLS)],
+        "markerfacecolor": PAPER if group.variant == 1 else look.colour,
+        "markerfacecoloralt": PAPER,
     }
 
 
-def _task_axis(axes: Axes) -> None:
+def _task_axis(axes: Axes, last: int, most: int = 12) -> None:
+    """Tasks 1 to `last`, at most so many of them numbered."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if last / step <= most or step == 500)
     axes.set_xlabel("Tasks learned")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(np.arange(step, last + 1, step))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
 

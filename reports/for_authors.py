@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from clbench.reports.model import Cell, Figure, Report, Table
 from clbench.reports.pdf import drawing_as_pdf
 
+_LONG = 30  # rows, above which a table does not fit on a page with other text
+_SHORT = 24  # letters, up to which a cell is set on one line
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -41,7 +43,7 @@ def parts(report: Report) -> Iterator[tuple[str, bytes]]:
     for item in report.items:
         if isinstance(item, Table):
             yield f"tables/{item.name}.csv", table_as_csv(item).encode()
-            yield f"tables/{item.name}.tex", table_as_latex(item).encode()
+            yield f"tables/{item.name}.tex", table_as_latex(item, report.suite).encode()
         else:
             yield f"figures/{item.name}.svg", _standalone(item).encode()
             yield f"figures/{item.name}.pdf", drawing_as_pdf(item, report)
@@ -50,15 +52,20 @@ def parts(report: Report) -> Iterator[tuple[str, bytes]]:
 
 
 def table_as_csv(table: Table) -> str:
-    """A table as CSV: numbers in full, half of their 95 % interval and the smaller print in columns of their own."""
+    """A table as CSV: numbers in full; what follows ±, ends of intervals and smaller print in columns of their own."""
     columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
     headings: list[str] = []
     fields: list[list[str]] = []
     for column, cells in zip(table.columns, columns, strict=True):
+        if any(cell.bounds for cell in cells):
+            for end, name in enumerate(("low", "high")):
+                headings.append(f"{column.heading} ({name})")
+                fields.append([_number(cell.bounds[end]) if cell.bounds else _harmless(cell.text) for cell in cells])
+            continue
         headings.append(column.heading)
         fields.append([_harmless(cell.text) if cell.value is None else _number(cell.value) for cell in cells])
         if any(cell.half_width is not None for cell in cells):
-            headings.append(f"{column.heading} (half of the 95 % interval)")
+            headings.append(f"{column.heading} ({column.plus_minus})")
             fields.append(["" if cell.half_width is None else _number(cell.half_width) for cell in cells])
         if any(_says_more(cell) for cell in cells):
             headings.append(f"{column.heading} (remark)")
@@ -71,26 +78,58 @@ def table_as_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def table_as_latex(table: Table) -> str:
-    """A table as LaTeX, to be read in with `\\input`; needs the packages booktabs and textcomp."""
-    alignment = "".join("r" if column.kind == "number" else "l" for column in table.columns)
-    lines = [
-        "% Needs \\usepackage{booktabs} and \\usepackage{textcomp}.",
-        "\\begin{table}",
-        "  \\centering",
-        f"  \\caption{{{latex(table.caption)}}}",
-        f"  \\label{{tab:{table.name}}}",
-        f"  \\begin{{tabular}}{{{alignment}}}",
-        "    \\toprule",
-        "    " + " & ".join(latex(column.heading) for column in table.columns) + " \\\\",
-        "    \\midrule",
-        *("    " + " & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows),
-        "    \\bottomrule",
-        "  \\end{tabular}",
-        *(f"  \\par\\footnotesize {latex(note)}" for note in table.notes),
-        "\\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+def table_as_latex(table: Table, suite: str) -> str:
+    """A table as LaTeX, to be read in with `\\input`; its label is `tab:<suite>-<name>`.
+
+    Columns of long words are paragraphs, and a table of many rows is a longtable, which breaks across pages.
+    """
+    columns = "".join(map(_latex_column, range(len(table.columns)), [table] * len(table.columns)))
+    caption = f"\\caption{{{latex(table.caption)}}}"
+    label = f"\\label{{tab:{re.sub(r'[^a-z0-9]+', '-', suite.lower()).strip('-')}-{table.name}}}"
+    head = ["    \\toprule", "    " + " & ".join(latex(column.heading) for column in table.columns) + " \\\\"]
+    rows = ["    " + " & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows]
+    notes = [f"  \\par\\footnotesize {latex(note)}" for note in table.notes]
+    needs = ["% Needs \\usepackage{booktabs}, \\usepackage{array}, \\usepackage{longtable} and \\usepackage{textcomp}."]
+    if len(table.rows) > _LONG:
+        lines = [
+            f"\\begin{{longtable}}{{{columns}}}",
+            f"  {caption} {label} \\\\",
+            *head,
+            "    \\midrule \\endfirsthead",
+            *head,
+            "    \\midrule \\endhead",
+            *rows,
+            "    \\bottomrule",
+            "\\end{longtable}",
+            *notes,
+        ]
+    else:
+        lines = [
+            "\\begin{table}",
+            "  \\centering",
+            f"  {caption}",
+            f"  {label}",
+            f"  \\begin{{tabular}}{{{columns}}}",
+            *head,
+            "    \\midrule",
+            *rows,
+            "    \\bottomrule",
+            "  \\end{tabular}",
+            *notes,
+            "\\end{table}",
+        ]
+    return "\n".join([*needs, *lines]) + "\n"
+
+
+def _latex_column(number: int, table: Table) -> str:
+    """`r` for numbers, `l` for short words, and a paragraph as wide as the column's share for long ones."""
+    if table.columns[number].kind == "number":
+        return "r"
+    longest = max((len(row[number].text) + len(row[number].detail) for row in table.rows), default=0)
+    if longest <= _SHORT:
+        return "l"
+    share = table.columns[number].width / sum(column.width for column in table.columns)
+    return f">{{\\raggedright\\arraybackslash}}p{{{0.9 * share:.2f}\\linewidth}}"
 
 
 def latex(text: str) -> str:

@@ -19,6 +19,7 @@ from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
 from clbench.reports.statistics import Estimate, estimate
+from clbench.suites import base_name
 
 # What is most likely to move a number when nothing else does.
 VERSIONS_TO_MARK = ("clbench", "torch")
@@ -42,6 +43,17 @@ class Group:
     differs: str
     variant: int
     runs: tuple[RecordedRun, ...]
+
+    @property
+    def base(self) -> str:
+        """The method without a variant's name: `psp` of `psp:rotation`."""
+        return base_name(self.method)
+
+    @property
+    def epochs(self) -> str:
+        """Epochs per task, as the runs had them; the method's where it has its own."""
+        own, suite = (self.config.get(f"{kind}_settings") or {} for kind in ("method", "suite"))
+        return plain(own.get("epochs", suite.get("epochs")))
 
     @property
     def is_modified(self) -> bool:

@@ -21,14 +21,22 @@ _WORDS = {
 }
 
 
+_PRICED = (
+    f"Right: after the last task, with the 95 % interval (every seed where there are fewer than {SEEDS_FOR_INTERVAL}), "
+    "against training time."
+)
+
+
 def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
     """Average accuracy against tasks learned."""
     finals = listed(groups, lambda group: group.average_accuracy_curves[:, -1])
     return Figure(
         name,
-        f"{mark}Average accuracy over the tasks learned so far: lines are means over seeds, bands the range of "
-        "the seeds.",
-        f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
+        f"{mark}Average accuracy over the tasks learned so far: lines are means over seeds, bands the range of the "
+        "seeds. "
+        f"{_PRICED if any(group.tasks('train_seconds', 'mean') for group in groups) else ''}",
+        f"{mark}Line chart of average accuracy against tasks learned, and after the last one against training time. "
+        f"After the last task: {finals}.",
         figures.average_accuracy(groups, name),
     )
 
@@ -119,12 +127,18 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         shown = [thousands(value) if key.endswith("_images") and value else plain(value) for value in values]
         return " or ".join(dict.fromkeys(shown))
 
+    epochs = said("suite_settings", "epochs")
+    others = [f"{group.label} {group.epochs}" for group in groups if group.epochs != epochs]
+    if others and len({group.epochs for group in groups}) == 1:
+        epochs, others = groups[0].epochs, []
+    elif others:
+        epochs += f" ({', '.join(others)})"
     head = said("suite_settings", "head")
     heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
     return (
         f"{mark}The suite {suite} is a {said('suite_settings', 'scenario')} stream of "
         f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "
-        f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {said('suite_settings', 'epochs')}.",
+        f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {epochs}.",
         f"The numbers come from {counted(len(runs), 'run')} of "
         f"{counted(len({group.method for group in groups}), 'method')} (seed {seeds}) on "
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "

@@ -21,6 +21,10 @@ from clbench.reports.statistics import (
 )
 
 UPPER_BOUNDS = ("joint", "single-task")
+BOOTSTRAP_NOTE = (
+    "The bootstrap's intervals (BCa) assume no normal distribution, but with three to five seeds are narrower than "
+    "95 % warrants."
+)
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,7 @@ def _intervals(groups: Sequence[Group], mark: str) -> Table:
             Column("By seed", "text", 2.6),
         ),
         tuple(rows()),
-        (
-            "The intervals elsewhere in this report are Student's. The bootstrap's assume no normal distribution, but "
-            "with three to five seeds are narrower than 95 % warrants.",
-        ),
+        (f"The intervals elsewhere in this report are Student's. {BOOTSTRAP_NOTE}",),
     )
 
 
@@ -166,7 +167,7 @@ def _comparisons(judgements: Sequence[Judgement], mark: str) -> Table:
             "Difference: mean over the shared seeds, with Student's 95 % interval; p: paired t test, two-sided, "
             "corrected by Holm for the comparisons of the same kind; Hedges' g: the mean difference over the standard "
             f"deviation of the differences, corrected for few seeds. A tie is a corrected p of {SIGNIFICANCE} or more: "
-            "not shown to differ, which is not shown to be equal.",
+            f"not shown to differ, which is not shown to be equal. {BOOTSTRAP_NOTE}",
             "The best was found in the same runs, so its lead is somewhat overstated.",
         ),
     )
@@ -208,4 +209,4 @@ def _effect(effect: float | None) -> Cell:
 
 
 def _interval(low: float, high: float) -> Cell:
-    return Cell(f"{percent(low)} to {percent(high)}", "", 50 * (low + high), 50 * (high - low))
+    return Cell(f"{percent(low)} to {percent(high)}", "", 50 * (low + high), bounds=(100 * low, 100 * high))

@@ -20,26 +20,36 @@ class Cell:
         detail: smaller below it, such as `± 0.04`; may be empty.
         value: the number behind the text, in the unit of the column's heading, for sorting and CSV; None for words.
         half_width: half the 95 % interval of that number; None without one.
+        bounds: where an interval is what is shown, its ends; the value is then their middle.
     """
 
     text: str
     detail: str = ""
     value: float | None = None
     half_width: float | None = None
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for number in (self.value, self.half_width):
+        for number in (self.value, self.half_width, *(self.bounds or ())):
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"expected the number of the cell '{self.text}' to be finite, but got {number}")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, what it holds, and its share of the page's width relative to the others."""
+    """One column.
+
+    Attributes:
+        heading: stands above it.
+        kind: what it holds.
+        width: its share of the page's width, relative to the others.
+        plus_minus: what stands after ± in it.
+    """
 
     heading: str
     kind: Literal["text", "number", "code"] = "number"
     width: float = 1.0
+    plus_minus: str = "half of the 95 % interval"
 
 
 @dataclass(frozen=True)

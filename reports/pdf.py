@@ -6,13 +6,14 @@ Everything recorded reaches Typst as JSON, and so as text: no name or command ca
 import json
 import shutil
 import tempfile
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import typst
 
-from clbench.errors import SettingError
+from clbench.errors import ReportWarning, SettingError
 from clbench.reports.model import Figure, Report
 
 _STANDARDS = ["a-2a", "ua-1"]
@@ -45,15 +46,18 @@ def render_pdf(report: Report, templates: Path | None = None) -> bytes:
                 (root / f"{item.name}.svg").write_text(item.svg, encoding="utf-8")
         try:
             return _compiled(root, report, _STANDARDS)
-        except typst.TypstError:
+        except typst.TypstError as strict:
             # Archival and accessible PDF forbid a letter that no font has, which a method's name may hold;
             # a report with a box in that place is better than none.
             try:
-                return _compiled(root, report, [])
+                plain = _compiled(root, report, [])
             except typst.TypstError as error:
                 if templates is None:
                     raise
                 raise SettingError(f"the template report.typ does not compile ({error})") from None
+            reason = str(strict).split("\n")[0]
+            warnings.warn(f"the PDF is neither PDF/A-2a nor PDF/UA-1: {reason}", ReportWarning, stacklevel=2)
+            return plain
 
 
 def drawing_as_pdf(figure: Figure, report: Report) -> bytes:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from clbench import __version__
 from clbench.records import RecordedRun
 from clbench.reports.formatting import counted, minute, percent, plain
 from clbench.reports.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
@@ -33,7 +34,9 @@ def mixtures(group: Group) -> Iterable[str]:
     sources: tuple[tuple[str, Callable[[RecordedRun], object]], ...] = (
         ("commits", lambda run: run.config.get("git_commit")),
         ("devices, over which its times are averaged", lambda run: run.config.get("device")),
+        ("processors or GPUs, over which its times are averaged", lambda run: run.config.get("device_name")),
         ("hosts, over which its times are averaged", lambda run: run.config.get("host")),
+        ("numbers of threads, over which its times are averaged", lambda run: run.config.get("threads")),
         ("versions of torch", lambda run: (run.config.get("versions") or {}).get("torch")),
     )
     for what, read in sources:
@@ -163,6 +166,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
         ("Images to train on, validation included", within("data", "train_images")),
         ("Images to test", within("data", "test_images")),
         ("Device", top("device")),
+        ("Processor or GPU", top("device_name")),
         ("Precision", top("precision")),
         ("Threads", top("threads")),
         ("Runs at once", lambda run: plain(run.config.get("jobs", 1))),
@@ -175,6 +179,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
             yield item, counts[0][0]
         else:
             yield item, "; ".join(f"{value} ({counted(count, 'run')})" for value, count in counts)
+    yield "Report made by", f"clbench {__version__}"
 
 
 def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:

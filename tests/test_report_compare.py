@@ -46,8 +46,9 @@ def test_methods_are_compared_on_shared_seeds_with_the_paired_t_test(runs: list[
     p = stats.ttest_rel(OURS, THEIRS).pvalue
     assert accuracy[7:] == [f"{p:.3f}", f"{p:.3f}"]
     assert verdict(pair) == (
-        f"ewc and si differ: +4.50 points of average accuracy (95 % interval ± 2.76, p {p:.3f}) on 4 shared seeds."
+        f"ewc is 4.50 points of average accuracy above si (95 % interval ± 2.76, p {p:.3f}, 4 shared seeds)."
     )
+    assert "si is 4.50 points of average accuracy below ewc" in verdict(find_pair(runs, SUITE, "si", "ewc"))
 
 
 def test_the_first_question_is_not_corrected_and_the_others_are(runs: list[RecordedRun]) -> None:
@@ -159,7 +160,26 @@ def test_a_diagram_is_drawn_only_where_there_are_enough_suites(recorded_seeds: M
 def test_modified_runs_are_in_no_rank(recorded_seeds: MakeRuns) -> None:
     runs, suites = over(2, recorded_seeds)
     modified = [*recorded_seeds("psp", 1.0, suite=suites[0], modified=True, overrides={"epochs": 1})]
-    assert compose_across([*runs, *modified], suites) == compose_across(runs, suites)
+    with_them, without = compose_across([*runs, *modified], suites), compose_across(runs, suites)
+    assert (with_them.headline, with_them.sections) == (without.headline, without.sections)
+    assert f"{suites[0]}: 1 further run in no number here; the suite's own report says which." in with_them.summary
+
+
+def test_what_cannot_be_ranked_says_why_and_which_group_stands_for_a_method(recorded_seeds: MakeRuns) -> None:
+    runs = [run for suite in ("one", "two") for run in recorded_seeds("ewc", 0.9, 0.91, suite=suite)]
+    runs += recorded_seeds("ewc", 0.8, suite="one", method_settings={"strength": 7})
+    runs += recorded_seeds("joint", 0.99, suite="one")
+    report = compose_across(runs, ["one", "two"])
+    (ranks, made) = report.sections
+    assert ranks.items == ()
+    assert ranks.paragraphs[0].startswith("Nothing is ranked: it takes two methods of a kind")
+    assert "one: of a method with several groups, the one with most seeds is shown: ewc (a)." in report.summary
+    assert (
+        "1 method has runs in every suite: ewc. Upper bounds (joint and single-task) are not ranked." in report.summary
+    )
+    assert texts(table(report, "forgetting"))[0][0] == "ewc"
+    assert [row[1] for row in texts(table(report, "runs")) if "ewc" in row[1]][::2] == ["ewc (a), one", "ewc, two"]
+    assert made.name == "provenance"
 
 
 def test_a_suite_without_runs_of_its_own_is_named(recorded_seeds: MakeRuns) -> None:
@@ -180,7 +200,7 @@ def test_the_command_compares_on_the_terminal_and_as_a_page(
     assert (outcome.code, outcome.err) == (0, "")
     assert "+4.50 ± 2.76" in outcome.out
     page = tmp_path / "clbench-reports" / f"{SUITE}-ewc-and-si.html"
-    assert "ewc and si differ: +4.50 points" in page.read_text(encoding="utf-8")
+    assert "ewc is 4.50 points of average accuracy above si" in page.read_text(encoding="utf-8")
 
 
 def test_the_command_refuses_a_name_that_means_nothing(
@@ -229,3 +249,17 @@ def test_templates_of_ones_own_replace_ours_one_by_one(
     (mine / "report.typ").write_text("#no-such-thing")
     assert_refused(clbench(tmp_path, *report), "report.typ does not compile")
     assert_refused(clbench(tmp_path, *report[:-1], "absent"), "there is no folder absent")
+    (tmp_path / "misspelt").mkdir()
+    (tmp_path / "misspelt" / "reprot.typ").write_text("= Mine")
+    assert_refused(clbench(tmp_path, *report[:-1], "misspelt"), "misspelt holds no template", "report.typ")
+
+
+def test_a_pdf_that_is_no_archive_says_so(
+    clbench: Callable, write_run: Callable, runs: list[RecordedRun], tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", runs[0])
+    # No font that Typst brings has this letter.
+    write_run(tmp_path / "runs", _renamed(replace(runs[1], config={**runs[1].config, "host": "\U000130a7"}), "glyph"))
+    outcome = clbench(tmp_path, "report", "--suite", SUITE, "--runs", "runs")
+    assert outcome.code == 0
+    assert outcome.err.count("the PDF is neither PDF/A-2a nor PDF/UA-1: ") == 1

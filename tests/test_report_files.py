@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from scipy import stats
 
 from clbench.data import SOURCES
 from clbench.methods import METHODS
@@ -21,6 +22,7 @@ from clbench.reports.compose import compose
 from clbench.reports.for_authors import latex, parts, table_as_csv, table_as_latex
 from clbench.reports.groups import select
 from clbench.reports.model import Cell, Column, Figure, Report, Table
+from clbench.reports.statistics import bootstrap_interval
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -71,6 +73,25 @@ def test_a_table_without_rows_has_its_headings() -> None:
     assert read_csv(table_as_csv(small())) == [["Method", "Accuracy, %"]]
 
 
+def test_both_ends_of_an_interval_and_a_spread_stand_under_their_names(recorded_seeds: MakeRuns) -> None:
+    files = {
+        name: content.decode()
+        for name, content in parts(report_on(recorded_seeds("clnp", 0.9, 0.91, 0.95)))
+        if "csv" in name
+    }
+    heading, row = read_csv(files["tables/intervals.csv"])
+    assert "BCa bootstrap" not in heading
+    found = dict(zip(heading, row, strict=True))
+    low, high = bootstrap_interval((0.9, 0.91, 0.95)) or (0, 0)
+    assert float(found["BCa bootstrap (low)"]) == pytest.approx(100 * low)
+    assert float(found["BCa bootstrap (high)"]) == pytest.approx(100 * high)
+    half_width = stats.t.ppf(0.975, 2) * stats.sem([90, 91, 95])
+    assert float(found["Student's t (high)"]) == pytest.approx(92 + half_width)
+    published = read_csv(files["tables/published.csv"])
+    # A published spread is its source's, and not said to be an interval.
+    assert published[0][2:4] == ["Published, %", "Published, % (spread)"]
+
+
 # LaTeX
 
 
@@ -80,7 +101,7 @@ def test_what_is_special_in_latex_is_escaped() -> None:
 
 
 def test_a_latex_table_has_the_rules_of_booktabs_and_a_line_per_row() -> None:
-    text = table_as_latex(small((Cell("[a_b]"), Cell("91.2 ± 0.6")), (Cell("si"), Cell("1"))))
+    text = table_as_latex(small((Cell("[a_b]"), Cell("91.2 ± 0.6")), (Cell("si"), Cell("1"))), SUITE)
     lines = [line.strip() for line in text.splitlines()]
     assert [line for line in lines if line in ("\\toprule", "\\midrule", "\\bottomrule")] == [
         "\\toprule",
@@ -90,6 +111,20 @@ def test_a_latex_table_has_the_rules_of_booktabs_and_a_line_per_row() -> None:
     # Without the empty group, the line break above would take [a_b] as a length.
     assert "{}[a\\_b] & 91.2 $\\pm$ 0.6 \\\\" in lines
     assert "\\caption{A \\& B}" in lines
+    assert f"\\label{{tab:{SUITE}-small}}" in lines
+    assert "\\begin{tabular}{lr}" in lines
+
+
+def test_long_words_are_paragraphs_and_many_rows_break_across_pages() -> None:
+    rows = [(Cell("a name of many letters, too long for a line"), Cell("1"))] * 31
+    short = table_as_latex(small(*rows[:30]), "two suites, more")
+    assert "\\begin{tabular}{>{\\raggedright\\arraybackslash}p{0.45\\linewidth}r}" in short
+    assert "\\label{tab:two-suites-more-small}" in short
+    long = table_as_latex(small(*rows), SUITE)
+    assert "\\begin{tabular}" not in long
+    # The heading stands on every page.
+    assert long.count("Method & Accuracy, \\%") == 2
+    assert long.index("\\endfirsthead") < long.index("\\endhead") < long.index("a name of many")
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +146,9 @@ def test_every_table_compiles_in_latex(hostile: Report, tmp_path: Path) -> None:
     inputs = []
     for item in hostile.items:
         if isinstance(item, Table):
-            (tmp_path / f"{item.name}.tex").write_text(table_as_latex(item), encoding="utf-8")
+            (tmp_path / f"{item.name}.tex").write_text(table_as_latex(item, SUITE), encoding="utf-8")
             inputs.append(f"\\input{{{item.name}}}\\clearpage")
-    packages = "\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\usepackage{textcomp}"
+    packages = "\\usepackage[T1]{fontenc}\\usepackage{booktabs,array,longtable,textcomp}"
     document = f"\\documentclass{{article}}{packages}\\begin{{document}}{chr(10).join(inputs)}\\end{{document}}"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(
@@ -136,7 +171,7 @@ def test_hostile_names_stand_literally_in_every_form(hostile: Report) -> None:
     # As a title of a drawing's spot, and no element of its own.
     drawing = ElementTree.fromstring(files["figures/average-accuracy.svg"])
     titles = [element.text or "" for element in drawing.iter("{http://www.w3.org/2000/svg}title")]
-    assert any(title.startswith(f"{HTML}, 1:") for title in titles)
+    assert any(title.startswith(f"{HTML}, after 1 task:") for title in titles)
     assert not list(drawing.iter("{http://www.w3.org/2000/svg}script"))
     names = [row["text"] for row in [cells[0] for cells in json.loads(hostile.to_json())["headline"][1]["rows"]]]
     assert {FORMULA, LATEX, HTML} <= set(names)

@@ -105,17 +105,17 @@ def test_a_table_can_be_sorted_from_the_keyboard(opened: Any) -> None:
 
 def test_pointing_at_a_drawing_shows_the_value_there(opened: Any) -> None:
     spots = opened.find_elements("css selector", "#figure-average-accuracy .spot")
-    (last,) = [spot for spot in spots if spot.get_attribute("data-words") == "ewc, 2: 82.67"][:1]
+    (last,) = [spot for spot in spots if spot.get_attribute("data-words") == "ewc, after 2 tasks: 82.67 %"][:1]
     webdriver.ActionChains(opened).move_to_element(last).perform()
     tip = opened.find_element("css selector", ".tip.shown")
-    assert tip.text == "ewc, 2: 82.67"
+    assert tip.text == "ewc, after 2 tasks: 82.67 %"
     box, marker = tip.rect, last.rect
     assert abs(box["y"] + box["height"] - marker["y"]) < 12
     # The spot lies on the line that is drawn: its height is that of 82.67 on the axis.
     # In the first panel; the close-up beside it has the leading methods again.
     heights: dict[str, float] = {}
     for spot in spots:
-        heights.setdefault(spot.get_attribute("data-words").rpartition(" ")[2], spot.rect["y"])
+        heights.setdefault(spot.get_attribute("data-words").split(" ")[-2], spot.rect["y"])
     per_point = (heights["82.67"] - heights["91.00"]) / (91.00 - 82.67)
     assert heights["51.67"] - heights["82.67"] == pytest.approx(per_point * (82.67 - 51.67), rel=0.02)
 
@@ -127,7 +127,7 @@ def test_the_arrow_keys_walk_through_the_values_of_a_drawing(opened: Any) -> Non
     for _ in range(2):
         webdriver.ActionChains(opened).send_keys("\ue014").perform()
         seen.append(opened.find_element("css selector", ".tip.shown").text)
-    assert seen == ["clnp, 1: 95.00", "clnp, 2: 91.00"]
+    assert seen == ["clnp, after 1 task: 95.00 %", "clnp, after 2 tasks: 91.00 %"]
     webdriver.ActionChains(opened).send_keys("\ue00c").perform()
     assert opened.find_elements("css selector", ".tip.shown") == []
 
@@ -178,14 +178,14 @@ def test_no_width_makes_the_page_scroll_sideways(opened: Any, width: int) -> Non
 def test_without_script_the_page_holds_the_same_tables_and_the_browsers_own_titles(browser: Any, page: str) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(page)
-    html = browser.execute_cdp_cmd("DOM.getOuterHTML", {"nodeId": _root(browser)})["outerHTML"]
-    assert "<title>ewc, 2: 82.67</title>" in html
+    html = browser.execute_cdp_cmd("DOM.getOuterHTML", {"backendNodeId": _root(browser)})["outerHTML"]
+    assert "<title>ewc, after 2 tasks: 82.67 %</title>" in html
     assert "<button" not in html
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def _root(browser: Any) -> int:
-    return int(browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"])
+    return int(browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["backendNodeId"])
 
 
 def test_printed_and_in_the_pdf_a_long_table_repeats_its_head_on_every_page(

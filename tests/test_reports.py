@@ -19,14 +19,16 @@ import pytest
 from scipy import stats
 
 from clbench.errors import RecordError, SettingError
+from clbench.methods import METHODS
 from clbench.records import CAPACITY_COLUMNS, RecordedRun
-from clbench.reports import write_report
+from clbench.reports import figures, write_report
 from clbench.reports.compose import MODIFIED, compose
 from clbench.reports.figures import average_accuracy, look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
 from clbench.reports.groups import Group, select
 from clbench.reports.model import Report, Table
 from clbench.reports.statistics import estimate
+from clbench.suites import SUITES
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -260,6 +262,27 @@ def test_absent_settings_are_said_to_be_not_recorded(recorded_run: MakeRun) -> N
     assert column(table(report, "What the runs were made with"), "Value")[0] == "not recorded"
 
 
+def test_variants_stand_beside_what_is_published_for_their_method(recorded_seeds: MakeRuns) -> None:
+    runs = [
+        *recorded_seeds("clnp", 0.9),
+        *recorded_seeds("clnp:best", 0.98, 0.985, 0.99, method_settings={"epochs": 30}),
+        *recorded_seeds("si:10-epochs", 0.93, method_settings={"epochs": 10, "strength": 0.1}),
+    ]
+    report = report_on(runs)
+    shown = table(report, "published, ours")
+    rows = [[cell.text for cell in row] for row in shown.rows]
+    assert [row[1] for row in rows if row[2] == "98.42 ± 0.04"] == ["clnp:best", "clnp"]
+    assert [row[1] for row in rows if row[1].startswith("si:")] == ["si:10-epochs"] * 2
+    assert "epochs 10 (there 20)" in next(row[-1] for row in rows if row[2] == "96.94")
+    # What was trained, not what the suite says.
+    assert "epochs per task: 5 (clnp:best 30, si:10-epochs 10)." in report.summary[0]
+
+
+def test_epochs_that_all_runs_share_are_said_once(recorded_seeds: MakeRuns) -> None:
+    report = report_on(recorded_seeds("clnp", 0.9, 0.91, method_settings={"epochs": 30}))
+    assert "epochs per task: 30." in report.summary[0]
+
+
 def test_every_published_entry_is_listed_with_its_source(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("si", 0.9))
     published = table(report, "Where the published values stand")
@@ -369,10 +392,23 @@ def test_a_methods_look_depends_on_its_name_alone(recorded_run: MakeRun) -> None
 
 
 def test_the_known_methods_can_be_told_apart_in_colour_and_in_grey() -> None:
-    names = ["clnp", "ewc", "si", "psp", "naive", "joint", "single-task", "avalanche-ewc", "avalanche-si"]
+    names = [*METHODS, *(name for suite in SUITES.values() for name in suite.variants)]
+    names = list(dict.fromkeys(names))
     looks = [look_of(name) for name in names]
+    assert {"clnp:best", "psp:rotation", "mas"} <= set(names)
     assert len({look.colour for look in looks}) == len(names)
-    assert len({(look.marker, look.line) for look in looks}) == len(names)
+    # Without lines, as in a scatter plot, the marker alone must do.
+    assert len({look.marker for look in looks}) == len(names)
+
+
+def test_further_groups_of_a_method_are_told_apart_by_the_filling_of_their_markers(recorded_run: MakeRun) -> None:
+    runs = [recorded_run("clnp", n, 0.9, run_id=f"{n}", method_settings={"margin": n}) for n in range(4)]
+    groups = select(runs, SUITE).groups
+    assert len(groups) == 4
+    drawn = {(line["fillstyle"], line["markerfacecolor"]) for line in map(figures._line, groups)}
+    assert len(drawn) == 4
+    # A whole figure of them can be drawn.
+    assert figures.average_accuracy(groups, "several").count("<svg") == 1
 
 
 # The files
