@@ -31,7 +31,7 @@ def costs_section(groups: Sequence[Group], mark: str) -> Section:
 
 def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
     panels = _tradeoffs(groups)
-    if panels:
+    if panels and len(groups) > 1:
         best = "; ".join(
             f"{panel.label}: {', '.join(group.label for group, *_, front in panel.points if front)}" for panel in panels
         )

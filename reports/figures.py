@@ -161,6 +161,8 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
     prices = [(group, found.mean) for group in groups if (found := group.tasks("train_seconds", "mean")) and found.mean]
+    # A single point would say nothing that the table does not.
+    prices = prices if len(prices) > 1 else []
 
     def draw(figure: Figure) -> list[Spot]:
         spots = []

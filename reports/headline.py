@@ -34,9 +34,8 @@ def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
         name,
         f"{mark}Average accuracy over the tasks learned so far: lines are means over seeds, bands the range of the "
         "seeds. "
-        f"{_PRICED if any(group.tasks('train_seconds', 'mean') for group in groups) else ''}",
-        f"{mark}Line chart of average accuracy against tasks learned, and after the last one against training time. "
-        f"After the last task: {finals}.",
+        f"{_PRICED if len(groups) > 1 else ''}",
+        f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
         figures.average_accuracy(groups, name),
     )
 

@@ -9,6 +9,8 @@ from clbench.reports.formatting import counted, minute, percent, plain
 from clbench.reports.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.model import Cell, Column, Table
 
+_DIGITS = 12  # of a commit, in a sentence; the table of the environment has it in full
+
 
 def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
     """Versions, commit, data and machine; the settings; one row per run; and each command line once."""
@@ -32,7 +34,7 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
 def mixtures(group: Group) -> Iterable[str]:
     """Says what differs within a group although no accuracy should depend on it."""
     sources: tuple[tuple[str, Callable[[RecordedRun], object]], ...] = (
-        ("commits", lambda run: run.config.get("git_commit")),
+        ("commits", lambda run: plain(run.config.get("git_commit"))[:_DIGITS]),
         ("devices, over which its times are averaged", lambda run: run.config.get("device")),
         ("processors or GPUs, over which its times are averaged", lambda run: run.config.get("device_name")),
         ("hosts, over which its times are averaged", lambda run: run.config.get("host")),
