@@ -152,13 +152,13 @@ class Group:
         numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
         return numbers.groupby(["layer", "task"], as_index=False).mean()
 
-    @property
+    @cached_property
     def reused_shares(self) -> pd.DataFrame:
         """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
         shares = []
         for run in self.runs:
             if len(run.capacity):
-                frame = run.capacity.apply(pd.to_numeric, errors="coerce")
+                frame = run.capacity
                 # By run: of means over seeds, the difference is not exactly 0 where nothing was claimed earlier.
                 earlier = frame["neurons"] - frame["free"] - frame["new"]
                 frame = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
