@@ -415,6 +415,11 @@ def verify_command(
     chosen = find_suite(suite)
     found = verify(_recorded(chosen.name, runs, tracking_uri), chosen.name)
     screen = Screen(quiet=False)
+    if not found.verdicts:
+        raise RecordError(
+            f"no finished run of the suite '{chosen.name}' in its own setting was found; run it with: "
+            f"clbench run --suite {chosen.name}"
+        )
     screen.show(verification_table(found))
     for verdict in found.verdicts:
         if verdict.misses:

@@ -206,6 +206,8 @@ class Method:
                 self.workplace.stream.benchmark.train_stream[task.index],
                 reset_optimizer_state=self.settings.reset_optimizer,
             )
+        # A gradient that outlives its task is one more copy of the weights, of every network that is kept.
+        self.model.zero_grad()
         self.tasks_learned = task.index + 1
 
     def predict(self, images: "Tensor", task: "Task") -> "Tensor":

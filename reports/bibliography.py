@@ -58,7 +58,7 @@ def citation_table(groups: Sequence[Group]) -> Table:
     """What to cite, for each method and data set."""
     return Table(
         "citations",
-        "What to cite; the entries lie in references.bib beside this report",
+        "What to cite; the entries are in references.bib, in the folder with this report's tables and figures",
         (
             Column("Method or data", "text", 1),
             Column("BibTeX key", "code", 2.2),

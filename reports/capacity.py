@@ -119,8 +119,8 @@ def _margin_notes(group: Group) -> Iterator[str]:
     mean = f"{sum(spent) / len(spent):.2f}".replace("-", "−")
     most = f"{max(spent):.2f}".replace("-", "−")
     yield (
-        f"Margin: a task may spend {allowed:g} points on all layers together; spent were {mean} on average over tasks "
-        f"and seeds, {most} at most."
+        f"Margin: a task may spend {allowed:g} point{'' if allowed == 1 else 's'} on all layers together; spent were "
+        f"{mean} on average over tasks and seeds, {most} at most."
     )
 
 
@@ -135,23 +135,23 @@ def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
             continue
         already = f" {len(ends)} of {counted(len(found.full_seeds), 'seed')} have filled it already." if ends else ""
         if math.isinf(found.low):
-            yield f"{layer}: is not going to be full, as the later tasks claim.{already}"
+            yield f"{layer}: not expected to fill up.{already}"
         elif math.isinf(found.full_after):
             yield (
-                f"{layer}: may be full after {found.low:.0f} tasks at the earliest, and is more likely than not never "
-                f"to be; the next task should claim {tenths(found.next_claim)} neurons.{already}"
+                f"{layer}: more likely than not never full, and not before {found.low:.0f} tasks; the next task is "
+                f"expected to claim {tenths(found.next_claim)} neurons.{already}"
             )
         else:
-            high = "open" if math.isinf(found.high) else f"{found.high:.0f}"
+            high = "never" if math.isinf(found.high) else f"{found.high:.0f}"
             yield (
                 f"{layer}: full after {found.full_after:.0f} tasks (95 % prediction interval: {found.low:.0f} to "
-                f"{high}); the next task should claim {tenths(found.next_claim)} neurons.{already}"
+                f"{high}); the next task is expected to claim {tenths(found.next_claim)} neurons.{already}"
             )
     if forecasts and not all(found.is_full for found in forecasts):
         yield (
             f"Full: at most {100 * FULL:g} % of a layer's neurons are free. Forecast: the claims of a task are a "
             "straight line in the number of neurons still free, fitted to the second half of the tasks and continued "
-            f"with its noise; never, and an open end: not within {FARTHEST} times as many tasks."
+            f"with its noise. Never: not within {FARTHEST} times as many tasks."
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 import rich.table
@@ -29,7 +30,7 @@ _METRICS = {
     "average_incremental_accuracy": "Average incremental accuracy",
 }
 _COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
-    ("Training, s per task", "train_seconds", "mean", seconds),
+    ("Training, s per task", "train_seconds", "median", seconds),
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
     ("Extra state", "extra_state_bytes", "last", readable_bytes),
 )
@@ -79,18 +80,23 @@ def _find(groups: Sequence[Group], name: str) -> Group:
         return labelled[0]
     # A method without the letter of its group, where there is one group to mean.
     of_method = [group for group in groups if group.method == name]
-    own = [group for group in of_method if not group.is_modified] or of_method
+    own = [group for group in of_method if not group.is_modified]
     if len(own) == 1:
         return own[0]
+    if of_method:
+        labels = ", ".join(f"'{group.label}'" for group in own or of_method)
+        said = "several groups of runs" if own else "no run in the suite's own setting"
+        raise SettingError(f"'{name}' has {said}; name one of {labels}, or the id of a run")
     if len(name) >= _FEWEST_DIGITS and not own:
         single = [(group, run) for group in groups for run in group.runs if run.run_id.startswith(name)]
         if len(single) == 1:
             group, run = single[0]
             return Group(group.method, f"{group.label} seed {run.seed}", group.differs, group.variant, (run,))
-    labels = ", ".join(group.label for group in own or groups)
+    nearest = get_close_matches(name, [group.label for group in groups], n=1)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    labels = ", ".join(group.label for group in groups)
     raise SettingError(
-        f"'{name}' is no method or run recorded, or means several; expected one of {labels}, or the id of a finished "
-        "run"
+        f"no finished run of '{name}' is recorded: {hint}expected one of {labels}, or the id of a finished run"
     )
 
 
@@ -145,6 +151,18 @@ def verdict(pair: Pair) -> str:
     return f"{names} are not shown to differ: the first less the second is {size} ({test})."
 
 
+def _unlike(pair: Pair) -> Iterator[str]:
+    """What makes the two no like for like."""
+    told, untold = (
+        [group.label for group in (pair.first, pair.second) if group.is_told_the_task is kind] for kind in (True, False)
+    )
+    if told and untold:
+        yield f"{told[0]} is told the task at test and {untold[0]} is not, so {told[0]} has the easier problem."
+    for group in (pair.first, pair.second):
+        if group.is_modified:
+            yield f"{group.label} is not the suite's own setting: {group.overrides}."
+
+
 def comparison_table(pair: Pair) -> rich.table.Table:
     """The comparison for the terminal; the page has more."""
     table = rich.table.Table(box=None, pad_edge=False)
@@ -156,7 +174,7 @@ def comparison_table(pair: Pair) -> rich.table.Table:
     for row in shown.rows:
         # Text, not str: a name is not markup.
         table.add_row(*(Text(f"{row[place].text} {row[place].detail}".strip()) for place in places))
-    table.caption = Text(f"{shown.notes[0]}\n\n{verdict(pair)}")
+    table.caption = Text(f"{shown.notes[0]}\n\n{' '.join([verdict(pair), *_unlike(pair)])}")
     table.caption_justify = "left"
     return table
 
@@ -176,7 +194,7 @@ def compose_comparison(pair: Pair) -> Report:
         suite=pair.suite,
         title=f"{pair.first.label} and {pair.second.label}",
         dated=newest_end([run for group in groups for run in group.runs]),
-        summary=(f"{marks}{title}, suite {pair.suite}.", verdict(pair)),
+        summary=(f"{marks}{title}, suite {pair.suite}.", verdict(pair), *_unlike(pair)),
         headline=(headline_figure(groups, "average-accuracy", marks), _metrics_table(pair, marks)),
         sections=(
             Section("details", "What differs", (), tuple(items)),

@@ -13,11 +13,11 @@ from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.statistics import on_front
 
 _COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
-    ("Training, s per task", "train_seconds", "mean", seconds),
+    ("Training, s per task", "train_seconds", "median", seconds),
     ("First task, s", "train_seconds", "first", seconds),
     ("Last task, s", "train_seconds", "last", seconds),
     ("Training, s in all", "train_seconds", "sum", seconds),
-    ("Images per\u00a0s", "train_images_per_second", "mean", thousands),
+    ("Images per\u00a0s", "train_images_per_second", "median", thousands),
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
     ("Extra state", "extra_state_bytes", "last", readable_bytes),
     ("Extra state per task", "extra_state_bytes", "slope", readable_bytes),
@@ -43,10 +43,11 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             f"{mark}Scatter plots of average accuracy against cost. On the fronts are, by cost: {best}.",
             figures.tradeoffs(panels, "tradeoffs"),
         )
-    if any(group.tasks("train_seconds", "mean") for group in groups):
+    if any(group.tasks("train_seconds", "median") for group in groups):
         yield Figure(
             "costs",
-            f"{mark}Training time per task, peak memory and extra state after the last task; mean over seeds.",
+            f"{mark}Training time per task (median over tasks), peak memory and extra state after the last task; mean "
+            "over seeds.",
             f"{mark}Bars of training time, peak memory and extra state by method, with the numbers of the table "
             "on time and memory.",
             figures.costs(groups, "costs"),
@@ -87,10 +88,11 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             for group in groups
         ),
         (
-            "Times compare methods only where device, threads, host and runs at once are the same (see Provenance); "
-            "what else a machine did is not recorded. Extra state per task: its growth from the first task to the "
-            "last, per further task. On the front: no method of the same kind (told the task at test or not) is at "
-            "least as accurate for less.",
+            "Seconds per task and images per s are medians over tasks, which an interruption does not move. Times "
+            "compare methods only where device, threads, host and runs at once are the same (see Provenance); what "
+            "else a machine did is not recorded. Extra state per task: its growth from the first task to the last, per "
+            "further task. On the front: no method of the same kind (told the task at test or not) is at least as "
+            "accurate for less.",
         ),
     )
 
@@ -107,8 +109,8 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
     """Accuracy against training time and extra state, with the front of each kind of method."""
     panels = []
     for column, over, label in (
-        ("train_seconds", "mean", "Training time (s per task)"),
-        ("extra_state_bytes", "last", "Extra state ({unit})"),
+        ("train_seconds", "median", "Training time (s per task, log)"),
+        ("extra_state_bytes", "last", "Extra state ({unit}, log)"),
     ):
         costs = [(group, found.mean) for group in groups if (found := group.tasks(column, over)) is not None]
         if not costs:

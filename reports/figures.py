@@ -155,12 +155,21 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     curves = [100 * group.average_accuracy_curves for group in groups]
     best = max(curve[:, -1].mean() for curve in curves)
     leading = [curve for curve in curves if curve[:, -1].mean() > best - _CLOSE_UP]
+    finals = [group.metric("average_accuracy") for group in groups]
+    ends = [
+        (100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width))
+        for found in finals
+        if found is not None and found.half_width is not None and 100 * found.mean > best - _CLOSE_UP
+    ]
     lowest = min(float(curve.min()) for curve in curves)
-    lowest_leading = min(float(curve.min()) for curve in leading)
-    highest = max(float(curve.max()) for curve in curves)
+    # With room for the intervals, which are drawn beside the curves.
+    lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends])
+    highest = max([float(curve.max()) for curve in curves] + [min(high, 100.0) for _, high in ends])
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
-    prices = [(group, found.mean) for group in groups if (found := group.tasks("train_seconds", "mean")) and found.mean]
+    prices = [
+        (group, found.mean) for group in groups if (found := group.tasks("train_seconds", "median")) and found.mean
+    ]
     # A single point would say nothing that the table does not.
     prices = prices if len(prices) > 1 else []
 
@@ -183,7 +192,7 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             priced.set_ylim(panels[-1].get_ylim())
             spots += _priced(priced, prices)
             priced.set_title("in the end, at what cost", loc="left")
-            priced.set_xlabel("Training (s per task)")
+            priced.set_xlabel("Training (s per task, log)")
         spots = [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
         _legend(figure, groups)
         return spots
@@ -228,7 +237,11 @@ def _log_axis(axes: Axes, costs: Sequence[float]) -> None:
     steps = (1, 2, 3, 5, 7) if high / low < 30 else (1,)
     ticks = [step * 10.0**power for power in range(-9, 13) for step in steps]
     ticks = [tick for tick in ticks if low / room <= tick <= high * room]
-    ticks = ticks[:: -(-len(ticks) // 5)] if ticks else [low]
+    if len(ticks) < 2:
+        ticks = [
+            tick for tick in MaxNLocator(3).tick_values(low / room, high * room) if low / room <= tick <= high * room
+        ]
+    ticks = ticks[:: -(-len(ticks) // 5)]
     ticks = ticks if len(positive) == len(costs) else [0.0, *ticks]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -481,7 +494,7 @@ def filling(group: Group, forecasts: Sequence[Forecast], name: str) -> str:
 def costs(groups: Sequence[Group], name: str) -> str:
     """Training time per task, peak memory and extra state, one bar per group; one panel per recorded quantity."""
     wanted: list[tuple[str, str, str, Callable[[float], str]]] = [
-        ("train_seconds", "mean", "Training time (s per task)", seconds),
+        ("train_seconds", "median", "Training time (s per task)", seconds),
         ("peak_memory_bytes", "max", "Peak memory ({unit})", readable_bytes),
         ("extra_state_bytes", "last", "Extra state ({unit})", readable_bytes),
     ]

@@ -89,10 +89,10 @@ def table_as_latex(table: Table, suite: str) -> str:
     head = ["    \\toprule", "    " + " & ".join(latex(column.heading) for column in table.columns) + " \\\\"]
     rows = ["    " + " & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows]
     notes = [f"  \\par\\footnotesize {latex(note)}" for note in table.notes]
-    needs = ["% Needs \\usepackage{booktabs}, \\usepackage{array}, \\usepackage{longtable} and \\usepackage{textcomp}."]
+    needs = ["% Needs \\usepackage{array,booktabs,graphicx,longtable,textcomp}. A whole float, with caption and label."]
     if len(table.rows) > _LONG:
         lines = [
-            f"\\begin{{longtable}}{{{columns}}}",
+            f"\\small\\begin{{longtable}}{{{columns}}}",
             f"  {caption} {label} \\\\",
             *head,
             "    \\midrule \\endfirsthead",
@@ -109,12 +109,14 @@ def table_as_latex(table: Table, suite: str) -> str:
             "  \\centering",
             f"  {caption}",
             f"  {label}",
+            # As wide as it is, or as the text where that is less.
+            "  \\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
             f"  \\begin{{tabular}}{{{columns}}}",
             *head,
             "    \\midrule",
             *rows,
             "    \\bottomrule",
-            "  \\end{tabular}",
+            "  \\end{tabular}}",
             *notes,
             "\\end{table}",
         ]

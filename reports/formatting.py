@@ -62,7 +62,9 @@ def plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return "-".join(plain(item) for item in value) if value else "none"
+        # Layer sizes are written 784-2000-10; other lists would read like a range.
+        between = "-" if all(isinstance(item, int) for item in value) else ", "
+        return between.join(plain(item) for item in value) if value else "none"
     if isinstance(value, Mapping):
         # A setting that is None is recorded as such: it is off, or does not apply.
         return (

@@ -18,7 +18,8 @@ _TERMS = (
     (
         "Forgetting",
         "For every task but the last: its best accuracy at any earlier point of the stream, less its accuracy "
-        "after the last task; averaged over these tasks. Positive means lost.",
+        "after the last task; averaged over these tasks. Positive means lost. A task may score better by chance "
+        "before it is learned; what was lost since then alone is backward transfer.",
         "Chaudhry et al. 2018, arXiv 1801.10112",
     ),
     (

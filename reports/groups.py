@@ -107,7 +107,7 @@ class Group:
         return self.config.get("task_known_at_test")
 
     def tasks(self, column: str, over_tasks: str) -> Estimate | None:
-        """A column of the task tables over seeds, after `mean`, `sum`, `max`, `first`, `last` or `slope` over tasks.
+        """A column of the task tables over seeds, after `mean`, `median`, `sum`, `max`, `first`, `last` or `slope`.
 
         The slope is what each task after the first adds on average; 0 with a single task.
         """
@@ -121,6 +121,8 @@ class Group:
                 values.append(float(recorded[-1] - recorded[0]) / max(1, recorded.size - 1))
             elif over_tasks in ends:
                 values.append(float(recorded[ends[over_tasks]]))
+            elif over_tasks == "median":
+                values.append(float(np.median(recorded)))
             else:
                 values.append(float(getattr(recorded, over_tasks)()))
         return estimate(values)

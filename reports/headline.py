@@ -139,7 +139,7 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "
         f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {epochs}.",
         f"The numbers come from {counted(len(runs), 'run')} of "
-        f"{counted(len({group.method for group in groups}), 'method')} (seed {seeds}) on "
+        f"{counted(len({group.method for group in groups}), 'method')} (seed{'s' if ',' in seeds else ''} {seeds}) on "
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
         f"{said('data', 'test_images')} to test.",
     )

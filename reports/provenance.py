@@ -85,7 +85,7 @@ def _runs(groups: Sequence[Group]) -> tuple[Table, Table]:
         "runs",
         "Runs",
         (
-            Column("Run", "code", 1.75),
+            Column("Run, commit", "code", 1.75),
             Column("Method", "text", 1.8),
             Column("Seed", width=0.6),
             Column("Accuracy, %", width=1),
@@ -96,8 +96,8 @@ def _runs(groups: Sequence[Group]) -> tuple[Table, Table]:
         ),
         tuple(
             (
-                Cell(run.run_id),
-                Cell(group.label),
+                Cell(run.run_id, plain(run.config.get("git_commit"))[:_DIGITS]),
+                Cell(group.label, plain(run.config.get("precision"))),
                 Cell(str(run.seed), "", float(run.seed)),
                 accuracy(run),
                 Cell(minute(run.started)),

@@ -18,6 +18,7 @@ class PublishedResult:
         source: where it stands.
         setting: what it was measured under.
         spread: a fraction, or None where the source gives none.
+        remark: what to know about our own number beside it; empty where there is nothing.
         known: what the source states of its setting, under our names of settings, to be compared with ours.
     """
 
@@ -27,6 +28,7 @@ class PublishedResult:
     source: str
     setting: str
     spread: Decimal | None = None
+    remark: str = ""
     known: Mapping[str, Any] = field(default_factory=dict)
 
     @property

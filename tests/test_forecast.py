@@ -159,11 +159,12 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
     (found,) = (item for item in section.items if isinstance(item, Table))
     first, second, third, fourth, meaning = found.notes
     assert first == (
-        "Layer 1: full after 10 tasks (95 % prediction interval: 10 to 10); the next task should claim 10.0 neurons."
+        "Layer 1: full after 10 tasks (95 % prediction interval: 10 to 10); the next task is expected to claim 10.0 "
+        "neurons."
     )
     assert second == "Layer 2: full after 3 tasks."
-    assert third == "Layer 3: is not going to be full, as the later tasks claim."
-    assert fourth.startswith("Layer 4: may be full after 7 tasks at the earliest, and is more likely than not never to")
+    assert third == "Layer 3: not expected to fill up."
+    assert fourth.startswith("Layer 4: more likely than not never full, and not before 7 tasks;")
     assert meaning.startswith("Full: at most 1 % of a layer's neurons are free.")
     (drawn,) = (item for item in section.items if isinstance(item, Figure) and item.name.endswith("-forecast"))
     assert drawn.alt.endswith(" ".join(found.notes))

@@ -1,13 +1,20 @@
+import gc
 import mmap
 import platform
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from clbench.memory import peak_memory_bytes, reset_peak_memory
+from clbench.methods import METHODS
+from clbench.runner import train
+from clbench.specs import make_specs
+from clbench.suites import SUITES
 
 MEGABYTE = 2**20
 CPU = SimpleNamespace(type="cpu")
@@ -118,3 +125,41 @@ def test_what_an_earlier_run_has_freed_is_not_in_the_next_ones_peak():
     held, left = (int(number) / MEGABYTE for number in printed.split())
     assert held == pytest.approx(300, abs=30)
     assert left < 50
+
+
+def live_tensor_bytes():
+    """Bytes of all tensors there are, each storage once."""
+    gc.collect()
+    storages = {}
+    with warnings.catch_warnings():
+        # Looking at some objects of torch's is deprecated.
+        warnings.simplefilter("ignore")
+        for item in gc.get_objects():
+            if type(item) in (torch.Tensor, torch.nn.Parameter):
+                storage = item.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+# Copies of the weights that each further task may leave; the rest are masks, contexts and biases.
+COPIES_PER_TASK = {"single-task": 1, "avalanche-ewc": 2}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_memory_grows_with_the_tasks_by_no_more_than_the_method_keeps(method, digits):
+    tasks = 16
+    suite = SUITES["permuted-digits"].with_overrides({"n_tasks": tasks, "epochs": 1, "hidden_sizes": [300, 300]})
+    (spec,) = make_specs(suite, [method], [0], {}, digits, "float32", "cpu")
+    sizes = []
+    # What was there before is not looked at, which takes most of the time.
+    gc.collect()
+    gc.freeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trained = train(spec, digits, torch.device("cpu"), lambda result: sizes.append(live_tensor_bytes()))
+    finally:
+        gc.unfreeze()
+    weights = sum(value.nbytes for value in trained.model.parameters())
+    per_task = (sizes[tasks] - sizes[3]) / (tasks - 3) / weights
+    assert per_task <= COPIES_PER_TASK.get(method, 0) + 0.05

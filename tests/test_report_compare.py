@@ -69,6 +69,20 @@ def test_swapping_the_two_turns_every_sign(runs: list[RecordedRun]) -> None:
         assert first.corrected_p == pytest.approx(second.corrected_p)
 
 
+def test_a_page_says_what_makes_the_two_unlike_and_takes_no_modified_run_for_a_method(
+    recorded_seeds: MakeRuns,
+) -> None:
+    runs = recorded_seeds("ewc", 0.9, 0.91, 0.92)
+    runs += recorded_seeds("clnp", 0.95, 0.96, 0.97, task_known_at_test=True)
+    runs += recorded_seeds("naive", 0.5, modified=True, overrides={"epochs": 3})
+    summary = compose_comparison(find_pair(runs, SUITE, "clnp", "ewc")).summary
+    assert "clnp is told the task at test and ewc is not, so clnp has the easier problem." in summary
+    with pytest.raises(SettingError, match=r"'naive' has no run in the suite's own setting; name one of 'naive \(mod"):
+        find_pair(runs, SUITE, "clnp", "naive")
+    summary = compose_comparison(find_pair(runs, SUITE, "ewc", "naive (modified)")).summary
+    assert summary[-1] == "naive (modified) is not the suite's own setting: epochs=3."
+
+
 def test_two_runs_are_named_by_the_beginning_of_their_ids_and_compared_without_a_test(runs: list[RecordedRun]) -> None:
     pair = find_pair(_with_long_ids(runs), SUITE, "ewc-run-2", "si-run-2")
     assert verdict(pair) == (
@@ -178,7 +192,10 @@ def test_what_cannot_be_ranked_says_why_and_which_group_stands_for_a_method(reco
         "1 method has runs in every suite: ewc. Upper bounds (joint and single-task) are not ranked." in report.summary
     )
     assert texts(table(report, "forgetting"))[0][0] == "ewc"
-    assert [row[1] for row in texts(table(report, "runs")) if "ewc" in row[1]][::2] == ["ewc (a), one", "ewc, two"]
+    assert [row[1] for row in texts(table(report, "runs")) if "ewc" in row[1]][::2] == [
+        "ewc (a), one float32",
+        "ewc, two float32",
+    ]
     assert made.name == "provenance"
 
 
@@ -208,7 +225,8 @@ def test_the_command_refuses_a_name_that_means_nothing(
 ) -> None:
     write_run(tmp_path / "runs", runs[0])
     arguments = ("compare", "ewc", "zzz", "--suite", SUITE, "--runs", "runs")
-    assert_refused(clbench(tmp_path, *arguments), "'zzz' is no method or run recorded", "ewc")
+    assert_refused(clbench(tmp_path, *arguments), "no finished run of 'zzz' is recorded", "ewc")
+    assert_refused(clbench(tmp_path, "compare", "ecw", *arguments[2:]), "did you mean 'ewc'?")
 
 
 def test_several_suites_make_a_report_each_and_one_over_all(

@@ -148,7 +148,7 @@ def test_every_table_compiles_in_latex(hostile: Report, tmp_path: Path) -> None:
         if isinstance(item, Table):
             (tmp_path / f"{item.name}.tex").write_text(table_as_latex(item, SUITE), encoding="utf-8")
             inputs.append(f"\\input{{{item.name}}}\\clearpage")
-    packages = "\\usepackage[T1]{fontenc}\\usepackage{booktabs,array,longtable,textcomp}"
+    packages = "\\usepackage[T1]{fontenc}\\usepackage{array,booktabs,graphicx,longtable,textcomp}"
     document = f"\\documentclass{{article}}{packages}\\begin{{document}}{chr(10).join(inputs)}\\end{{document}}"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(

@@ -278,6 +278,12 @@ def test_variants_stand_beside_what_is_published_for_their_method(recorded_seeds
     assert "epochs per task: 5 (clnp:best 30, si:10-epochs 10)." in report.summary[0]
 
 
+def test_what_is_known_of_our_own_number_stands_beside_it(recorded_seeds: MakeRuns) -> None:
+    shown = table(report_on(recorded_seeds("avalanche-si", 0.5)), "published, ours")
+    (row,) = [[cell.text for cell in row] for row in shown.rows if row[1].text == "avalanche-si"]
+    assert row[-1].startswith("on a CPU, Avalanche 0.6 computes every importance as 0")
+
+
 def test_epochs_that_all_runs_share_are_said_once(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("clnp", 0.9, 0.91, method_settings={"epochs": 30}))
     assert "epochs per task: 30." in report.summary[0]

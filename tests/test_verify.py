@@ -406,6 +406,8 @@ def test_what_is_no_folder_of_runs_is_refused_in_one_sentence(
     assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'", "clbench run")
     write_run(runs, own_run("psp", suite="rotated-mnist"))
     assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'")
+    write_run(runs, own_run("naive", modified=True, overrides={"epochs": 3}))
+    assert_refused(clbench(tmp_path, *command), f"no finished run of the suite '{SUITE}' in its own setting was found")
     assert list(tmp_path.iterdir()) == [runs]
 
 
