@@ -54,7 +54,6 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
             accuracy = group.metric("average_accuracy")
             assert accuracy is not None  # a finished run has its last row
             difference = accuracy.mean - theirs
-            differing = [", ".join(found)] if (found := list(_differing(result.known, group))) else []
             inside = "no interval"
             if accuracy.half_width is not None:
                 inside = "yes" if abs(difference) <= accuracy.half_width else "no"
@@ -65,7 +64,7 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
                 accuracy_cell(accuracy),
                 Cell(signed_percent(difference), "", 100 * difference),
                 Cell(inside),
-                Cell("; ".join([*([result.remark] if result.remark else []), *differing]) or "–"),
+                Cell("; ".join([*filter(None, [result.remark]), *_differing(result.known, group)]) or "–"),
             )
 
 

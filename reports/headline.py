@@ -106,8 +106,23 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
             "Where a method has a letter, its runs differ in more than the seed; what differs stands below the "
             "name, and they are not averaged."
         )
+    yield from _variants(groups)
     for group in groups:
         yield from mixtures(group)
+
+
+def _variants(groups: Sequence[Group]) -> Iterable[str]:
+    """What a suite's variant has that its method has not, where both are there."""
+    for group in groups:
+        for other in groups:
+            if other.method == group.base != group.method and not other.variant:
+                theirs, own = (each.config.get("method_settings") or {} for each in (other, group))
+                differing = [
+                    f"{name.replace('_', ' ')} {plain(value)} (there {plain(theirs.get(name))})"
+                    for name, value in own.items()
+                    if value != theirs.get(name)
+                ]
+                yield f"{group.label} is {other.label} with {'; '.join(differing) or 'the same settings'}."
 
 
 def listed(groups: Sequence[Group], values: Any) -> str:

@@ -98,7 +98,7 @@ def test_ours_and_the_published_value_stand_side_by_side(recorded_seeds: MakeRun
     assert shown["[5]"][:5] == ["si", "96.94", "90.00 ± 0.00", "−6.94", "no"]
     # The strength is the same on both sides, so it is not listed.
     assert shown["[5]"][5].startswith(
-        "n tasks 2 (there 10), hidden sizes 20-20 (there 2000-2000), epochs 10 (there 20)"
+        "n tasks 2 (there 10); hidden sizes 20-20 (there 2000-2000); epochs 10 (there 20)"
     )
     assert shown["[6]"] == ["ewc", "97.0", "not run", "–", "–", "–"]
 
@@ -276,6 +276,18 @@ def test_variants_stand_beside_what_is_published_for_their_method(recorded_seeds
     assert "epochs 10 (there 20)" in next(row[-1] for row in rows if row[2] == "96.94")
     # What was trained, not what the suite says.
     assert "epochs per task: 5 (clnp:best 30, si:10-epochs 10)." in report.summary[0]
+
+
+def test_a_variant_says_how_it_differs_from_its_method(recorded_seeds: MakeRuns) -> None:
+    runs = [
+        *recorded_seeds("clnp", 0.9, method_settings={"epochs": 10, "margin": 0.7, "l1_activities": [3e-4, 6e-4]}),
+        *recorded_seeds(
+            "clnp:best", 0.98, method_settings={"epochs": 30, "margin": 0.7, "l1_activities": [4e-4, 5e-4]}
+        ),
+    ]
+    notes = table(report_on(runs), "Results after the last task").notes
+    said = "clnp:best is clnp with epochs 30 (there 10); l1 activities 0.0004, 0.0005 (there 0.0003, 0.0006)."
+    assert said in notes
 
 
 def test_what_is_known_of_our_own_number_stands_beside_it(recorded_seeds: MakeRuns) -> None:
