@@ -88,7 +88,7 @@ def table_as_latex(table: Table, suite: str) -> str:
     label = f"\\label{{tab:{re.sub(r'[^a-z0-9]+', '-', suite.lower()).strip('-')}-{table.name}}}"
     head = ["    \\toprule", "    " + " & ".join(latex(column.heading) for column in table.columns) + " \\\\"]
     rows = ["    " + " & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows]
-    notes = [f"  \\par\\footnotesize {latex(note)}" for note in table.notes]
+    notes = [f"  \\par{{\\raggedright\\footnotesize {latex(note)}\\par}}" for note in table.notes]
     needs = ["% Needs \\usepackage{array,booktabs,graphicx,longtable,textcomp}. A whole float, with caption and label."]
     if len(table.rows) > _LONG:
         lines = [
@@ -128,7 +128,8 @@ def _latex_column(number: int, table: Table) -> str:
     if table.columns[number].kind == "number":
         return "r"
     longest = max((len(row[number].text) + len(row[number].detail) for row in table.rows), default=0)
-    if longest <= _SHORT:
+    # Nothing breaks a run's id.
+    if longest <= _SHORT * (1 + (table.columns[number].kind == "code")):
         return "l"
     share = table.columns[number].width / sum(column.width for column in table.columns)
     return f">{{\\raggedright\\arraybackslash}}p{{{0.9 * share:.2f}\\linewidth}}"
