@@ -250,3 +250,25 @@ def test_every_reference_is_whole() -> None:
         assert entry.count("{") == entry.count("}")
         for field in ("author", "title", "year"):
             assert f"  {field} = {{" in entry, key
+
+
+# PDF
+
+
+def test_the_pdf_is_tagged_and_archival_and_every_page_shows_something(
+    recorded_seeds: MakeRuns, tmp_path: Path
+) -> None:
+    (pdf,) = write_report(recorded_seeds("ewc", 0.9, 0.91, 0.92), SUITE, tmp_path, formats=("pdf",))
+    content = pdf.read_bytes()
+    for said in (b"pdfaid:part>2<", b"pdfaid:conformance>A<", b"pdfuaid:part>1<", b"/StructTreeRoot"):
+        assert said in content
+    program = shutil.which("pdftoppm")
+    if program is None:
+        pytest.skip("pdftoppm is not installed")
+    subprocess.run([program, "-r", "20", "-gray", pdf, tmp_path / "page"], check=True, capture_output=True)
+    pages = sorted(tmp_path.glob("page*.pgm"))
+    assert len(pages) >= 5
+    for page in pages:
+        # Below the header: one byte per pixel, 255 is white.
+        pixels = page.read_bytes()[-160 * 220 :]
+        assert sum(pixel < 200 for pixel in pixels) > 100
