@@ -15,7 +15,9 @@ made. After the task
 and the later loss is L + c sum_i Omega_i (theta_i - theta_ref_i)^2 over all parameters, biases and output layer
 included.
 
-Departs from it: in nothing but the number of epochs, where the suite has another. (Avalanche's plugin, kept as
+Departs from it, as the published code has it (read again after our number came out half a point below theirs): it keeps
+the sum of the importances from turning negative, where each task's own is kept so here; its weights start as Keras's do
+(Glorot, biases 0), ours as PyTorch's; and it trains on all images, where we hold some out. (Avalanche's plugin, kept as
 `avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
 negative.)
 """
