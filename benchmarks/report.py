@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, run_id_of
+from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run, run_id_of, run_paths
 
 METHODS = ("clnp", "ewc", "online-ewc", "mas", "si", "psp", "naive", "joint", "single-task", "avalanche-ewc")
+RECORDED = Path(__file__).parent.parent / "docs" / "results" / "permuted-mnist"  # whose configuration serves for all
 SEEDS = 50
 TASKS = 10
 REPEATS = 3
@@ -37,36 +38,13 @@ for folder in Path(sys.argv[1]).iterdir():
 
 def write_runs(root: Path) -> None:
     draw = np.random.default_rng(0)
+    recorded = read_run(next(iter(run_paths(RECORDED)))).config
     for method in METHODS:
         for seed in range(SEEDS):
             learned = draw.uniform(0.97, 0.98, TASKS)
             forgotten = np.tril(np.cumsum(draw.uniform(0, 0.01, (TASKS, TASKS)), axis=0))
             matrix = np.vstack([np.full(TASKS, 0.1), np.where(np.tri(TASKS), learned - forgotten, 0.1)])
-            config = {
-                "suite": "permuted-mnist",
-                "title": "Permuted MNIST",
-                "method": method,
-                "seed": seed,
-                "modified": False,
-                "overrides": {},
-                "suite_settings": {
-                    "n_tasks": TASKS,
-                    "scenario": "permuted",
-                    "hidden_sizes": [2000, 2000],
-                    "epochs": 10,
-                },
-                "method_settings": {},
-                "task_known_at_test": method in ("clnp", "psp", "single-task"),
-                "precision": "float32",
-                "device": "cpu",
-                "threads": 1,
-                "data": {"source": "made up", "sha256": "ab" * 32, "train_images": 60000, "test_images": 10000},
-                "versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.1.0"},
-                "git_commit": "0123abc",
-                "git_dirty": False,
-                "command": f"clbench run --suite permuted-mnist --methods {method}",
-                "host": "here",
-            }
+            config = {**recorded, "method": method, "seed": seed}
             config["run_id"] = run_id_of(config)
             tasks = [
                 dict.fromkeys(TASK_COLUMNS, 1.0) | {"task": task, "train_images_per_second": draw.uniform(4e3, 5e3)}

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import threading
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clbench import __version__
-from clbench.errors import INTERRUPTED, ClbenchError, Interrupted, RecordError, SettingError, TrackingError
+from clbench.errors import (
+    INTERRUPTED,
+    ClbenchError,
+    Interrupted,
+    RecordError,
+    ReportWarning,
+    SettingError,
+    TrackingError,
+    shown,
+)
 
 if TYPE_CHECKING:
     from clbench.grid import Outcome
@@ -341,7 +349,8 @@ def report_command(
         from clbench.reports.across import compose_across
 
         across = compose_across([run for found in recorded.values() for run in found], names)
-        paths += write_files(across, "suites", reports, templates=template)
+        with shown(ReportWarning, screen.warn):
+            paths += write_files(across, "suites", reports, templates=template)
     for path in paths:
         screen.show(f"report:  {path}")
 
@@ -370,7 +379,9 @@ def compare_command(
     pair = find_pair(_recorded(chosen.name, runs, tracking_uri), chosen.name, first, second)
     screen.show(comparison_table(pair))
     name = f"{chosen.name}-{first}-and-{second}"
-    for path in write_files(compose_comparison(pair), name, reports, templates=template):
+    with shown(ReportWarning, screen.warn):
+        paths = write_files(compose_comparison(pair), name, reports, templates=template)
+    for path in paths:
         screen.show(f"report:  {path}")
 
 
@@ -585,18 +596,11 @@ def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[Recorde
 def _write_report(
     runs: "list[RecordedRun]", suite: str, folder: Path, screen: "Screen", template: Path | None = None
 ) -> list[Path]:
-    from clbench.errors import ReportWarning
     from clbench.reports import write_report
     from clbench.reports.terminal import summary_table
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.filterwarnings("always", category=ReportWarning)
+    with shown(ReportWarning, screen.warn):
         paths = write_report(runs, suite, folder, templates=template)
-    for warning in said:
-        if issubclass(warning.category, ReportWarning):
-            screen.warn(str(warning.message))
-        else:
-            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     screen.show(summary_table(runs, suite))
     return paths
 

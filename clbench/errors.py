@@ -4,8 +4,11 @@ On the command line each is one line on stderr, without a traceback: with exit c
 has run; a run that it ends is recorded as failed, the others go on, and the exit code is 1.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
@@ -48,6 +51,24 @@ class MethodWarning(UserWarning):
 
     Shown to the user once.
     """
+
+
+@contextmanager
+def shown(category: type[Warning], say: Callable[[str], None]) -> Iterator[None]:
+    """Within, warnings of this category go to `say`, each text once, and any other as before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", category)
+        otherwise, said = warnings.showwarning, set()
+
+        def show(message: Warning | str, kind: type[Warning], *details: Any) -> None:
+            if not issubclass(kind, category):
+                otherwise(message, kind, *details)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(str(message))
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 class Interrupted(Exception):

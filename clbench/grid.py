@@ -5,7 +5,6 @@ import multiprocessing
 import signal
 import sys
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from clbench.data import ImageSet
-from clbench.errors import ClbenchError, DataError, Interrupted, MethodWarning, RecordError
+from clbench.errors import ClbenchError, DataError, Interrupted, MethodWarning, RecordError, shown
 from clbench.methods import find_method
 from clbench.provenance import config_of
 from clbench.records import RunFolder, read_run
@@ -171,9 +170,7 @@ def _train(
         show(spec, progress)
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", MethodWarning)
-            warnings.showwarning = _shown_by(screen, spec, warnings.showwarning)
+        with shown(MethodWarning, lambda said: screen.warn(f"{spec.method} seed {spec.seed}: {said}")):
             execute(spec, grid.images, grid.device, folder, config, on_task, on_progress, should_stop)
     except RecordError as error:
         # The run folder itself is at fault, so there is nothing whole to hand on.
@@ -193,21 +190,6 @@ def _train(
     tracker.close(config, folder)
     screen.run_ended(spec, "finished")
     return "finished"
-
-
-def _shown_by(screen: "Screen", spec: RunSpec, otherwise: Any) -> Any:
-    """How a warning is shown while a run goes on: a method's own as one of ours, any other as before."""
-
-    said: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *details: Any) -> None:
-        if not issubclass(category, MethodWarning):
-            otherwise(message, category, *details)
-        elif str(message) not in said:
-            said.add(str(message))
-            screen.warn(f"{spec.method} seed {spec.seed}: {message}")
-
-    return show
 
 
 # Several at once: a process for each run, which shows and tracks nothing itself

@@ -1,10 +1,10 @@
 """The section that lays our numbers beside those of the papers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clbench.reports.cells import accuracy_cell
-from clbench.reports.formatting import plain, signed_percent
+from clbench.reports.formatting import differing, signed_percent
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Section, Table
 from clbench.reports.published import PublishedResult
@@ -45,9 +45,7 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
         spread = None if result.spread is None else 100 * float(result.spread)
         given = Cell(result.percent, "", 100 * theirs, spread)
         # A variant is compared with its method's numbers, unless it has some of its own.
-        ours = [
-            group for group in groups if result.method in (group.method, None if group.method in named else group.base)
-        ]
+        ours = [group for group in groups if (group.method if group.method in named else group.base) == result.method]
         if not ours:
             yield (Cell(f"[{number}]"), Cell(result.method), given, *[Cell("not run"), *[Cell("–")] * 3])
         for group in ours:
@@ -64,16 +62,12 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
                 accuracy_cell(accuracy),
                 Cell(signed_percent(difference), "", 100 * difference),
                 Cell(inside),
-                Cell("; ".join([*filter(None, [result.remark]), *_differing(result.known, group)]) or "–"),
+                Cell("; ".join([*filter(None, [result.remark]), *differing(_settings(group), result.known)]) or "–"),
             )
 
 
-def _differing(known: Mapping[str, Any], group: Group) -> Iterator[str]:
-    """`epochs 10 (there 20)` for each setting that the source states and that is another one here."""
-    ours = {**(group.config.get("suite_settings") or {}), **(group.config.get("method_settings") or {})}
-    for name, theirs in known.items():
-        if name in ours and plain(ours[name]) != plain(theirs):
-            yield f"{name.replace('_', ' ')} {plain(ours[name])} (there {plain(theirs)})"
+def _settings(group: Group) -> dict[str, Any]:
+    return {**(group.config.get("suite_settings") or {}), **(group.config.get("method_settings") or {})}
 
 
 def _sources(published: Sequence[PublishedResult]) -> Table:

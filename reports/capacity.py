@@ -49,7 +49,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             f"line per layer. Mean over tasks: {reused}.",
             figures.reuse(group, f"{name}-reuse"),
         )
-    found = _forecasts(group)
+    found = forecasts([run.capacity for run in group.runs if len(run.capacity)])
     if any(not forecast.is_full for forecast in found):
         yield Figure(
             f"{name}-forecast",
@@ -60,11 +60,6 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             figures.filling(group, found, f"{name}-forecast"),
         )
     yield _table(group, rows, name, mark, found)
-
-
-def _forecasts(group: Group) -> list[Forecast]:
-    """One for each layer, if there are tasks enough."""
-    return forecasts([run.capacity for run in group.runs if len(run.capacity)])
 
 
 def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: str, found: Sequence[Forecast]) -> Table:

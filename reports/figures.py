@@ -32,7 +32,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from clbench.reports.forecast import Forecast
-from clbench.reports.formatting import byte_unit, percent, readable_bytes, seconds
+from clbench.reports.formatting import byte_unit, counted, percent, readable_bytes, seconds
 from clbench.reports.groups import Group
 from clbench.reports.statistics import Estimate, Ranks
 
@@ -180,7 +180,7 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
         priced = panels.pop() if prices else None
         for axes in panels:
             for group, curve in zip(groups, curves, strict=True):
-                spots += _seeds(axes, curve, group, lambda task, mean: f"after {_tasks(task)}: {mean:.2f} %")
+                spots += _seeds(axes, curve, group, lambda task, mean: f"after {counted(task, 'task')}: {mean:.2f} %")
             _task_axis(axes, curves[0].shape[1], most=6 if len(widths) > 2 else 12)
         panels[0].set_ylabel("Average accuracy (%)")
         if close_up:
@@ -193,7 +193,7 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             spots += _priced(priced, prices)
             priced.set_title("in the end, at what cost", loc="left")
             priced.set_xlabel("Training (s per task, log)")
-        spots = [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
+        spots = _within(spots)
         _legend(figure, groups)
         return spots
 
@@ -343,7 +343,7 @@ def accuracy_matrices(groups: Sequence[Group], name: str, lowest: float) -> str:
                         axes,
                         j + 0.5,
                         i + 0.5,
-                        f"{group.label}, task {j + 1} after {_tasks(i + 1)}: {matrix[i, j]:.2f} %",
+                        f"{group.label}, task {j + 1} after {counted(i + 1, 'task')}: {matrix[i, j]:.2f} %",
                     )
                     for i, j in np.argwhere(~np.isnan(matrix))
                 ]
@@ -533,7 +533,7 @@ def state_growth(groups: Sequence[Group], name: str) -> str:
                     axes,
                     float(task),
                     value / size,
-                    f"{group.label}, after {_tasks(int(task))}: {readable_bytes(value)}",
+                    f"{group.label}, after {counted(int(task), 'task')}: {readable_bytes(value)}",
                 )
                 for task, value in zip(tasks, curve, strict=True)
                 if not np.isnan(value)
@@ -583,7 +583,7 @@ def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
             grid[0][0].set_title("all", loc="left")
             grid[1][0].set_title("close-up of the leading ones", loc="left")
         _legend(figure, [group for group, *_ in panels[0].points], lines=False)
-        return [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
+        return _within(spots)
 
     return _svg(draw, name, 5.0 if close_up else 3.0)
 
@@ -687,11 +687,12 @@ def _seeds(
 
 
 def _trajectory_words(task: int, learned: int, mean: float) -> str:
-    return f"task {task} after {_tasks(learned)}: {mean:.2f} %"
+    return f"task {task} after {counted(learned, 'task')}: {mean:.2f} %"
 
 
-def _tasks(number: int) -> str:
-    return f"{number} task" if number == 1 else f"{number} tasks"
+def _within(spots: Sequence[Spot]) -> list[Spot]:
+    """Without those that a close-up cuts off."""
+    return [spot for spot in spots if spot.axes.get_ylim()[0] <= spot.y <= spot.axes.get_ylim()[1]]
 
 
 def _line(group: Group) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def table_as_latex(table: Table, suite: str) -> str:
 
     Columns of long words are paragraphs, and a table of many rows is a longtable, which breaks across pages.
     """
-    columns = "".join(map(_latex_column, range(len(table.columns)), [table] * len(table.columns)))
+    columns = "".join(_latex_column(table, number) for number in range(len(table.columns)))
     caption = f"\\caption{{{latex(table.caption)}}}"
     label = f"\\label{{tab:{re.sub(r'[^a-z0-9]+', '-', suite.lower()).strip('-')}-{table.name}}}"
     head = ["    \\toprule", "    " + " & ".join(latex(column.heading) for column in table.columns) + " \\\\"]
@@ -123,7 +123,7 @@ def table_as_latex(table: Table, suite: str) -> str:
     return "\n".join([*needs, *lines]) + "\n"
 
 
-def _latex_column(number: int, table: Table) -> str:
+def _latex_column(table: Table, number: int) -> str:
     """`r` for numbers, `l` for short words, and a paragraph as wide as the column's share for long ones."""
     if table.columns[number].kind == "number":
         return "r"

@@ -1,6 +1,6 @@
 """Numbers and settings as a reader writes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 NOT_RECORDED = "not recorded"
@@ -72,6 +72,13 @@ def plain(value: object) -> str:
             or "none"
         )
     return str(value)
+
+
+def differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Iterator[str]:
+    """`epochs 10 (there 20)` for each of their settings that is another one in ours."""
+    for name, value in theirs.items():
+        if name in ours and plain(ours[name]) != plain(value):
+            yield f"{name.replace('_', ' ')} {plain(ours[name])} (there {plain(value)})"
 
 
 def instant(text: str) -> datetime | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from clbench.reports import figures
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
-from clbench.reports.formatting import counted, duration, percent, plain, readable_bytes, thousands
+from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Figure, Table
 from clbench.reports.provenance import mixtures
@@ -117,12 +117,7 @@ def _variants(groups: Sequence[Group]) -> Iterable[str]:
         for other in groups:
             if other.method == group.base != group.method and not other.variant:
                 theirs, own = (each.config.get("method_settings") or {} for each in (other, group))
-                differing = [
-                    f"{name.replace('_', ' ')} {plain(value)} (there {plain(theirs.get(name))})"
-                    for name, value in own.items()
-                    if value != theirs.get(name)
-                ]
-                yield f"{group.label} is {other.label} with {'; '.join(differing) or 'the same settings'}."
+                yield f"{group.label} is {other.label} with {'; '.join(differing(own, theirs)) or 'the same settings'}."
 
 
 def listed(groups: Sequence[Group], values: Any) -> str:
@@ -141,12 +136,10 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         shown = [thousands(value) if key.endswith("_images") and value else plain(value) for value in values]
         return " or ".join(dict.fromkeys(shown))
 
-    epochs = said("suite_settings", "epochs")
-    others = [f"{group.label} {group.epochs}" for group in groups if group.epochs != epochs]
-    if others and len({group.epochs for group in groups}) == 1:
-        epochs, others = groups[0].epochs, []
-    elif others:
-        epochs += f" ({', '.join(others)})"
+    epochs = groups[0].epochs
+    if any(group.epochs != epochs for group in groups):
+        epochs = said("suite_settings", "epochs")
+        epochs += f" ({', '.join(f'{group.label} {group.epochs}' for group in groups if group.epochs != epochs)})"
     head = said("suite_settings", "head")
     heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
     return (

@@ -301,8 +301,9 @@ def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, pl
     process = command(place, "clnp,si,naive", "--jobs", "2", tasks=500)
     wait_for(place / "said.txt", "task 1/500 learned", process)
     while len(workers := workers_of(process)) < 2:
+        # Nothing tells when a process begins.
+        process.join(0.01)
         assert process.is_alive()
-        time.sleep(0.01)
     for _ in range(2):
         os.kill(process.pid, signal.SIGTERM)
     process.join()
