@@ -10,27 +10,28 @@ Along the training of a task every parameter collects how much it lowered that t
 with g the gradient of the task's loss alone (without the penalty) and Delta theta the change that the optimiser
 made. After the task
 
-.. math:: \Omega_i \mathrel{+}= \max\left(0, \frac{\omega_i}{(\theta_i - \theta^{ref}_i)^2 + \xi}\right)
+.. math:: \Omega_i \leftarrow \max\left(0, \Omega_i + \frac{\omega_i}{(\theta_i - \theta^{ref}_i)^2 + \xi}\right)
 
 and the later loss is L + c sum_i Omega_i (theta_i - theta_ref_i)^2 over all parameters, biases and output layer
 included.
 
-Departs from it, as the published code has it (read again after our number came out half a point below theirs): it keeps
-the sum of the importances from turning negative, where each task's own is kept so here; its weights start as Keras's do
-(Glorot, biases 0), ours as PyTorch's; and it trains on all images, where we hold some out. (Avalanche's plugin, kept as
+The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
+
+Departs from it: some images are held out, where the authors train on all. (Avalanche's plugin, kept as
 `avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
 negative.)
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from clbench.methods import Method, MethodSettings
+from clbench.models import glorot
 
 
 class SISettings(MethodSettings):
@@ -39,10 +40,12 @@ class SISettings(MethodSettings):
     Attributes:
         strength: c, the weight of the penalty.
         damping: xi, which bounds the importance of parameters that hardly moved.
+        initial_weights: `glorot` (uniform, biases 0) as in the authors' code, or `pytorch`'s own.
     """
 
     strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    initial_weights: Literal["glorot", "pytorch"] = "glorot"
     reset_optimizer: bool = False
 
 
@@ -103,7 +106,7 @@ class SIPlugin(SupervisedPlugin):
         """Turns the path integral into importance, anchored at the weights just learned."""
         for name, parameter in strategy.model.named_parameters():
             drift = (parameter - self.reference[name]).square_().add_(self.damping)
-            self.importance[name] += (self._path[name] / drift).clamp_(min=0)
+            self.importance[name].add_(self._path[name] / drift).clamp_(min=0)
             self.reference[name].copy_(parameter)
         del self._path, self._before, self._total, self._gradient
 
@@ -112,6 +115,13 @@ class SI(Method):
     """SI on a suite."""
 
     Settings = SISettings
+
+    def build_model(self, *key: int) -> nn.Module:
+        """The suite's network, its initial weights as the settings say."""
+        model = super().build_model(*key)
+        if self.settings.initial_weights == "glorot":
+            glorot(model, self.workplace.seeds.generator("weights", *key))
+        return model
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The SI plugin."""

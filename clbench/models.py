@@ -80,3 +80,20 @@ def initialise(build: "type[nn.Module]", *args: object, seed: int) -> nn.Module:
     """Builds a network whose initial weights come from `seed` alone, leaving the global generator as it was."""
     with seeded(seed, torch.device("cpu")):
         return build(*args)
+
+
+@torch.no_grad()
+def glorot(model: nn.Module, generator: torch.Generator) -> None:
+    """Draws every linear layer's weights anew as Keras does, and sets its biases to 0.
+
+    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks":
+    uniform within sqrt(6 / (inputs + outputs)).
+
+    Args:
+        model: changed in place, on any device.
+        generator: of the CPU, so that every device gets the same weights.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.copy_(nn.init.xavier_uniform_(torch.empty(layer.weight.shape), generator=generator))
+            layer.bias.zero_()

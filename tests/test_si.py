@@ -61,7 +61,7 @@ def test_the_path_integral_uses_the_gradient_of_the_task_alone():
     assert any(not torch.equal(gradient, total) for gradient, total, _ in seen)
     # ... and the path integral did not.
     path = sum(-gradient * change for gradient, _, change in seen)
-    expected = importance + (path / ((model.theta.detach() - reference) ** 2 + 0.1)).clamp(min=0)
+    expected = (importance + path / ((model.theta.detach() - reference) ** 2 + 0.1)).clamp(min=0)
     torch.testing.assert_close(plugin.importance["theta"], expected)
 
 
@@ -77,16 +77,19 @@ def test_the_penalty_gradient_is_that_of_c_times_importance_times_squared_distan
     torch.testing.assert_close(model.theta.grad, expected)
 
 
-def test_importance_is_never_negative_and_never_falls():
-    plugin, model = SIPlugin(strength=0.0), Line()
+def test_a_negative_path_integral_takes_from_the_importance_but_not_below_zero():
+    plugin, model = SIPlugin(strength=0.0, damping=0.1), Line()
     train(plugin, model, steps=3, rate=0.1)
-    before = plugin.importance["theta"].clone()
-    # Upwards on the task's loss, as a strong penalty may push: the path integral is negative.
+    before, reference = plugin.importance["theta"].clone(), plugin.reference["theta"].clone()
+    # Upwards on the next task's loss, as a strong penalty may push.
     ascent = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
-    seen = train(plugin, model, steps=3, rate=0, optimizer=ascent)
-    assert (sum(-gradient * change for gradient, _, change in seen) < 0).all()
-    assert torch.equal(plugin.importance["theta"], before)
-    assert (before > 0).all()
+    seen = train(plugin, model, steps=1, rate=0, optimum=-3.0, optimizer=ascent)
+    path = sum(-gradient * change for gradient, _, change in seen)
+    assert (path < 0).all()
+    sums = before + path / ((model.theta.detach() - reference) ** 2 + 0.1)
+    # The steep direction falls below 0, the flat one does not: both sides of the clip are tried.
+    assert (sums < 0).tolist() == [True, False]
+    torch.testing.assert_close(plugin.importance["theta"], sums.clamp(min=0))
 
 
 def test_adams_own_steps_count_not_the_gradient_times_a_rate():
@@ -115,3 +118,18 @@ def test_the_optimisers_state_is_kept_between_tasks_as_the_authors_do(make_metho
         method.learn(task)
         steps.append(int(next(iter(method.strategy.optimizer.state.values()))["step"]))
     assert steps[1] == 2 * steps[0]
+
+
+def test_the_weights_start_as_in_the_authors_code(make_method, make_workplace):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[300], epochs=1)
+    method = make_method("si", workplace)
+    hidden, head = method.model.trunk[0], method.model.head
+    for layer in (hidden, head):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.98 * bound < layer.weight.abs().max() <= bound
+        torch.testing.assert_close(layer.weight.std().item(), bound / 3**0.5, rtol=0.05, atol=0)
+        assert not layer.bias.any()
+    again = make_method("si", workplace)
+    assert torch.equal(again.model.trunk[0].weight, hidden.weight)
+    own = make_method("si", workplace, initial_weights="pytorch")
+    assert torch.equal(own.model.trunk[0].weight, make_method("naive", workplace).model.trunk[0].weight)
