@@ -33,6 +33,10 @@ class TensorLoader:
         device: where the batches shall lie.
         generator: shuffles each pass; None keeps the order.
         n_batches: how many batches make one iteration, pass after pass; None is one pass.
+
+    Attributes:
+        positions: where the images of the batch at hand stand in `resident()`, int64 [B]; None before the first batch
+            and where tasks are mixed.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class TensorLoader:
         self.device = device
         self.generator = generator
         self.n_batches = n_batches
+        self.positions: Tensor | None = None
         self._resident: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -71,13 +76,19 @@ class TensorLoader:
             return torch.arange(self.n_images)
         return torch.randperm(self.n_images, generator=self.generator)
 
-    def _single(self, order: Tensor) -> Iterator[Batch]:
+    def resident(self) -> tuple[Tensor, Tensor]:
+        """All images [N, ...] and labels [N] of its only task, on the device."""
         if self._resident is None:
-            x, y = self.samples[0].tensors()
+            (samples,) = self.samples
+            x, y = samples.tensors()
             self._resident = x.to(self.device), y.to(self.device)
-        x, y = self._resident
+        return self._resident
+
+    def _single(self, order: Tensor) -> Iterator[Batch]:
+        x, y = self.resident()
         labels = torch.full((self.batch_size,), self.samples[0].task_label, device=self.device)
         for chosen in order.to(self.device).split(self.batch_size):
+            self.positions = chosen
             yield [x[chosen], y[chosen], labels[: len(chosen)]]
 
     def _mixed(self, order: Tensor) -> Iterator[Batch]:

@@ -83,6 +83,8 @@ class CLNPSettings(MethodSettings):
             them and adds to the outputs of every later task; or `per-task`, where every task has its own, from all
             neurons active then, as with a head per task. Beyond the paper.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
+        frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
+            neurons give for the training images; 0 for none. Costs nothing but memory; the same within rounding.
     """
 
     margin: float = Field(default=1.0, ge=0, le=100)
@@ -94,6 +96,7 @@ class CLNPSettings(MethodSettings):
     fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
     output_weights: Literal["shared", "per-task"] = "shared"
     thresholds: Literal["per-layer", "global"] = "per-layer"
+    frozen_cache_mib: int = Field(default=1024, ge=0, le=2**20)
 
 
 # Below this share of free neurons a task is told that it may not fit.
@@ -150,6 +153,9 @@ class CLNPPlugin(SupervisedPlugin):
             lets the plugin hold out `validation_share` of the task's training data.
         validation_share: of the training data, where no stream is given.
         seed: of new initial weights and of the held-out share.
+        frozen_cache_bytes: memory for what active neurons give for the training images, see `CLNPSettings`. Needs
+            batches from a `TensorLoader`, and a network that works image by image and without randomness between the
+            linear layers.
 
     Attributes:
         layers: the hidden layers, found when the first task arrives.
@@ -171,6 +177,7 @@ class CLNPPlugin(SupervisedPlugin):
         validation_stream: Sequence[Any] | None = None,
         validation_share: float = 0.1,
         seed: int = 0,
+        frozen_cache_bytes: int = 0,
     ) -> None:
         super().__init__()
         self.margin = margin
@@ -185,6 +192,7 @@ class CLNPPlugin(SupervisedPlugin):
         self.validation_stream = validation_stream
         self.validation_share = validation_share
         self.seed = seed
+        self.frozen_cache_bytes = frozen_cache_bytes
         self.layers: list[HiddenLayer] = []
         self.masks: dict[int, list[Tensor]] = {}  # task -> per layer, bool [N_l]: active after that task
         self.head_of: dict[int, str] = {}  # task -> name of its output layer
@@ -199,6 +207,8 @@ class CLNPPlugin(SupervisedPlugin):
         self._displaced: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
         self._chain: CompactChain | None = None  # while training: the network as this task computes with it
+        self._answers: list[Tensor | None] = []  # per hidden layer, what active neurons give for the training images
+        self._view: CompactChain | None = None  # the network of a task that is looked back at
         self._phase: Literal["idle", "train", "fine-tune"] = "idle"
 
     # -- Avalanche's events ------------------------------------------------------------------------------------
@@ -235,12 +245,19 @@ class CLNPPlugin(SupervisedPlugin):
             self._initialise_free(strategy)
         self._warn_if_full()
         self._enter(strategy, [torch.ones_like(layer.active) for layer in self.layers])
+        self._answer_once(strategy)
         self._phase = "train"
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Drops inputs at random while fine-tuning, if asked for."""
+        """Drops inputs at random while fine-tuning, if asked for; otherwise says which images come."""
         if self._phase == "fine-tune" and self.fine_tune_dropout:
             strategy.mbatch[0] = nn.functional.dropout(strategy.mb_x, self.fine_tune_dropout)
+        elif self._phase != "idle":
+            self._say_which(strategy.dataloader)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """What comes next may be other images."""
+        self._say_which(None)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the L1 norm of the free neurons' activities, if asked for, to the loss."""
@@ -309,6 +326,7 @@ class CLNPPlugin(SupervisedPlugin):
             for number, layer in enumerate(self.layers)
         ]
         self._inputs = [None] * len(self.layers)
+        self._answers = []
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """In the midst of training, the whole network answers, with what was trained so far in it."""
@@ -368,6 +386,9 @@ class CLNPPlugin(SupervisedPlugin):
             self._use(None)
 
     def _use(self, task: int | None) -> None:
+        if self._view is not None:
+            self._view.release()
+            self._view = self._orders = None
         if self._displaced is not None:
             head, bias, weight = self._displaced
             _bias_of(head).copy_(bias)
@@ -383,6 +404,11 @@ class CLNPPlugin(SupervisedPlugin):
         _bias_of(head).copy_(self.output_bias[known])
         if known in self.output_weight:
             head.weight.detach().copy_(self.output_weight[known])
+        if known == task:
+            # Only what the task works with is computed. A task not learned yet may have a head of its own, which reads
+            # the whole layer before it.
+            self._view = self._reduced(self._mask, head)
+            self._orders = self._view.orders
 
     def _hook(self, number: int) -> Any:
         """What sits before the layer that reads hidden layer `number`: applies the mask, notes the output."""
@@ -500,11 +526,41 @@ class CLNPPlugin(SupervisedPlugin):
         ]
         taken = self._columns_of_earlier_tasks()
         fixed = None if taken is None else taken[neurons[-1].constant]
-        self._chain = CompactChain(self._linears(), neurons, fixed)
+        self._chain = CompactChain(self._linears(self._head), neurons, fixed)
+        self._chain.look_up(self._answers)
         self._chain.enter(strategy.optimizer)
 
-    def _linears(self) -> list[nn.Linear]:
-        return [*(layer.linear for layer in self.layers), self._head]
+    def _linears(self, head: nn.Linear) -> list[nn.Linear]:
+        return [*(layer.linear for layer in self.layers), head]
+
+    def _reduced(self, kept: list[Tensor], head: nn.Linear) -> CompactChain:
+        """The network of these neurons alone (bool [N_l] per layer), in force until it is released."""
+        neurons = [Neurons(mask.nonzero().squeeze(1), mask.new_empty(0, dtype=torch.int64)) for mask in kept]
+        chain = CompactChain(self._linears(head), neurons)
+        chain.resume()
+        return chain
+
+    def _answer_once(self, strategy: Any) -> None:
+        """Computes what the active neurons give for the task's images, which stays the same until its end."""
+        loader = strategy.dataloader
+        if not (
+            self.frozen_cache_bytes and self.masks and isinstance(loader, TensorLoader) and len(loader.samples) == 1
+        ):
+            return
+        assert self._chain is not None
+        images, _ = loader.resident()
+
+        def forward(x: Tensor) -> None:
+            with strategy.autocast():
+                avalanche_forward(strategy.model, x, loader.samples[0].task_label)
+
+        self._answers = self._chain.answers(forward, images, EVALUATION_BATCH, self.frozen_cache_bytes)
+        self._chain.look_up(self._answers)
+
+    def _say_which(self, loader: Any) -> None:
+        """Tells the network that the loader's images at hand come next; None for others."""
+        if self._chain is not None:
+            self._chain.at(getattr(loader, "positions", None))
 
     def _leave(self) -> None:
         assert self._chain is not None
@@ -534,6 +590,7 @@ class CLNPPlugin(SupervisedPlugin):
         for batch in strategy.dataloader:
             x, labels = batch[0].to(strategy.device), batch[-1].to(strategy.device)
             # In the precision of training: a mean over so many outputs needs no other.
+            self._say_which(strategy.dataloader)
             with getattr(strategy, "autocast", nullcontext)():
                 avalanche_forward(strategy.model, x, labels)
             for total, order, output in zip(sums, self._chain.orders, self._inputs, strict=True):
@@ -541,6 +598,7 @@ class CLNPPlugin(SupervisedPlugin):
                 # A ReLU's output is its own size; for other activations the size is what matters.
                 total[order] += output.abs().sum(0, dtype=torch.float32)
             count += len(x)
+        self._say_which(None)
         strategy.model.train(was_training)
         return [total / count for total in sums]
 
@@ -769,10 +827,8 @@ class _Validation:
     def reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
         """Within, the network consists of these neurons alone (bool [N_l] per layer); masks keep their shape."""
         plugin = self.plugin
-        neurons = [Neurons(mask.nonzero().squeeze(1), mask.new_empty(0, dtype=torch.int64)) for mask in kept]
-        chain = CompactChain(plugin._linears(), neurons)
+        chain = plugin._reduced(kept, plugin._head)
         plugin._orders = chain.orders
-        chain.resume()
         try:
             yield
         finally:
@@ -815,6 +871,7 @@ class CLNP(Method):
             thresholds=s.thresholds,
             validation_stream=_ValidationStream(self.workplace.stream, self.workplace.device),
             seed=self.workplace.seeds.derive("clnp"),
+            frozen_cache_bytes=s.frozen_cache_mib * 2**20,
         )
         return [self.clnp]
 

@@ -6,11 +6,14 @@ gradient of the weights, gradient of the input) the constant rows need the first
 none. The optimiser holds the trainable rows and nothing else, so that no momentum, weight decay or penalty can move a
 constant weight.
 
+What constant neurons answer to an image does not change during a task, so it can be computed once per image and looked
+up in every epoch (`CompactChain.answers`).
+
 Within the chain a layer's outputs stand in the order [constant | trainable]; slices then serve where masks or indices
 would otherwise be applied at every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +38,11 @@ class CompactLayer:
         outputs: its own neurons.
         fixed_columns: of the constant inputs, bool: where trainable rows too have constant weights (the columns that
             earlier tasks use of a shared output layer); None for nowhere.
+
+    Attributes:
+        answers: what its constant neurons give for each of N images, before the activation, [N, constant outputs];
+            None to compute it.
+        positions: which of the N images make up the batch at hand, int64 [B]; None if it holds others.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class CompactLayer:
             self.bias = nn.Parameter(linear.bias.detach()[outputs.trainable].clone())
         constant_rows = weight.index_select(0, outputs.constant).index_select(1, inputs.constant)
         constant_bias = None if linear.bias is None else linear.bias.detach()[outputs.constant].clone()
+        self.answers: Tensor | None = None
+        self.positions: Tensor | None = None
         self._constant = (constant_rows, constant_bias)
         self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
 
@@ -79,7 +89,7 @@ class CompactLayer:
         """From [B, constant + trainable inputs] to [B, constant + trainable outputs]."""
         constant = x[:, : self.n_constant].detach()
         if not len(self.outputs.trainable):
-            return F.linear(constant, *self._constant_in(constant))
+            return self._frozen(constant)
         y: Tensor | None = None
         if self.from_trainable is not None:
             y = F.linear(x[:, self.n_constant :] if self.n_constant else x, self.from_trainable, self.bias)
@@ -91,9 +101,15 @@ class CompactLayer:
             y = x.new_zeros(len(x), len(self.outputs.trainable)) + (0 if self.bias is None else self.bias)
         if not len(self.outputs.constant):
             return y
-        with torch.no_grad():
-            frozen = F.linear(constant, *self._constant_in(constant))
+        frozen = self._frozen(constant)
         return torch.cat([frozen, y.to(frozen.dtype)], 1)
+
+    @torch.no_grad()
+    def _frozen(self, constant: Tensor) -> Tensor:
+        """What the constant neurons give, [B, constant outputs]."""
+        if self.answers is not None and self.positions is not None:
+            return self.answers[self.positions]
+        return F.linear(constant, *self._constant_in(constant))
 
     def _weight_from_constant(self) -> Tensor | None:
         if self.fixed is None or self.open is None:
@@ -146,6 +162,62 @@ class CompactChain:
         fixed = [*[None] * len(neurons), fixed_columns]
         self.layers = [CompactLayer(*parts) for parts in zip(linears, inputs, outputs, fixed, strict=True)]
         self.orders = [torch.cat([layer.constant, layer.trainable]) for layer in neurons]
+
+    @torch.no_grad()
+    def answers(
+        self, forward: Callable[[Tensor], object], images: Tensor, batch_size: int, budget: int
+    ) -> list[Tensor | None]:
+        """What the constant neurons of each hidden layer give for every image, for `look_up`.
+
+        Args:
+            forward: takes a batch through the whole network; what it does between the layers must be without
+                randomness and image by image.
+            images: [N, ...].
+            batch_size: images at a time.
+            budget: bytes; a layer that no longer fits, and one without constant neurons, has None.
+        """
+        hidden = self.layers[:-1]
+        nobody = hidden[0].outputs.constant[:0]
+        constant = CompactChain(
+            [layer.linear for layer in self.layers], [Neurons(layer.outputs.constant, nobody) for layer in hidden]
+        )
+        found: list[Tensor | None] = [None] * len(hidden)
+        start = 0
+
+        def keep(number: int, output: Tensor) -> None:
+            nonlocal budget
+            if start == 0 and output.shape[1]:
+                needed = len(images) * output.shape[1] * output.element_size()
+                if needed <= budget:
+                    budget -= needed
+                    found[number] = output.new_empty(len(images), output.shape[1])
+            kept = found[number]
+            if kept is not None:
+                kept[start : start + len(output)] = output
+
+        hooks = [
+            layer.linear.register_forward_hook(lambda _, __, output, number=number: keep(number, output))
+            for number, layer in enumerate(hidden)
+        ]
+        constant.resume()
+        try:
+            for start in range(0, len(images), batch_size):
+                forward(images[start : start + batch_size])
+        finally:
+            self.resume()
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def look_up(self, answers: Sequence[Tensor | None]) -> None:
+        """Takes the answers of the constant neurons of each hidden layer from here, wherever `at` has said which."""
+        for layer, found in zip(self.layers, answers, strict=False):
+            layer.answers = found
+
+    def at(self, positions: Tensor | None) -> None:
+        """Says which of the images of `answers` make up the next batch; None for others."""
+        for layer in self.layers:
+            layer.positions = positions
 
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
         """Puts the reduced layers in force and hands their parameters to the optimiser, whose state starts anew."""

@@ -15,7 +15,7 @@ from torch import nn
 from clbench.errors import ClbenchError, MethodError, MethodWarning
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import _largest_threshold
-from clbench.strategies.compact import Neurons
+from clbench.strategies.compact import CompactChain, Neurons
 
 SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
 CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
@@ -521,3 +521,67 @@ def test_activity_norms_for_another_number_of_layers_are_refused(make_method, ma
     method = make_method("clnp", workplace, l1_activities=[0.1, 0.1, 0.1])
     with pytest.raises(MethodError, match="3 values for 2 hidden layers"):
         method.learn(workplace.stream.tasks[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"fine_tune_dropout": 0.2}], ids=["all inputs", "inputs dropped"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_answers_of_frozen_neurons_kept_for_the_task_train_the_same_as_answers_computed_anew(
+    precision, options, make_method, make_workplace, monkeypatch
+):
+    said, kept = [], []
+
+    class Watched(CompactChain):
+        def at(self, positions):
+            said.append(positions)
+            super().at(positions)
+
+        def leave(self):
+            kept.append([layer.answers is not None for layer in self.layers])
+            super().leave()
+
+    monkeypatch.setattr("clbench.strategies.clnp.CompactChain", Watched)
+    trained = {}
+    for mib in (0, 1024):
+        workplace = make_workplace(precision=precision, **SMALL | {"n_tasks": 2, "epochs": 2})
+        method = make_method("clnp", workplace, **CLAIMING_LITTLE, **options, frozen_cache_mib=mib)
+        first, second = workplace.stream.tasks
+        method.learn(first)
+        assert kept == [[False] * 3] * 2
+        said.clear()
+        kept.clear()
+        method.learn(second)
+        # In the main phase and in fine-tuning.
+        assert kept == [[mib > 0, mib > 0, False]] * 2
+        # The main epoch, the measurement of the activity, and the fine-tuning epoch if it sees whole inputs.
+        n_batches = -(-len(second.train) // 32)
+        assert sum(positions is not None for positions in said) == n_batches * (2 if options else 3)
+        assert method.clnp._answers == []
+        kept.clear()
+        trained[mib] = [p.detach().clone() for p in method.model.parameters()], method.clnp.masks[1]
+    tolerance = 1e-5 if precision == "float32" else 1e-2
+    for ours, theirs in zip(trained[0][0], trained[1024][0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+    assert all(map(torch.equal, trained[0][1], trained[1024][1]))
+
+
+def test_a_task_is_looked_back_at_with_its_own_neurons_alone_and_answers_as_the_masked_network(
+    make_method, make_workplace
+):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    method.learn(second)
+    x = first.test.tensors()[0]
+    whole = [layer.linear for layer in method.clnp.layers]
+    with torch.inference_mode():
+        hidden = x.flatten(1)
+        for linear, mask in zip(whole, method.clnp.masks[0], strict=True):
+            hidden = torch.relu(linear(hidden)) * mask
+        expected = hidden @ method.model.head.weight.T + method.clnp.output_bias[0]
+    widths = []
+    for linear in whole:
+        linear.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
+    torch.testing.assert_close(logits(method, first), expected, atol=1e-4, rtol=1e-4)
+    assert widths == [int(mask.sum()) for mask in method.clnp.masks[0]]
+    assert all("forward" not in vars(linear) for linear in [*whole, method.model.head])

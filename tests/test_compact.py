@@ -144,3 +144,56 @@ def test_the_whole_network_answers_in_between_with_what_was_trained_so_far():
     assert len(optimizer.param_groups[0]["params"]) == len([p for layer in chain.layers for p in layer.parameters])
     chain.resume()
     assert torch.equal(model(x).detach(), reduced)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_answers_looked_up_train_the_same_as_answers_computed(share):
+    constant, everything = masks(1, share), [torch.ones(size, dtype=torch.bool) for size in SIZES[1:-1]]
+    images, labels = torch.randn(40, 7, dtype=torch.double), torch.randint(4, (40,))
+    order = torch.randperm(40)
+    trained = []
+    for looked_up in (False, True):
+        linears, model = network()
+        cut_interference(linears, constant)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        chain = chain_of(linears, constant, everything, None)
+        chain.enter(optimizer)
+        if looked_up:
+            chain.look_up(chain.answers(model, images, 16, 2**20))
+            # Were they computed after all, they would come out wrong.
+            for layer in chain.layers[:-1]:
+                layer._constant = layer._constant[0] * torch.nan, layer._constant[1]
+        for chosen in order.split(8):
+            if looked_up:
+                chain.at(chosen)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+        chain.leave()
+        trained.append([p.detach() for p in model.parameters()])
+    for ours, theirs in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-8)
+
+
+def test_answers_keep_to_their_budget_and_give_way_to_other_images():
+    linears, model = network()
+    constant = [torch.arange(size) < count for size, count in zip(SIZES[1:-1], (6, 3), strict=True)]
+    cut_interference(linears, constant)
+    chain = chain_of(linears, constant, [torch.ones_like(mask) for mask in constant], None)
+    images, others = torch.randn(40, 7, dtype=torch.double), torch.randn(5, 7, dtype=torch.double)
+    first, second = 40 * 6 * 8, 40 * 3 * 8
+    for budget, expected in {
+        first + second: [True, True],
+        first + second - 1: [True, False],
+        first - 1: [False, True],
+        second - 1: [False, False],
+    }.items():
+        assert [found is not None for found in chain.answers(model, images, 16, budget)] == expected
+    chain.resume()
+    computed, of_others = model(images[:5]).detach(), model(others).detach()
+    chain.look_up(chain.answers(model, images, 16, first + second))
+    chain.at(torch.arange(5))
+    torch.testing.assert_close(model(images[:5]).detach(), computed)
+    assert not torch.allclose(model(others), of_others)
+    chain.at(None)
+    assert torch.equal(model(others).detach(), of_others)
