@@ -149,7 +149,8 @@ def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str
 
 def ours(name: str, suite: Suite, images: ImageSet, device: torch.device, precision: "Precision") -> dict[str, float]:
     """Images per second of a method in our runner, everything that it does between tasks included."""
-    (spec,) = make_specs(suite, [name], [0], {}, images, precision, device.type)
+    # A method may have epochs of its own in the suite (SI has); the bare loop has the suite's.
+    (spec,) = make_specs(suite, [name], [0], {f"{name}.epochs": suite.epochs}, images, precision, device.type)
     results: list[RunResult] = []
     train(spec, images, device, results.append)
     tasks = results[-1].tasks

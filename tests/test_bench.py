@@ -44,6 +44,20 @@ def test_the_rate_of_a_method_is_that_of_all_its_tasks_and_clnps_first_task_stan
     assert benchmark.ours("clnp", SMALL, digits, CPU, "float32") == {"clnp": 400.0, "clnp-first-task": 100.0}
 
 
+def test_every_method_has_the_epochs_of_the_bare_loop(digits, monkeypatch):
+    specs = []
+
+    def train(spec, images, device, on_task):
+        specs.append(spec)
+        on_task(type("Result", (), {"tasks": [{"train_seconds": 1.0, "train_images_per_second": 1.0}]}))
+
+    monkeypatch.setattr(benchmark, "train", train)
+    suite = SMALL.model_copy(update={"epochs": 2, "method_settings": {"si": {"epochs": 20}}})
+    for name in METHODS:
+        benchmark.ours(name, suite, digits, CPU, "float32")
+    assert [spec.settings.epochs for spec in specs] == [2] * len(METHODS)
+
+
 def test_without_mnist_the_embedded_digits_are_enlarged_to_its_size(tmp_path):
     images = bench_images(tmp_path)
     assert images.source == "digits, enlarged"
