@@ -160,12 +160,14 @@ class Method:
         """The optimiser that the settings name."""
         import torch
 
+        from clbench.optim import FusedRMSprop
+
         settings = self.settings
         options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
         if settings.optimizer == "sgd":
             return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **options)
         if settings.optimizer == "rmsprop":
-            return torch.optim.RMSprop(model.parameters(), foreach=True, **options)
+            return FusedRMSprop(model.parameters(), **options)
         return torch.optim.Adam(model.parameters(), fused=True, **options)
 
     def build_strategy(self) -> "TensorStrategy":
