@@ -17,7 +17,8 @@ included.
 
 The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
 
-Departs from it: some images are held out, where the authors train on all. (Avalanche's plugin, kept as
+Departs from it: some images are held out, where the authors train on all; the first task's drift is taken from the
+initial weights, where theirs is taken from 0, which is little beside xi. (Avalanche's plugin, kept as
 `avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
 negative.)
 """

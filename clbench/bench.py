@@ -1,6 +1,6 @@
 """How fast the methods train here, as a share of a bare PyTorch loop measured beside them.
 
-A share tells more than images per second: the bare loop has the same network, batches and optimiser on tensors in
+A share tells more than images per second: the bare loop has the suite's network, batches and optimiser on tensors in
 memory, and nothing else, so what a share lacks to 1 is what the method and the framework cost. Each method is measured
 right after a bare loop of the same length, several times over, and the median of the ratios counts.
 """
@@ -8,7 +8,7 @@ right after a bare loop of the same length, several times over, and the median o
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +60,6 @@ def bench_images(data_root: Path | None) -> ImageSet:
 
 
 def _enlarged_digits() -> ImageSet:
-    from dataclasses import replace
-
     digits = load_images("digits")
     generator = torch.Generator().manual_seed(0)
 
@@ -107,7 +105,7 @@ def bench(
     suite = suite.with_overrides({"n_tasks": n_tasks, "epochs": epochs})
     stream = make_stream(suite, images, RandomStreams(0))
     # The first pass finds caches cold and memory not yet taken from the system.
-    bare_loop(stream, suite, device, precision)
+    bare_loop(replace(stream, tasks=stream.tasks[:1]), suite.with_overrides({"epochs": 1}), device, precision)
     for name in methods:
         rates: dict[str, list[float]] = {}
         shares: dict[str, list[float]] = {}
@@ -218,7 +216,7 @@ def as_json(
     commit, changes = git_state()
     return {
         "rows": [asdict(row) for row in rows],
-        "reference": "bare PyTorch loop, same network, batches and optimiser, measured before each method",
+        "reference": "bare PyTorch loop, the suite's network, batches and optimiser, measured before each method",
         "data": images.source,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),

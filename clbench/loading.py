@@ -24,7 +24,7 @@ Batch = list[Tensor]
 class TensorLoader:
     """Batches `[x, y, task_labels]` on the device; one gather per batch, no Python per image.
 
-    Samples of one task are changed (permuted, rotated) once, when iteration starts. Samples of several tasks
+    Samples of one task are changed (permuted, rotated) once, when they are first needed. Samples of several tasks
     are mixed in every batch and changed batch by batch, so that memory does not grow with the tasks.
 
     Args:
@@ -33,10 +33,6 @@ class TensorLoader:
         device: where the batches shall lie.
         generator: shuffles each pass; None keeps the order.
         n_batches: how many batches make one iteration, pass after pass; None is one pass.
-
-    Attributes:
-        positions: where the images of the batch at hand stand in `resident()`, int64 [B]; None before the first batch
-            and where tasks are mixed.
     """
 
     def __init__(
@@ -52,7 +48,7 @@ class TensorLoader:
         self.device = device
         self.generator = generator
         self.n_batches = n_batches
-        self.positions: Tensor | None = None
+        self._at_hand: tuple[Tensor, int, Tensor] | None = None  # the latest images, their version, their positions
         self._resident: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -84,12 +80,20 @@ class TensorLoader:
             self._resident = x.to(self.device), y.to(self.device)
         return self._resident
 
+    def positions(self, x: Tensor) -> Tensor | None:
+        """Where the images x stand in `resident()`, int64 [B]; None unless x is the latest batch, and unchanged."""
+        if self._at_hand is None:
+            return None
+        latest, version, positions = self._at_hand
+        return positions if x is latest and x._version == version else None
+
     def _single(self, order: Tensor) -> Iterator[Batch]:
         x, y = self.resident()
         labels = torch.full((self.batch_size,), self.samples[0].task_label, device=self.device)
         for chosen in order.to(self.device).split(self.batch_size):
-            self.positions = chosen
-            yield [x[chosen], y[chosen], labels[: len(chosen)]]
+            images = x[chosen]
+            self._at_hand = images, images._version, chosen
+            yield [images, y[chosen], labels[: len(chosen)]]
 
     def _mixed(self, order: Tensor) -> Iterator[Batch]:
         starts = torch.tensor([0, *map(len, self.samples)]).cumsum(0)

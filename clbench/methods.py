@@ -7,6 +7,7 @@ the entry point group `clbench.methods` (name = "package.module:Class"), without
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -217,6 +218,10 @@ class Method:
         from avalanche.models.utils import avalanche_forward
 
         return avalanche_forward(self.model, images, task.index)
+
+    def looking_back_at(self, task: "Task") -> AbstractContextManager[Any]:
+        """Within, only this task is predicted: for what is done once, not once per batch."""
+        return nullcontext()
 
     def set_training(self, training: bool) -> None:
         """Puts the network into training or evaluation mode (dropout and the like)."""

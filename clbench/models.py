@@ -96,4 +96,5 @@ def glorot(model: nn.Module, generator: torch.Generator) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             layer.weight.copy_(nn.init.xavier_uniform_(torch.empty(layer.weight.shape), generator=generator))
-            layer.bias.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()

@@ -188,14 +188,14 @@ def measure(method: Method, tasks: "Sequence[Task]", learned: int, matrix: metri
 def accuracy(method: Method, task: "Task") -> float:
     """Share of the task's test images that are classified correctly, in float32, always in the same batches."""
     device = method.workplace.device
-    correct = 0
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     method.set_training(False)
-    with torch.inference_mode():
+    with torch.inference_mode(), method.looking_back_at(task):
         for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
-            x, y = task.test.batch(positions)
-            correct += int((method.predict(x.to(device), task).argmax(1).cpu() == y).sum())
+            x, y = (part.to(device) for part in task.test.batch(positions))
+            correct += (method.predict(x, task).argmax(1) == y).sum()
     method.set_training(True)
-    return correct / len(task.test)
+    return int(correct) / len(task.test)
 
 
 def execute(

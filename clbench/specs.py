@@ -12,9 +12,15 @@ from clbench.methods import MethodSettings, find_method, resolve_settings
 from clbench.records import run_id_of
 from clbench.suites import OVERRIDABLE, Suite
 
-_ADDED_LATER = ("steps_per_epoch",)
+# Settings that came later, and the value at which a run is the one that it was without them.
+_ADDED_LATER = {"steps_per_epoch": None, "frozen_cache_mib": 1024}
 
 Precision = Literal["float32", "bfloat16"]
+
+
+def _without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what changes nothing, so that runs recorded before keep their ids."""
+    return {key: value for key, value in settings.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]}
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,11 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """What the run id is the hash of; documentation and the other methods' settings have no part in it."""
         suite = self.suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
-        # A setting that came later counts only where it is used, so that runs recorded before keep their ids.
-        suite = {key: value for key, value in suite.items() if value is not None or key not in _ADDED_LATER}
         return {
             "clbench": __version__,
-            "suite_settings": suite,
+            "suite_settings": _without_later(suite),
             "method": self.method,
-            "method_settings": self.settings.model_dump(mode="json"),
+            "method_settings": _without_later(self.settings.model_dump(mode="json")),
             "seed": self.seed,
             "precision": self.precision,
             "device": self.device,

@@ -34,7 +34,7 @@ the paper either, and are off by default; nor are output weights `per-task`.
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -84,7 +84,7 @@ class CLNPSettings(MethodSettings):
             neurons active then, as with a head per task. Beyond the paper.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
-            neurons give for the training images; 0 for none. Costs nothing but memory; the same within rounding.
+            neurons give for the training images; 0 for none. The same within rounding.
     """
 
     margin: float = Field(default=1.0, ge=0, le=100)
@@ -201,13 +201,16 @@ class CLNPPlugin(SupervisedPlugin):
         self.reports: dict[int, list[LayerReport]] = {}
         self._heads: dict[str, nn.Linear] = {}  # output layers seen so far, by name
         self._hooked: set[str] = set()
+        self._in_use: int | None = None  # the task that is looked back at
         self._mask: list[Tensor] | None = None  # masks in force, None: the whole network
         self._orders: list[Tensor] | None = None  # per hidden layer, which neurons it is reduced to, if it is
         # A head, its present bias and its present weights, while a task's are in their place.
         self._displaced: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._inputs: list[Tensor | None] = []  # per hidden layer, its latest output (next layer's input)
         self._chain: CompactChain | None = None  # while training: the network as this task computes with it
-        self._answers: list[Tensor | None] = []  # per hidden layer, what active neurons give for the training images
+        # Per hidden layer, what active neurons give for the training images, and the loader of these.
+        self._answers: list[Tensor | None] = []
+        self._answers_of: TensorLoader | None = None
         self._view: CompactChain | None = None  # the network of a task that is looked back at
         self._phase: Literal["idle", "train", "fine-tune"] = "idle"
 
@@ -229,6 +232,7 @@ class CLNPPlugin(SupervisedPlugin):
         """Finds the layers, gives the free neurons new weights, and hands only these to the optimiser."""
         self._check_arguments()
         self._use(None)
+        self._forget_answers()
         sample = strategy.experience.dataset[0]
         self._head_name = self.attach(
             strategy.model,
@@ -252,12 +256,13 @@ class CLNPPlugin(SupervisedPlugin):
         """Drops inputs at random while fine-tuning, if asked for; otherwise says which images come."""
         if self._phase == "fine-tune" and self.fine_tune_dropout:
             strategy.mbatch[0] = nn.functional.dropout(strategy.mb_x, self.fine_tune_dropout)
-        elif self._phase != "idle":
-            self._say_which(strategy.dataloader)
+        elif self._chain is not None:
+            self._chain.at(self._positions(strategy.mb_x))
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """What comes next may be other images."""
-        self._say_which(None)
+        if self._chain is not None:
+            self._chain.at(None)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the L1 norm of the free neurons' activities, if asked for, to the loss."""
@@ -326,10 +331,12 @@ class CLNPPlugin(SupervisedPlugin):
             for number, layer in enumerate(self.layers)
         ]
         self._inputs = [None] * len(self.layers)
-        self._answers = []
+        self._forget_answers()
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """In the midst of training, the whole network answers, with what was trained so far in it."""
+        # An evaluation before this one may have been interrupted.
+        self._use(None)
         if self._chain is not None:
             self._chain.suspend()
 
@@ -340,7 +347,6 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Sees the experience through its task's mask."""
-        self._before_eval = self._mask
         index = strategy.experience.current_experience
         # In the midst of training, the task at hand has no mask yet: it is seen as it is.
         if self._phase == "idle" or index in self.masks:
@@ -349,7 +355,6 @@ class CLNPPlugin(SupervisedPlugin):
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Goes back to what was in force."""
         self._use(None)
-        self._mask = self._before_eval
 
     def _check_arguments(self) -> None:
         try:
@@ -370,6 +375,8 @@ class CLNPPlugin(SupervisedPlugin):
                 "CLNPPlugin needs fine_tune_epochs >= 0 and 0 < validation_share < 1, but got "
                 f"{self.fine_tune_epochs} and {self.validation_share}"
             )
+        if self.frozen_cache_bytes < 0:
+            raise MethodError(f"CLNPPlugin needs frozen_cache_bytes >= 0, but got {self.frozen_cache_bytes}")
 
     # -- Masks -------------------------------------------------------------------------------------------------
 
@@ -377,38 +384,49 @@ class CLNPPlugin(SupervisedPlugin):
     def task(self, index: int) -> Iterator[None]:
         """Within this context the network answers as it did right after learning task `index`.
 
-        A task that was not learned is seen through the latest mask.
+        A task that was not learned is seen through the latest mask. Without gradients (`torch.no_grad()`) only the
+        task's own neurons are computed; with them the whole network is, masked, which is the same within rounding.
         """
-        self._use(index)
+        before, training = self._in_use, self._chain is not None and self._chain.in_force
+        if training:
+            assert self._chain is not None
+            self._chain.suspend()
         try:
+            self._use(index)
             yield
         finally:
-            self._use(None)
+            self._use(before)
+            if training:
+                assert self._chain is not None
+                self._chain.resume()
 
     def _use(self, task: int | None) -> None:
+        if task is not None and task == self._in_use and not (self._view and torch.is_grad_enabled()):
+            return
+        self._in_use = None
         if self._view is not None:
             self._view.release()
-            self._view = self._orders = None
+            self._view = None
         if self._displaced is not None:
             head, bias, weight = self._displaced
             _bias_of(head).copy_(bias)
             head.weight.detach().copy_(weight)
             self._displaced = None
+        self._mask = None
         if task is None or not self.masks:
-            self._mask = None
             return
         known = task if task in self.masks else next(reversed(self.masks))
-        self._mask = self.masks[known]
         head = self._heads[self.head_of[known]]
         self._displaced = head, _bias_of(head).clone(), head.weight.detach().clone()
         _bias_of(head).copy_(self.output_bias[known])
         if known in self.output_weight:
             head.weight.detach().copy_(self.output_weight[known])
-        if known == task:
-            # Only what the task works with is computed. A task not learned yet may have a head of its own, which reads
-            # the whole layer before it.
-            self._view = self._reduced(self._mask, head)
-            self._orders = self._view.orders
+        # A task not learned yet may have a head of its own, which reads the whole layer before it.
+        if known == task and not torch.is_grad_enabled():
+            self._view = self._reduced(self.masks[known], head)
+        else:
+            self._mask = self.masks[known]
+        self._in_use = task
 
     def _hook(self, number: int) -> Any:
         """What sits before the layer that reads hidden layer `number`: applies the mask, notes the output."""
@@ -547,20 +565,26 @@ class CLNPPlugin(SupervisedPlugin):
             self.frozen_cache_bytes and self.masks and isinstance(loader, TensorLoader) and len(loader.samples) == 1
         ):
             return
+        if len(loader) * loader.batch_size * strategy.train_epochs < loader.n_images:
+            # Fewer answers would be needed than there are images.
+            return
         assert self._chain is not None
         images, _ = loader.resident()
 
         def forward(x: Tensor) -> None:
-            with strategy.autocast():
+            with _autocast(strategy):
                 avalanche_forward(strategy.model, x, loader.samples[0].task_label)
 
         self._answers = self._chain.answers(forward, images, EVALUATION_BATCH, self.frozen_cache_bytes)
+        self._answers_of = loader
         self._chain.look_up(self._answers)
 
-    def _say_which(self, loader: Any) -> None:
-        """Tells the network that the loader's images at hand come next; None for others."""
-        if self._chain is not None:
-            self._chain.at(getattr(loader, "positions", None))
+    def _forget_answers(self) -> None:
+        self._answers, self._answers_of = [], None
+
+    def _positions(self, x: Tensor) -> Tensor | None:
+        """Which of the images that there are answers for these are; None for others."""
+        return None if self._answers_of is None else self._answers_of.positions(x)
 
     def _leave(self) -> None:
         assert self._chain is not None
@@ -590,15 +614,14 @@ class CLNPPlugin(SupervisedPlugin):
         for batch in strategy.dataloader:
             x, labels = batch[0].to(strategy.device), batch[-1].to(strategy.device)
             # In the precision of training: a mean over so many outputs needs no other.
-            self._say_which(strategy.dataloader)
-            with getattr(strategy, "autocast", nullcontext)():
+            self._chain.at(self._positions(x))
+            with _autocast(strategy):
                 avalanche_forward(strategy.model, x, labels)
             for total, order, output in zip(sums, self._chain.orders, self._inputs, strict=True):
                 assert output is not None
                 # A ReLU's output is its own size; for other activations the size is what matters.
                 total[order] += output.abs().sum(0, dtype=torch.float32)
             count += len(x)
-        self._say_which(None)
         strategy.model.train(was_training)
         return [total / count for total in sums]
 
@@ -662,6 +685,9 @@ class CLNPPlugin(SupervisedPlugin):
             before = validation.accuracy(None)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
+        if self.fine_tune_dropout:
+            # No image comes whole any more.
+            self._forget_answers()
         self._enter(strategy, masks)
         self._phase = "fine-tune"
         for epoch in range(self.fine_tune_epochs):
@@ -751,6 +777,11 @@ def _largest_threshold(
         else:
             high = middle
     return candidates[low], reached
+
+
+def _autocast(strategy: Any) -> AbstractContextManager[Any]:
+    """The precision of training, where the strategy has one of its own."""
+    return strategy.autocast() if hasattr(strategy, "autocast") else nullcontext()
 
 
 def _bias_of(linear: nn.Linear) -> Tensor:
@@ -885,6 +916,10 @@ class CLNP(Method):
         image = torch.zeros(1, *self.workplace.stream.image_shape, device=self.workplace.device)
         for task in self.workplace.stream.tasks:
             self.clnp.attach(self.model, image, torch.tensor([task.index], device=self.workplace.device))
+
+    def looking_back_at(self, task: Task) -> AbstractContextManager[Any]:
+        """The network as it was after this task."""
+        return self.clnp.task(task.index)
 
     def predict(self, images: Tensor, task: Task) -> Tensor:
         """Logits through the task's mask."""

@@ -203,6 +203,8 @@ class CompactChain:
         try:
             for start in range(0, len(images), batch_size):
                 forward(images[start : start + batch_size])
+                if not any(kept is not None for kept in found):
+                    break
         finally:
             self.resume()
             for hook in hooks:
@@ -218,6 +220,12 @@ class CompactChain:
         """Says which of the images of `answers` make up the next batch; None for others."""
         for layer in self.layers:
             layer.positions = positions
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the reduced layers answer."""
+        first = self.layers[0]
+        return first.linear.__dict__.get("forward") == first.forward
 
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
         """Puts the reduced layers in force and hands their parameters to the optimiser, whose state starts anew."""

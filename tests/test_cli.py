@@ -278,7 +278,7 @@ def test_a_dry_run_prints_the_grid_and_creates_nothing(run, tmp_path, digits):
         assert int(trained.replace(",", "")) == pytest.approx(images, abs=4)
         assert int(steps) == pytest.approx(images / 64, abs=2)
     assert "6 runs, " in outcome.out
-    assert "nothing was run" in outcome.out
+    assert "Nothing was run" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
 

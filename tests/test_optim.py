@@ -46,3 +46,17 @@ def test_a_saved_state_goes_on_to_the_same_bits():
         half.grad = gradient
         after.step()
     assert torch.equal(whole, half)
+
+
+def test_a_closure_works_from_the_first_step_on():
+    ours, theirs = (nn.Parameter(torch.ones(4)) for _ in range(2))
+    for parameter, optimizer in ((ours, FusedRMSprop([ours])), (theirs, torch.optim.RMSprop([theirs]))):
+
+        def closure(parameter=parameter):
+            parameter.grad = None
+            loss = (parameter**2).sum()
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure) == 4
+    torch.testing.assert_close(ours, theirs)
