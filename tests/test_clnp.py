@@ -640,12 +640,18 @@ def test_a_look_back_in_the_midst_of_training_disturbs_it_in_nothing(make_workpl
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
-def test_looks_back_may_be_nested(make_method, make_workplace):
+@pytest.fixture
+def two_tasks_learned(make_method, make_workplace):
     workplace = make_workplace(**SMALL | {"n_tasks": 2})
     method = make_method("clnp", workplace, **CLAIMING_LITTLE)
-    first, second = workplace.stream.tasks
-    method.learn(first)
-    method.learn(second)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+    return method
+
+
+def test_looks_back_may_be_nested(two_tasks_learned):
+    method = two_tasks_learned
+    first = method.workplace.stream.tasks[0]
     x, plugin = first.test.tensors()[0], method.clnp
     with torch.no_grad():
         with plugin.task(0):
@@ -660,12 +666,9 @@ def test_looks_back_may_be_nested(make_method, make_workplace):
     assert not torch.allclose(other, expected)
 
 
-def test_a_task_that_is_looked_back_at_has_gradients_where_they_are_asked_for(make_method, make_workplace):
-    workplace = make_workplace(**SMALL | {"n_tasks": 2})
-    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
-    first, second = workplace.stream.tasks
-    method.learn(first)
-    method.learn(second)
+def test_a_task_that_is_looked_back_at_has_gradients_where_they_are_asked_for(two_tasks_learned):
+    method = two_tasks_learned
+    first = method.workplace.stream.tasks[0]
     x = first.test.tensors()[0].requires_grad_()
     with torch.no_grad(), method.clnp.task(0):
         expected = method.model(x)
@@ -687,14 +690,9 @@ def test_a_task_with_a_head_of_its_own_can_be_seen_before_it_is_learned(make_wor
     assert logits(method, second).shape == (len(second.test), workplace.stream.n_outputs)
 
 
-def test_a_task_is_looked_back_at_with_its_own_neurons_alone_and_answers_as_the_masked_network(
-    make_method, make_workplace
-):
-    workplace = make_workplace(**SMALL | {"n_tasks": 2})
-    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
-    first, second = workplace.stream.tasks
-    method.learn(first)
-    method.learn(second)
+def test_a_task_is_looked_back_at_with_its_own_neurons_alone_and_answers_as_the_masked_network(two_tasks_learned):
+    method = two_tasks_learned
+    first = method.workplace.stream.tasks[0]
     x = first.test.tensors()[0]
     whole = [layer.linear for layer in method.clnp.layers]
     with torch.inference_mode():

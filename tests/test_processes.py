@@ -328,9 +328,13 @@ def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     assert "running" not in {found["status"] for found in statuses(place).values()}
+    # Which of them were under way is a matter of luck; a short one may have ended before the signal came.
+    half_done = {
+        read_run(path).method for path in run_paths(place / "clbench-runs") if (path / "checkpoint.pt").exists()
+    }
     again = command(place, "clnp,si,naive", "--jobs", "2")
     again.join()
     assert again.exitcode == 0, (place / "said.txt").read_text()
-    assert any("resumed" in found for found in statuses(place).values())
+    assert {method for method, found in statuses(place).items() if "resumed" in found} == half_done
     assert outcomes(place) == outcomes(undisturbed)
     assert points(place) == points(undisturbed)
