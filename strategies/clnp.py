@@ -353,7 +353,7 @@ class CLNPPlugin(SupervisedPlugin):
             self._use(index)
 
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Goes back to what was in force."""
+        """Lets the whole network answer again."""
         self._use(None)
 
     def _check_arguments(self) -> None:
