@@ -23,7 +23,8 @@ initial weights, where theirs is taken from 0, which is little beside xi. (Avala
 negative.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 
 from clbench.methods import Method, MethodSettings
 from clbench.models import glorot
+from clbench.optim import PiecewiseAdam
 
 
 class SISettings(MethodSettings):
@@ -73,34 +75,40 @@ class SIPlugin(SupervisedPlugin):
                 self.importance[name] = torch.zeros_like(parameter)
                 self.reference[name] = parameter.detach().clone()
         self._path = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-        self._before = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
-        self._total = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
-        self._gradient: dict[str, Tensor] = {}  # of the task's loss, in the step at hand
+        self._name_of = {parameter: name for name, parameter in parameters.items()}
+        self._updating = ExitStack()
+        if isinstance(strategy.optimizer, PiecewiseAdam):
+            strategy.optimizer.around = self.around_step
 
-    @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Keeps the task's gradient and the weights, then adds the penalty's gradient."""
-        # Everything lands in tensors that exist already: allocating as much as the weights in every step would
-        # take longer than the arithmetic.
-        for name, parameter in strategy.model.named_parameters():
-            if parameter.grad is None:
-                continue
-            self._gradient[name] = parameter.grad
-            self._before[name].copy_(parameter)
-            pull = torch.sub(parameter, self.reference[name], out=self._total[name])
-            parameter.grad = torch.addcmul(
-                parameter.grad, pull, self.importance[name], value=2 * self.strength, out=self._total[name]
-            )
+        """With an optimiser that takes whole parameters: begins what surrounds a step for all of them."""
+        if isinstance(strategy.optimizer, PiecewiseAdam):
+            return
+        for parameter in self._name_of:
+            if parameter.grad is not None:
+                total = self._updating.enter_context(self.around_step(parameter, slice(None)))
+                parameter.grad = total.view_as(parameter)
 
-    @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Adds this step to the path integral."""
-        for name, parameter in strategy.model.named_parameters():
-            if name in self._gradient:
-                back = self._before[name].sub_(parameter)
-                self._path[name].addcmul_(back, self._gradient.pop(name))
-                # The next step's gradient is not to be written into the sum of this one.
-                parameter.grad = None
+        """Ends it."""
+        self._updating.close()
+
+    @contextmanager
+    def around_step(self, parameter: nn.Parameter, part: slice) -> Iterator[Tensor]:
+        """Within, a part of the flat parameter is stepped: adds what the step did to the path integral.
+
+        Returns:
+            Gradient for the step: the task's and the penalty's.
+        """
+        assert parameter.grad is not None
+        name = self._name_of[parameter]
+        kept = (self.importance[name], self.reference[name], self._path[name])
+        gradient = parameter.grad.reshape(-1)[part]
+        weights, importance, reference, path = (t.view(-1)[part] for t in (parameter.detach(), *kept))
+        before = weights.clone()
+        pull = before - reference
+        yield torch.addcmul(gradient, pull, importance, value=2 * self.strength, out=pull)
+        path.addcmul_(before.sub_(weights), gradient)
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -109,7 +117,9 @@ class SIPlugin(SupervisedPlugin):
             drift = (parameter - self.reference[name]).square_().add_(self.damping)
             self.importance[name].add_(self._path[name] / drift).clamp_(min=0)
             self.reference[name].copy_(parameter)
-        del self._path, self._before, self._total, self._gradient
+        if isinstance(strategy.optimizer, PiecewiseAdam):
+            strategy.optimizer.around = None
+        del self._path, self._name_of
 
 
 class SI(Method):
@@ -123,6 +133,13 @@ class SI(Method):
         if self.settings.initial_weights == "glorot":
             glorot(model, self.workplace.seeds.generator("weights", *key))
         return model
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser that the settings name; Adam by pieces, so that weights come from memory once per step."""
+        settings = self.settings
+        if settings.optimizer != "adam":
+            return super().build_optimizer(model)
+        return PiecewiseAdam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The SI plugin."""

@@ -1,10 +1,12 @@
-"""RMSprop in Adam's kernel is RMSprop."""
+"""Our optimisers take the steps of torch's: RMSprop in Adam's kernel, and Adam piece by piece."""
+
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from clbench.optim import FusedRMSprop
+from clbench.optim import FusedRMSprop, PiecewiseAdam
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"alpha": 0.9, "eps": 1e-3}], ids=str)
@@ -60,3 +62,56 @@ def test_a_closure_works_from_the_first_step_on():
 
         assert optimizer.step(closure) == 4
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9), "maximize": True}], ids=str)
+def test_adam_piece_by_piece_takes_adams_steps(options, monkeypatch):
+    monkeypatch.setattr("clbench.optim._PIECE", 16)
+    torch.manual_seed(0)
+    start = [torch.randn(7, 5), torch.randn(16), torch.randn(3)]
+    ours, theirs = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
+    pieces = PiecewiseAdam(ours, lr=0.01, **options)
+    plain = torch.optim.Adam(theirs, lr=0.01, fused=True, **options)
+    seen = []
+
+    @contextmanager
+    def doubled(parameter, part):
+        before = parameter.detach().clone().view(-1)
+        yield 2 * parameter.grad.view(-1)[part]
+        moved = (parameter.detach().view(-1) != before).nonzero().flatten()
+        # The step has been taken, and for this piece alone.
+        assert torch.equal(moved, torch.arange(parameter.numel())[part])
+        seen.append(len(moved))
+
+    for step in range(20):
+        pieces.around = doubled if step < 10 else None
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad * (2 if step < 10 else 1)
+            if number == 2 and step % 2:
+                a.grad = b.grad = None  # as a parameter that the loss does not reach
+        pieces.step()
+        plain.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+    assert seen[:5] == [16, 16, 3, 16, 3]
+    assert pieces.state[ours[0]]["step"] == 20
+
+
+def test_a_closure_is_heard_before_the_pieces_are_stepped():
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = PiecewiseAdam([parameter], lr=0.5)
+
+    @contextmanager
+    def plain(parameter, part):
+        yield parameter.grad[part]
+
+    optimizer.around = plain
+
+    def closure():
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 4
+    torch.testing.assert_close(parameter.detach(), torch.full((4,), 0.5))

@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
 from clbench.baselines.si import SIPlugin
+from clbench.optim import PiecewiseAdam
 
 
 class Line(nn.Module):
@@ -25,7 +27,7 @@ def loss_of(theta, optimum=0.0):
 
 def train(plugin, model, steps, rate, optimum=0.0, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=rate)
-    strategy = SimpleNamespace(model=model)
+    strategy = SimpleNamespace(model=model, optimizer=optimizer)
     plugin.before_training_exp(strategy)
     seen = []
     for _ in range(steps):
@@ -67,13 +69,14 @@ def test_the_path_integral_uses_the_gradient_of_the_task_alone():
 
 def test_the_penalty_gradient_is_that_of_c_times_importance_times_squared_distance():
     plugin, model = SIPlugin(strength=0.7), Line()
-    plugin.before_training_exp(SimpleNamespace(model=model))
+    strategy = SimpleNamespace(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    plugin.before_training_exp(strategy)
     plugin.importance["theta"] = torch.tensor([2.0, 4.0], dtype=torch.double)
     plugin.reference["theta"] = torch.tensor([0.5, 0.5], dtype=torch.double)
     penalty = 0.7 * (plugin.importance["theta"] * (model.theta - plugin.reference["theta"]) ** 2).sum()
     (expected,) = torch.autograd.grad(penalty, model.theta)
     model.theta.grad = torch.zeros_like(model.theta)
-    plugin.before_update(SimpleNamespace(model=model))
+    plugin.before_update(strategy)
     torch.testing.assert_close(model.theta.grad, expected)
 
 
@@ -99,6 +102,32 @@ def test_adams_own_steps_count_not_the_gradient_times_a_rate():
     path = sum(-gradient * change for gradient, _, change in seen)
     expected = path / ((model.theta.detach() - start) ** 2 + 0.1)
     torch.testing.assert_close(plugin.importance["theta"], expected)
+
+
+def test_piece_by_piece_is_the_same_as_all_at_once(make_method, make_workplace, monkeypatch):
+    monkeypatch.setattr("clbench.optim._PIECE", 128)
+    workplace = make_workplace(n_tasks=3, hidden_sizes=[16], epochs=2)
+    ours, plain = make_method("si", workplace), make_method("si", workplace)
+    assert isinstance(ours.strategy.optimizer, PiecewiseAdam)
+    plain.strategy.optimizer = torch.optim.Adam(plain.model.parameters(), lr=ours.settings.learning_rate, fused=True)
+    for task in workplace.stream.tasks:
+        ours.learn(task)
+        plain.learn(task)
+        for name, parameter in plain.model.named_parameters():
+            assert torch.equal(dict(ours.model.named_parameters())[name], parameter)
+            assert torch.equal(ours.si.importance[name], plain.si.importance[name])
+            assert torch.count_nonzero(plain.si.importance[name]) > 0
+    assert ours.strategy.optimizer.around is None
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_it_works_with_the_other_optimisers(make_method, make_workplace, optimizer):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[16], epochs=1)
+    method = make_method("si", workplace, optimizer=optimizer)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+    for importance in method.si.importance.values():
+        assert torch.count_nonzero(importance) > 0
 
 
 def test_every_parameter_is_protected_biases_and_output_layer_included(make_method, make_workplace):
