@@ -35,20 +35,40 @@ STOCK = ("avalanche-stock-naive", "avalanche-stock-ewc", "avalanche-stock-si")
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One measurement of a method, or of one of its tasks.
+
+    Attributes:
+        rate: training images per second.
+        evaluation_share: share of the time that went into testing all tasks seen, after every task; None for a single
+            task and for Avalanche's own.
+        state_copies: what the method keeps between tasks beside the network, after the last task, as a multiple of the
+            network's weights; None as above.
+    """
+
+    rate: float
+    evaluation_share: float | None = None
+    state_copies: float | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the benchmark.
 
     Attributes:
-        name: the method; `clnp-first-task` is its first task alone, pruning included.
+        name: the method; `clnp-first-task` is its first task alone, pruning included, and so for the second and last.
         images_per_second: median over the repeats.
         share_of_bare_loop: median over the repeats of the ratio to the bare loop measured just before.
         shares: the ratio of every repeat.
+        evaluation_share, state_copies: of the last repeat, see `Measured`.
     """
 
     name: str
     images_per_second: float
     share_of_bare_loop: float
     shares: tuple[float, ...]
+    evaluation_share: float | None = None
+    state_copies: float | None = None
 
 
 def bench_images(data_root: Path | None) -> ImageSet:
@@ -107,18 +127,25 @@ def bench(
     # The first pass finds caches cold and memory not yet taken from the system.
     bare_loop(replace(stream, tasks=stream.tasks[:1]), suite.with_overrides({"epochs": 1}), device, precision)
     for name in methods:
-        rates: dict[str, list[float]] = {}
+        found: dict[str, list[Measured]] = {}
         shares: dict[str, list[float]] = {}
         for _ in range(repeats):
             bare = bare_loop(stream, suite, device, precision)
             measured = (
                 stock(name, stream, suite, device) if name in STOCK else ours(name, suite, images, device, precision)
             )
-            for row, rate in measured.items():
-                rates.setdefault(row, []).append(rate)
-                shares.setdefault(row, []).append(rate / bare)
-        for row in rates:
-            yield Row(row, statistics.median(rates[row]), statistics.median(shares[row]), tuple(shares[row]))
+            for row, measurement in measured.items():
+                found.setdefault(row, []).append(measurement)
+                shares.setdefault(row, []).append(measurement.rate / bare)
+        for row, measurements in found.items():
+            yield Row(
+                row,
+                statistics.median(measurement.rate for measurement in measurements),
+                statistics.median(shares[row]),
+                tuple(shares[row]),
+                measurements[-1].evaluation_share,
+                measurements[-1].state_copies,
+            )
 
 
 def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str) -> float:
@@ -145,8 +172,10 @@ def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str
     return count / seconds
 
 
-def ours(name: str, suite: Suite, images: ImageSet, device: torch.device, precision: "Precision") -> dict[str, float]:
-    """Images per second of a method in our runner, everything that it does between tasks included."""
+def ours(
+    name: str, suite: Suite, images: ImageSet, device: torch.device, precision: "Precision"
+) -> dict[str, Measured]:
+    """A method in our runner, everything that it does between tasks included."""
     # A method may have epochs of its own in the suite (SI has); the bare loop has the suite's.
     (spec,) = make_specs(suite, [name], [0], {f"{name}.epochs": suite.epochs}, images, precision, device.type)
     results: list[RunResult] = []
@@ -154,14 +183,29 @@ def ours(name: str, suite: Suite, images: ImageSet, device: torch.device, precis
     tasks = results[-1].tasks
     seconds = [task["train_seconds"] for task in tasks]
     counts = [task["train_images_per_second"] * task["train_seconds"] for task in tasks]
-    rates = {name: sum(counts) / sum(seconds)}
+    tested = sum(task["eval_seconds"] for task in tasks)
+    measured = {
+        name: Measured(
+            sum(counts) / sum(seconds),
+            tested / (tested + sum(seconds)),
+            tasks[-1]["extra_state_bytes"] / _bytes_of_weights(suite, images),
+        )
+    }
     if name == "clnp":
-        rates["clnp-first-task"] = counts[0] / seconds[0]
-    return rates
+        # What is frozen or pruned makes later tasks faster than the first.
+        chosen = {"first": 0, "second": 1, "last": len(tasks) - 1} if len(tasks) > 2 else {"first": 0}
+        measured |= {f"clnp-{which}-task": Measured(counts[task] / seconds[task]) for which, task in chosen.items()}
+    return measured
 
 
-def stock(name: str, stream: Stream, suite: Suite, device: torch.device) -> dict[str, float]:
-    """Images per second of Avalanche's own strategy on its own loaders, in float32."""
+def _bytes_of_weights(suite: Suite, images: ImageSet) -> int:
+    with torch.device("meta"):
+        model = MLP(images.train_images[0].numel(), suite.hidden_sizes, int(images.train_labels.max()) + 1)
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def stock(name: str, stream: Stream, suite: Suite, device: torch.device) -> dict[str, Measured]:
+    """Avalanche's own strategy on its own loaders, in float32."""
     from avalanche.training import Naive
     from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, SynapticIntelligencePlugin
 
@@ -187,7 +231,7 @@ def stock(name: str, stream: Stream, suite: Suite, device: torch.device) -> dict
         strategy.train(experience)
     _wait_for(device)
     count = sum(len(task.train) for task in stream.tasks) * suite.epochs
-    return {name: count / (time.perf_counter() - start)}
+    return {name: Measured(count / (time.perf_counter() - start))}
 
 
 def _wait_for(device: torch.device) -> None:
@@ -199,11 +243,25 @@ def bench_table(rows: Sequence[Row]) -> Table:
     """The rows for the terminal."""
     table = Table(box=None, pad_edge=False)
     table.add_column("method")
-    for heading in ("images/s", "share of the bare loop", "lowest", "highest"):
+    headings = (
+        "images/s",
+        "share of the bare loop",
+        "lowest",
+        "highest",
+        "time spent testing",
+        "state, in copies of the weights",
+    )
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         numbers = (row.share_of_bare_loop, min(row.shares), max(row.shares))
-        table.add_row(Text(row.name), f"{row.images_per_second:,.0f}", *(f"{number:.2f}" for number in numbers))
+        table.add_row(
+            Text(row.name),
+            f"{row.images_per_second:,.0f}",
+            *(f"{number:.2f}" for number in numbers),
+            "" if row.evaluation_share is None else f"{100 * row.evaluation_share:.1f} %",
+            "" if row.state_copies is None else f"{row.state_copies:.2f}",
+        )
     return table
 
 

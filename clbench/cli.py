@@ -545,22 +545,20 @@ def bench_command(
     """
     import json
 
-    from clbench.screen import Screen
-    from clbench.suites import find_suite
-
-    names = _method_names(methods, find_suite("permuted-mnist"))
-    training_precision = _precision(precision)
-    screen = Screen(quiet=quiet)
-
     import torch
 
     from clbench.bench import STOCK, as_json, bench, bench_images, bench_table
+    from clbench.screen import Screen
+    from clbench.suites import find_suite
 
+    asked = f"{methods},{','.join(STOCK)}" if with_avalanche else methods
+    names = _method_names(asked, find_suite("permuted-mnist"), STOCK)
+    training_precision = _precision(precision)
+    screen = Screen(quiet=quiet)
     if threads is not None:
         torch.set_num_threads(threads)
     place = _device(device)
     images = bench_images(data_root)
-    names += STOCK if with_avalanche else ()
     screen.say(f"{images.source} on {place}, {torch.get_num_threads()} threads, {training_precision}")
     rows = []
     for row in bench(images, place, training_precision, names, n_tasks=tasks, epochs=epochs, repeats=repeats):
@@ -605,7 +603,8 @@ def _write_report(
     return paths
 
 
-def _method_names(given: str | None, suite: "Suite") -> list[str]:
+def _method_names(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
+    """The methods named on the command line, each once; `others` are names that are taken beside them."""
     from clbench.errors import unknown_name
     from clbench.methods import find_method, method_names
     from clbench.suites import base_name
@@ -619,8 +618,9 @@ def _method_names(given: str | None, suite: "Suite") -> list[str]:
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
     for name in names:
-        if base_name(name) not in method_names() or (name != base_name(name) and name not in suite.method_settings):
-            raise unknown_name("method", name, [*method_names(), *suite.variants])
+        known = base_name(name) in method_names() and (name == base_name(name) or name in suite.method_settings)
+        if not known and name not in others:
+            raise unknown_name("method", name, [*method_names(), *suite.variants, *others])
     return names
 
 

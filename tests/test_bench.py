@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clbench import bench as benchmark
-from clbench.bench import METHODS, STOCK, Row, as_json, bench, bench_images, bench_table
+from clbench.bench import METHODS, STOCK, Measured, Row, as_json, bench, bench_images, bench_table
 from clbench.suites import find_suite
 
 CPU = torch.device("cpu")
@@ -20,28 +20,48 @@ def test_every_method_is_measured_against_a_bare_loop(name, digits):
     for row in rows.values():
         assert row.images_per_second > 0
         assert row.shares == (row.share_of_bare_loop,)
+        if row.name == name and name not in STOCK:
+            assert 0 < row.evaluation_share < 1
+        else:
+            assert row.evaluation_share is None
+    if name in ("ewc", "si"):
+        assert rows[name].state_copies == 2
 
 
 def test_the_median_share_and_the_median_rate_count(digits, monkeypatch):
     bare = iter([1.0, 100.0, 50.0, 200.0])  # the first one is warming up
-    rates = iter([90.0, 60.0, 100.0])
+    rates = iter([Measured(90.0, 0.03, 2.0), Measured(60.0, 0.02, 2.0), Measured(100.0, 0.01, 2.0)])
     monkeypatch.setattr(benchmark, "bare_loop", lambda *args: next(bare))
     monkeypatch.setattr(benchmark, "ours", lambda name, *args: {name: next(rates)})
     (row,) = bench(digits, CPU, "float32", ["naive"], repeats=3, suite=SMALL)
-    assert row == Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5))
+    assert row == Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5), 0.01, 2.0)
 
 
-def test_the_rate_of_a_method_is_that_of_all_its_tasks_and_clnps_first_task_stands_alone(digits, monkeypatch):
-    def train(spec, images, device, on_task):
-        tasks = [
-            {"train_seconds": 1.0, "train_images_per_second": 100.0},
-            {"train_seconds": 3.0, "train_images_per_second": 500.0},
-        ]
-        on_task(type("Result", (), {"tasks": tasks}))
+def task_that_took(seconds, rate):
+    return {
+        "train_seconds": seconds,
+        "train_images_per_second": rate,
+        "eval_seconds": seconds / 3,
+        "extra_state_bytes": 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10),
+    }
 
-    monkeypatch.setattr(benchmark, "train", train)
-    assert benchmark.ours("naive", SMALL, digits, CPU, "float32") == {"naive": 400.0}
-    assert benchmark.ours("clnp", SMALL, digits, CPU, "float32") == {"clnp": 400.0, "clnp-first-task": 100.0}
+
+def test_the_rate_of_a_method_is_that_of_all_its_tasks_and_clnps_tasks_stand_alone(digits, monkeypatch):
+    tasks = [task_that_took(1.0, 100.0), task_that_took(3.0, 500.0)]
+    monkeypatch.setattr(
+        benchmark, "train", lambda spec, images, device, on_task: on_task(type("Result", (), {"tasks": tasks}))
+    )
+    whole = Measured(400.0, 0.25, 1.0)
+    assert benchmark.ours("naive", SMALL, digits, CPU, "float32") == {"naive": whole}
+    assert benchmark.ours("clnp", SMALL, digits, CPU, "float32") == {"clnp": whole, "clnp-first-task": Measured(100.0)}
+    tasks += [task_that_took(2.0, 700.0)]
+    rows = benchmark.ours("clnp", SMALL, digits, CPU, "float32")
+    assert rows.pop("clnp").rate == 500.0
+    assert {name: row.rate for name, row in rows.items()} == {
+        "clnp-first-task": 100.0,
+        "clnp-second-task": 500.0,
+        "clnp-last-task": 700.0,
+    }
 
 
 def test_every_method_has_the_epochs_of_the_bare_loop(digits, monkeypatch):
@@ -49,7 +69,7 @@ def test_every_method_has_the_epochs_of_the_bare_loop(digits, monkeypatch):
 
     def train(spec, images, device, on_task):
         specs.append(spec)
-        on_task(type("Result", (), {"tasks": [{"train_seconds": 1.0, "train_images_per_second": 1.0}]}))
+        on_task(type("Result", (), {"tasks": [task_that_took(1.0, 1.0)]}))
 
     monkeypatch.setattr(benchmark, "train", train)
     suite = SMALL.model_copy(update={"epochs": 2, "method_settings": {"si": {"epochs": 20}}})
@@ -69,10 +89,17 @@ def test_without_mnist_the_embedded_digits_are_enlarged_to_its_size(tmp_path):
 
 
 def test_the_json_has_a_row_per_method_and_what_it_was_measured_on(digits):
-    rows = [Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5))]
+    rows = [Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5), 0.03, 0.0)]
     content = json.loads(json.dumps(as_json(rows, digits, CPU, "bfloat16", tasks=2, epochs=1, repeats=3)))
     assert content["rows"] == [
-        {"name": "naive", "images_per_second": 90.0, "share_of_bare_loop": 0.9, "shares": [0.9, 1.2, 0.5]}
+        {
+            "name": "naive",
+            "images_per_second": 90.0,
+            "share_of_bare_loop": 0.9,
+            "shares": [0.9, 1.2, 0.5],
+            "evaluation_share": 0.03,
+            "state_copies": 0.0,
+        }
     ]
     assert content["precision"] == "bfloat16"
     assert content["data"] == "digits"
@@ -84,5 +111,12 @@ def test_the_json_has_a_row_per_method_and_what_it_was_measured_on(digits):
 def test_the_table_shows_the_median_and_the_extremes(capsys):
     from rich.console import Console
 
-    Console(width=100).print(bench_table([Row("naive", 1234.0, 0.9, (0.9, 1.2, 0.5))]))
-    assert capsys.readouterr().out.splitlines()[1].split() == ["naive", "1,234", "0.90", "0.50", "1.20"]
+    rows = [Row("naive", 1234.0, 0.9, (0.9, 1.2, 0.5), 0.034, 2.0), Row("clnp-first-task", 1000.0, 1.0, (1.0,))]
+    Console(width=120).print(bench_table(rows))
+    whole, part = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert whole == ["naive", "1,234", "0.90", "0.50", "1.20", "3.4", "%", "2.00"]
+    assert part == ["clnp-first-task", "1,000", "1.00", "1.00", "1.00"]
+
+
+def test_an_unknown_name_is_refused_with_all_that_can_be_measured(clbench, assert_refused, tmp_path):
+    assert_refused(clbench(tmp_path, "bench", "--methods", "avalanche-stock-mas"), *METHODS, *STOCK)
