@@ -10,7 +10,7 @@ the network are active. For every task:
    zeroing the others' gradients would not do, since momentum, weight decay and L1 move a weight without one.
 2. Measure each neuron's activity: its mean output after the ReLU over the task's training data.
 3. Prune with graceful forgetting: a free neuron of activity <= theta_l is pruned; theta_l is as large as it can
-   be while the validation accuracy stays within the margin of the unpruned network's.
+   be while the validation accuracy stays within the margin of the unpruned network's (`thresholds.py`).
 4. Partition the weights by (source, destination). Active to active: frozen for ever. Free to active:
    interference, set to 0 and held there. Anything to free: trainable, initialised anew for the next task.
 
@@ -33,7 +33,7 @@ the paper either, and are off by default; nor are output weights `per-task`.
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -52,6 +52,7 @@ from clbench.loading import TensorLoader
 from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
 from clbench.seeding import RandomStreams
 from clbench.strategies.compact import CompactChain, Neurons
+from clbench.strategies.thresholds import Validation, choose_thresholds
 from clbench.streams import Stream, Task
 from clbench.suites import setting_error
 
@@ -304,7 +305,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._phase = "idle"
         activity = self._measure_activity(strategy)
         self._leave()
-        validation = _Validation(self, strategy)
+        validation = Validation(self, strategy.model, self._validation_batches(strategy))
         masks, thresholds, spent = self._prune(activity, validation)
         new = [mask & ~layer.active for mask, layer in zip(masks, self.layers, strict=True)]
         self._cut_interference(masks, new)
@@ -427,6 +428,26 @@ class CLNPPlugin(SupervisedPlugin):
         else:
             self._mask = self.masks[known]
         self._in_use = task
+
+    @contextmanager
+    def seen_through(self, masks: list[Tensor] | None) -> Iterator[None]:
+        """Within, the network is masked: bool [N_l] per hidden layer; None stands for all of it."""
+        previous, self._mask = self._mask, masks
+        try:
+            yield
+        finally:
+            self._mask = previous
+
+    @contextmanager
+    def reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
+        """Within, the network consists of these neurons alone (bool [N_l] per layer); masks keep their shape."""
+        chain = self._reduced(kept, self._head)
+        self._orders = chain.orders
+        try:
+            yield
+        finally:
+            chain.release()
+            self._orders = None
 
     def _hook(self, number: int) -> Any:
         """What sits before the layer that reads hidden layer `number`: applies the mask, notes the output."""
@@ -625,63 +646,14 @@ class CLNPPlugin(SupervisedPlugin):
         strategy.model.train(was_training)
         return [total / count for total in sums]
 
-    def _prune(
-        self, activity: list[Tensor], validation: "_Validation"
-    ) -> tuple[list[Tensor], list[float], list[float]]:
-        """Chooses the thresholds.
+    def _prune(self, activity: list[Tensor], validation: Validation) -> tuple[list[Tensor], list[float], list[float]]:
+        """Chooses the thresholds: per layer the mask (bool [N_l], what stays), theta_l, and the points it cost."""
+        active = [layer.active for layer in self.layers]
+        return choose_thresholds(activity, active, validation, self.margin, shared=self.thresholds == "global")
 
-        Returns:
-            Per layer: the mask (bool [N_l], what stays), theta_l, and the points of accuracy it cost.
-        """
-        base = validation.accuracy(None)
-        if 0 < self.margin < 100 / validation.n_images:
-            warnings.warn(
-                f"CLNP's margin of {self.margin:g} points is less than one of its {validation.n_images} validation "
-                "images; in effect it is 0",
-                MethodWarning,
-                stacklevel=2,
-            )
-        everything = [torch.ones_like(layer.active) for layer in self.layers]
-        groups = [[number] for number in range(len(self.layers))]
-        if self.thresholds == "global":
-            groups = [list(range(len(self.layers)))]
-        masks, thresholds, spent = everything, [0.0] * len(self.layers), [0.0] * len(self.layers)
-        accuracy = base
-        for position, group in enumerate(groups):
-            allowed = base - self.margin * (position + 1) / len(groups) / 100
-
-            def pruned(theta: float, group: list[int] = group, masks: list[Tensor] = masks) -> list[Tensor]:
-                return [
-                    mask & (self.layers[number].active | (activity[number] > theta)) if number in group else mask
-                    for number, mask in enumerate(masks)
-                ]
-
-            candidates = torch.cat([activity[number][~self.layers[number].active] for number in group]).unique()
-            # Silent neurons go whatever the threshold; from here on they need not be computed with.
-            with validation.reduced_to(pruned(0.0)), validation.holding(group[0]):
-                theta, reached = _largest_threshold(
-                    [0.0, *candidates[candidates > 0].tolist()],
-                    lambda theta, pruned=pruned: validation.accuracy(pruned(theta)),  # type: ignore[misc]
-                    allowed,
-                )
-            if reached is None:
-                warnings.warn(
-                    f"CLNP pruned nothing in hidden layer {group[0] + 1}: even without its silent neurons the "
-                    f"validation accuracy falls below {100 * allowed:.2f} %",
-                    MethodWarning,
-                    stacklevel=2,
-                )
-                continue
-            masks = pruned(theta)
-            for number in group:
-                thresholds[number] = theta
-                spent[number] = 100 * (accuracy - reached) / len(group)
-            accuracy = reached
-        return masks, thresholds, spent
-
-    def _fine_tune(self, strategy: Any, validation: "_Validation", masks: list[Tensor]) -> None:
+    def _fine_tune(self, strategy: Any, validation: Validation, masks: list[Tensor]) -> None:
         """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
-        with validation.reduced_to(masks):
+        with self.reduced_to(masks):
             before = validation.accuracy(None)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
@@ -701,6 +673,18 @@ class CLNPPlugin(SupervisedPlugin):
             group["lr"] = full
         if after < before:
             strategy.model.load_state_dict(state)
+
+    def _validation_batches(self, strategy: Any) -> list[list[Tensor]]:
+        """The task's `[x, y, task_labels]` for validation, on the device."""
+        if self.validation_stream is None:
+            source = self._validation_data
+        else:
+            source = self.validation_stream[strategy.experience.current_experience]
+        if isinstance(source, CLExperience):
+            source = source.dataset.eval()
+        if isinstance(source, AvalancheDataset):
+            source = DataLoader(source, batch_size=EVALUATION_BATCH)
+        return [[part.to(strategy.device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
 
     def _count_reused(self, activity: list[Tensor], thresholds: list[float], new: list[Tensor]) -> list[int]:
         """Per layer, the neurons of earlier tasks that this task works with (see `LayerReport`)."""
@@ -761,24 +745,6 @@ def _check_chain(model: nn.Module, passed: list[nn.Linear], names: Mapping[nn.Li
             )
 
 
-def _largest_threshold(
-    candidates: list[float], accuracy: Callable[[float], float], allowed: float
-) -> tuple[float, float | None]:
-    """Bisection for the largest candidate (ascending) whose accuracy is allowed, and that accuracy."""
-    reached = accuracy(candidates[0])
-    if reached < allowed:
-        return 0.0, None
-    low, high = 0, len(candidates)
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = accuracy(candidates[middle])
-        if found >= allowed:
-            low, reached = middle, found
-        else:
-            high = middle
-    return candidates[low], reached
-
-
 def _autocast(strategy: Any) -> AbstractContextManager[Any]:
     """The precision of training, where the strategy has one of its own."""
     return strategy.autocast() if hasattr(strategy, "autocast") else nullcontext()
@@ -787,84 +753,6 @@ def _autocast(strategy: Any) -> AbstractContextManager[Any]:
 def _bias_of(linear: nn.Linear) -> Tensor:
     """The bias itself, outside autograd; an empty tensor for a layer without."""
     return linear.weight.new_empty(0) if linear.bias is None else linear.bias.detach()
-
-
-class _Validation:
-    """Accuracy on the task's validation data under masks, computing again only what may have changed."""
-
-    def __init__(self, plugin: CLNPPlugin, strategy: Any) -> None:
-        self.plugin = plugin
-        self.model = strategy.model
-        if plugin.validation_stream is None:
-            source = plugin._validation_data
-        else:
-            source = plugin.validation_stream[strategy.experience.current_experience]
-        if isinstance(source, CLExperience):
-            source = source.dataset.eval()
-        if isinstance(source, AvalancheDataset):
-            source = DataLoader(source, batch_size=EVALUATION_BATCH)
-        self.batches = [[part.to(strategy.device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
-
-    @property
-    def n_images(self) -> int:
-        """How many images the accuracy is measured on."""
-        return sum(len(y) for _, y, _ in self.batches)
-
-    @torch.no_grad()
-    def accuracy(self, masks: list[Tensor] | None) -> float:
-        """Share of the validation images classified correctly; None stands for the whole network."""
-        previous, was_training = self.plugin._mask, self.model.training
-        self.plugin._mask = masks
-        self.model.eval()
-        correct = count = 0
-        for number, (x, y, labels) in enumerate(self.batches):
-            self._batch = number
-            correct += int((avalanche_forward(self.model, x, labels).argmax(1) == y).sum())
-            count += len(y)
-        self.plugin._mask = previous
-        self.model.train(was_training)
-        return correct / count
-
-    @contextmanager
-    def holding(self, number: int) -> Iterator[None]:
-        """Within, the hidden layers up to `number` (from 0) compute once per batch and then repeat themselves.
-
-        For a search that changes the masks of layer `number` and later: what lies before does not depend on
-        them.
-        """
-        held = [layer.linear for layer in self.plugin.layers[: number + 1]]
-        replaced = [vars(linear).get("forward") for linear in held]
-        for linear in held:
-            outputs: dict[int, Tensor] = {}
-
-            def repeat(
-                x: Tensor, forward: Callable[[Tensor], Tensor] = linear.forward, outputs: dict[int, Tensor] = outputs
-            ) -> Tensor:
-                if self._batch not in outputs:
-                    outputs[self._batch] = forward(x)
-                # A copy, because an activation function may work in place.
-                return outputs[self._batch].clone()
-
-            linear.forward = repeat  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            for linear, forward in zip(held, replaced, strict=True):
-                del linear.forward
-                if forward is not None:
-                    linear.forward = forward  # type: ignore[method-assign]
-
-    @contextmanager
-    def reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
-        """Within, the network consists of these neurons alone (bool [N_l] per layer); masks keep their shape."""
-        plugin = self.plugin
-        chain = plugin._reduced(kept, plugin._head)
-        plugin._orders = chain.orders
-        try:
-            yield
-        finally:
-            chain.release()
-            plugin._orders = None
 
 
 class _ValidationStream(Sequence[TensorLoader]):

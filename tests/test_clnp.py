@@ -16,8 +16,9 @@ from torch import nn
 from clbench.errors import ClbenchError, MethodError, MethodWarning
 from clbench.methods import resolve_settings
 from clbench.strategies import CLNPPlugin
-from clbench.strategies.clnp import CLNP, _largest_threshold
+from clbench.strategies.clnp import CLNP
 from clbench.strategies.compact import CompactChain, Neurons
+from clbench.strategies.thresholds import Validation, largest_threshold
 
 SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
 CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
@@ -171,8 +172,8 @@ def test_bisection_finds_the_largest_threshold_that_brute_force_finds():
     thresholds = [0.0, 0.1, 0.2, 0.5, 0.9]
     accuracies = dict(zip(thresholds, [0.99, 0.985, 0.98, 0.7, 0.1], strict=True))
     for allowed, best in [(0.99, 0.0), (0.985, 0.1), (0.98, 0.2), (0.71, 0.2), (0.7, 0.5), (0.0, 0.9)]:
-        assert _largest_threshold(thresholds, accuracies.__getitem__, allowed) == (best, accuracies[best])
-    assert _largest_threshold(thresholds, accuracies.__getitem__, 1.0) == (0.0, None)
+        assert largest_threshold(thresholds, accuracies.__getitem__, allowed) == (best, accuracies[best])
+    assert largest_threshold(thresholds, accuracies.__getitem__, 1.0) == (0.0, None)
 
 
 def test_silent_neurons_are_pruned_whatever_the_margin(make_method, make_workplace):
@@ -203,14 +204,12 @@ def test_activity_is_the_mean_output_over_the_training_data(make_method, make_wo
         torch.testing.assert_close(activity, hidden.mean(0), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shortcut", ["holding", "reduced_to"])
-def test_the_shortcuts_of_the_search_change_no_threshold(shortcut, make_method, make_workplace, monkeypatch):
-    from clbench.strategies.clnp import _Validation
-
+@pytest.mark.parametrize(("owner", "shortcut"), [(Validation, "holding"), (CLNPPlugin, "reduced_to")])
+def test_the_shortcuts_of_the_search_change_no_threshold(owner, shortcut, make_method, make_workplace, monkeypatch):
     results = []
     for taken in (True, False):
         if not taken:
-            monkeypatch.setattr(_Validation, shortcut, lambda self, which: contextlib.nullcontext())
+            monkeypatch.setattr(owner, shortcut, lambda self, which: contextlib.nullcontext())
         workplace = make_workplace(**SMALL | {"n_tasks": 2})
         method = make_method("clnp", workplace, fine_tune_share=0.0, **CLAIMING_LITTLE)
         for task in workplace.stream.tasks:
