@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from clbench.methods import Method, MethodSettings
 from clbench.models import glorot
-from clbench.optim import PiecewiseAdam
+from clbench.optim import PiecewiseAdam, piece_of
 
 
 class SISettings(MethodSettings):
@@ -76,35 +76,43 @@ class SIPlugin(SupervisedPlugin):
                 self.reference[name] = parameter.detach().clone()
         self._path = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         self._name_of = {parameter: name for name, parameter in parameters.items()}
-        self._updating = ExitStack()
-        if isinstance(strategy.optimizer, PiecewiseAdam):
-            strategy.optimizer.around = self.around_step
+        self._whole_steps = ExitStack()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """With an optimiser that takes whole parameters: begins what surrounds a step for all of them."""
+        """Lets the optimiser step with the penalty's gradient, and notes where the weights are."""
         if isinstance(strategy.optimizer, PiecewiseAdam):
+            strategy.optimizer.around = self.around_step
             return
         for parameter in self._name_of:
             if parameter.grad is not None:
-                total = self._updating.enter_context(self.around_step(parameter, slice(None)))
-                parameter.grad = total.view_as(parameter)
+                parameter.grad = self._whole_steps.enter_context(self.around_step(parameter))
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Ends it."""
-        self._updating.close()
+        """Adds the step to the path integral, if the optimiser has not had it done piece by piece."""
+        self._whole_steps.close()
 
     @contextmanager
-    def around_step(self, parameter: nn.Parameter, part: slice) -> Iterator[Tensor]:
-        """Within, a part of the flat parameter is stepped: adds what the step did to the path integral.
+    def around_step(self, parameter: nn.Parameter, part: slice | None = None) -> Iterator[Tensor]:
+        """Within, a piece of a parameter is stepped, and what the step did goes into the path integral.
 
-        Returns:
-            Gradient for the step: the task's and the penalty's.
+        The task's gradient is what lies in `parameter.grad` when the piece's turn comes.
+
+        Args:
+            parameter: of the model, with a gradient.
+            part: of the flat parameter; None for all of it.
+
+        Yields:
+            Gradient for the step, shaped like the piece: the task's and the penalty's.
         """
         assert parameter.grad is not None
-        name = self._name_of[parameter]
+        gradient = piece_of(parameter.grad, part)
+        name = self._name_of.get(parameter)
+        if name is None:
+            # The optimiser's, but not the model's.
+            yield gradient
+            return
         kept = (self.importance[name], self.reference[name], self._path[name])
-        gradient = parameter.grad.reshape(-1)[part]
-        weights, importance, reference, path = (t.view(-1)[part] for t in (parameter.detach(), *kept))
+        weights, importance, reference, path = (piece_of(t, part) for t in (parameter.detach(), *kept))
         before = weights.clone()
         pull = before - reference
         yield torch.addcmul(gradient, pull, importance, value=2 * self.strength, out=pull)
@@ -117,8 +125,6 @@ class SIPlugin(SupervisedPlugin):
             drift = (parameter - self.reference[name]).square_().add_(self.damping)
             self.importance[name].add_(self._path[name] / drift).clamp_(min=0)
             self.reference[name].copy_(parameter)
-        if isinstance(strategy.optimizer, PiecewiseAdam):
-            strategy.optimizer.around = None
         del self._path, self._name_of
 
 
@@ -135,7 +141,7 @@ class SI(Method):
         return model
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser that the settings name; Adam by pieces, so that weights come from memory once per step."""
+        """The optimiser that the settings name; Adam piece by piece, which saves time and two copies of the weights."""
         settings = self.settings
         if settings.optimizer != "adam":
             return super().build_optimizer(model)

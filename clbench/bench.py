@@ -7,7 +7,7 @@ right after a bare loop of the same length, several times over, and the median o
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +40,10 @@ class Measured:
 
     Attributes:
         rate: training images per second.
-        evaluation_share: share of the time that went into testing all tasks seen, after every task; None for a single
-            task and for Avalanche's own.
-        state_copies: what the method keeps between tasks beside the network, after the last task, as a multiple of the
-            network's weights; None as above.
+        evaluation_share: share of the time that went into testing, after every task, all tasks seen and the next; None
+            for a single task and for Avalanche's own.
+        state_copies: what the method keeps between tasks beside network and optimiser, after the last task, in copies
+            of the network's weights; None as above.
     """
 
     rate: float
@@ -56,15 +56,19 @@ class Row:
     """One line of the benchmark.
 
     Attributes:
-        name: the method; `clnp-first-task` is its first task alone, pruning included, and so for the second and last.
-        images_per_second: median over the repeats.
+        name: the method; `clnp-first-task` is its first task alone, pruning included; from three tasks on, the second
+            and the last are beside it.
+        images_per_second: trained on, what a method does between tasks included; median over the repeats.
+        bare_images_per_second: of the bare loop, median over the repeats.
         share_of_bare_loop: median over the repeats of the ratio to the bare loop measured just before.
         shares: the ratio of every repeat.
-        evaluation_share, state_copies: of the last repeat, see `Measured`.
+        evaluation_share: median over the repeats, see `Measured`.
+        state_copies: see `Measured`.
     """
 
     name: str
     images_per_second: float
+    bare_images_per_second: float
     share_of_bare_loop: float
     shares: tuple[float, ...]
     evaluation_share: float | None = None
@@ -110,6 +114,7 @@ def bench(
     epochs: int = 1,
     repeats: int = 3,
     suite: Suite = PERMUTED_MNIST,
+    on_measured: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Row]:
     """Measures method after method with a suite's network and settings.
 
@@ -120,6 +125,7 @@ def bench(
         n_tasks, epochs: of each measurement.
         repeats: measurements of every method.
         suite: whose.
+        on_measured: told in words what each measurement gave.
     """
     keep_freed_memory()
     suite = suite.with_overrides({"n_tasks": n_tasks, "epochs": epochs})
@@ -129,21 +135,29 @@ def bench(
     for name in methods:
         found: dict[str, list[Measured]] = {}
         shares: dict[str, list[float]] = {}
-        for _ in range(repeats):
+        bare_rates = []
+        for repeat in range(repeats):
             bare = bare_loop(stream, suite, device, precision)
+            bare_rates.append(bare)
             measured = (
                 stock(name, stream, suite, device) if name in STOCK else ours(name, suite, images, device, precision)
             )
             for row, measurement in measured.items():
                 found.setdefault(row, []).append(measurement)
                 shares.setdefault(row, []).append(measurement.rate / bare)
+            on_measured(
+                f"{name}, {repeat + 1} of {repeats}: {measured[name].rate:,.0f} images/s beside the bare loop's "
+                f"{bare:,.0f}"
+            )
         for row, measurements in found.items():
+            tested = [m.evaluation_share for m in measurements if m.evaluation_share is not None]
             yield Row(
                 row,
                 statistics.median(measurement.rate for measurement in measurements),
+                statistics.median(bare_rates),
                 statistics.median(shares[row]),
                 tuple(shares[row]),
-                measurements[-1].evaluation_share,
+                statistics.median(tested) if tested else None,
                 measurements[-1].state_copies,
             )
 
@@ -179,7 +193,8 @@ def ours(
     # A method may have epochs of its own in the suite (SI has); the bare loop has the suite's.
     (spec,) = make_specs(suite, [name], [0], {f"{name}.epochs": suite.epochs}, images, precision, device.type)
     results: list[RunResult] = []
-    train(spec, images, device, results.append)
+    method = train(spec, images, device, results.append)
+    weights = sum(parameter.nbytes for parameter in method.model.parameters())
     tasks = results[-1].tasks
     seconds = [task["train_seconds"] for task in tasks]
     counts = [task["train_images_per_second"] * task["train_seconds"] for task in tasks]
@@ -188,7 +203,7 @@ def ours(
         name: Measured(
             sum(counts) / sum(seconds),
             tested / (tested + sum(seconds)),
-            tasks[-1]["extra_state_bytes"] / _bytes_of_weights(suite, images),
+            tasks[-1]["extra_state_bytes"] / weights,
         )
     }
     if name == "clnp":
@@ -196,12 +211,6 @@ def ours(
         chosen = {"first": 0, "second": 1, "last": len(tasks) - 1} if len(tasks) > 2 else {"first": 0}
         measured |= {f"clnp-{which}-task": Measured(counts[task] / seconds[task]) for which, task in chosen.items()}
     return measured
-
-
-def _bytes_of_weights(suite: Suite, images: ImageSet) -> int:
-    with torch.device("meta"):
-        model = MLP(images.train_images[0].numel(), suite.hidden_sizes, int(images.train_labels.max()) + 1)
-    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def stock(name: str, stream: Stream, suite: Suite, device: torch.device) -> dict[str, Measured]:
@@ -239,28 +248,30 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+LEGEND = (
+    "images/s: trained on, with all that a method does between tasks (Fisher information, pruning); share: of the bare "
+    "PyTorch loop measured just before, median of the repeats; testing: share of the time for testing, after every "
+    "task, all tasks seen and the next; state: kept between tasks beside network and optimiser, in copies of the "
+    "weights."
+)
+
+
 def bench_table(rows: Sequence[Row]) -> Table:
-    """The rows for the terminal."""
+    """The rows for the terminal; `LEGEND` says what the columns are."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("method")
-    headings = (
-        "images/s",
-        "share of the bare loop",
-        "lowest",
-        "highest",
-        "time spent testing",
-        "state, in copies of the weights",
-    )
-    for heading in headings:
+    table.add_column("method", no_wrap=True, overflow="fold")
+    for heading in ("images/s", "bare loop's", "share", "lowest", "highest", "testing", "state"):
         table.add_column(heading, justify="right")
     for row in rows:
-        numbers = (row.share_of_bare_loop, min(row.shares), max(row.shares))
+        extremes = (f"{min(row.shares):.2f}", f"{max(row.shares):.2f}") if len(row.shares) > 1 else ("", "")
         table.add_row(
             Text(row.name),
             f"{row.images_per_second:,.0f}",
-            *(f"{number:.2f}" for number in numbers),
+            f"{row.bare_images_per_second:,.0f}",
+            f"{row.share_of_bare_loop:.2f}",
+            *extremes,
             "" if row.evaluation_share is None else f"{100 * row.evaluation_share:.1f} %",
-            "" if row.state_copies is None else f"{row.state_copies:.2f}",
+            "" if row.state_copies is None else f"{row.state_copies:.2g}",
         )
     return table
 

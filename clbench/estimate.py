@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
@@ -10,15 +9,12 @@ from rich.text import Text
 
 from clbench.data import ImageSet
 from clbench.memory import keep_freed_memory
-from clbench.methods import Workplace, find_method
+from clbench.methods import Method, Workplace, find_method
 from clbench.runner import images_to_train
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
 from clbench.specs import RunSpec
 from clbench.streams import make_stream
-
-if TYPE_CHECKING:
-    from clbench.methods import Method
 
 _STEPS, _WARM_UP = 12, 3
 
@@ -26,8 +22,8 @@ _STEPS, _WARM_UP = 12, 3
 def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device) -> None:
     """Prints a row per run and the sum.
 
-    The time is that of plain training steps, timed here for a moment. What a method does beyond them (penalties, Fisher
-    information, tests) comes on top; CLNP, whose steps get cheaper with every neuron that it prunes, takes less.
+    The time is that of plain training steps of the suite's network, timed here for a moment. What a method does beyond
+    them (penalties, Fisher information, pruning, tests) comes on top; CLNP's steps get cheaper with what it freezes.
     """
     keep_freed_memory()
     first = specs[0]
@@ -37,15 +33,15 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     table.add_column("method", no_wrap=True, overflow="fold")
     for name in ("seed", "tasks", "epochs", "images trained", "steps", "plain steps take"):
         table.add_column(name, justify="right")
-    rates: dict[tuple[str, int | None], float] = {}
+    rates: dict[tuple[str | None, int], float] = {}
     total = 0.0
     for spec in specs:
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
         count, batch = images_to_train(method, stream.tasks), spec.settings.batch_size or 1
-        key = (spec.method, batch)
+        key = (spec.settings.optimizer, batch)
         if key not in rates:
-            rates[key] = images_per_second(method)
+            rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
         total += seconds
         table.add_row(
@@ -61,12 +57,13 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     screen.show(table)
     screen.show(
         f"\n{len(specs)} runs, {duration(total)} of plain training steps on {device} ({first.precision}, "
-        f"threads: {torch.get_num_threads()}); CLNP takes less, the others more. Nothing was run."
+        f"threads: {torch.get_num_threads()}), as fast as it is right now; what a method does beside them comes on "
+        "top, and CLNP saves what it has frozen. Nothing was run."
     )
 
 
-def images_per_second(method: "Method") -> float:
-    """Speed of the method's network in plain training steps."""
+def images_per_second(method: Method) -> float:
+    """Speed of plain training steps with the method's network, optimiser and batches."""
     model = method.build_model()
     optimizer = method.build_optimizer(model)
     size = method.settings.batch_size

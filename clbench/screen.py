@@ -89,13 +89,12 @@ class Screen:
     def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
         """A task was learned and measured."""
         accuracy = _percent(average_accuracy(result.matrix))
-        rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
         self._rows[spec.run_id][2] = f"{progress.task}/{progress.n_tasks}"
         self._rows[spec.run_id][4] = accuracy
         if not self.is_live:
             self.say(
                 f"{spec.method} seed {spec.seed}: task {progress.task}/{progress.n_tasks} learned, average accuracy "
-                f"{accuracy} %, {rate:,.0f} images/s"
+                f"{accuracy} %, {result.tasks[-1]['train_images_per_second']:,.0f} images/s"
             )
 
     def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:

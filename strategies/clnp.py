@@ -430,7 +430,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._in_use = task
 
     @contextmanager
-    def seen_through(self, masks: list[Tensor] | None) -> Iterator[None]:
+    def _seen_through(self, masks: list[Tensor] | None) -> Iterator[None]:
         """Within, the network is masked: bool [N_l] per hidden layer; None stands for all of it."""
         previous, self._mask = self._mask, masks
         try:
@@ -439,7 +439,7 @@ class CLNPPlugin(SupervisedPlugin):
             self._mask = previous
 
     @contextmanager
-    def reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
+    def _reduced_to(self, kept: list[Tensor]) -> Iterator[None]:
         """Within, the network consists of these neurons alone (bool [N_l] per layer); masks keep their shape."""
         chain = self._reduced(kept, self._head)
         self._orders = chain.orders
@@ -649,11 +649,13 @@ class CLNPPlugin(SupervisedPlugin):
     def _prune(self, activity: list[Tensor], validation: Validation) -> tuple[list[Tensor], list[float], list[float]]:
         """Chooses the thresholds: per layer the mask (bool [N_l], what stays), theta_l, and the points it cost."""
         active = [layer.active for layer in self.layers]
-        return choose_thresholds(activity, active, validation, self.margin, shared=self.thresholds == "global")
+        return choose_thresholds(
+            activity, active, validation, self.margin, global_threshold=self.thresholds == "global"
+        )
 
     def _fine_tune(self, strategy: Any, validation: Validation, masks: list[Tensor]) -> None:
         """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
-        with self.reduced_to(masks):
+        with self._reduced_to(masks):
             before = validation.accuracy(None)
         state = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]

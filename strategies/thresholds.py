@@ -44,7 +44,7 @@ class Validation:
         was_training = self.model.training
         self.model.eval()
         correct = 0
-        with self.plugin.seen_through(masks):
+        with self.plugin._seen_through(masks):
             for number, (x, y, labels) in enumerate(self.batches):
                 self._batch = number
                 correct += int((avalanche_forward(self.model, x, labels).argmax(1) == y).sum())
@@ -82,7 +82,7 @@ class Validation:
 
 
 def choose_thresholds(
-    activity: list[Tensor], active: list[Tensor], validation: Validation, margin: float, *, shared: bool
+    activity: list[Tensor], active: list[Tensor], validation: Validation, margin: float, *, global_threshold: bool
 ) -> tuple[list[Tensor], list[float], list[float]]:
     """Prunes free neurons while the validation accuracy stays within the margin of the unpruned network's.
 
@@ -92,7 +92,7 @@ def choose_thresholds(
         validation: measures the accuracy.
         margin: accuracy in percentage points that may be lost; shared evenly among the layers, and what an early layer
             does not spend passes on to the later.
-        shared: one threshold for all layers, instead of one for each.
+        global_threshold: one threshold for all layers, instead of one for each.
 
     Returns:
         Per layer: the mask (bool [N_l], what stays), theta_l, and the points of accuracy it cost.
@@ -106,7 +106,7 @@ def choose_thresholds(
             stacklevel=2,
         )
     numbers = range(len(active))
-    groups = [list(numbers)] if shared else [[number] for number in numbers]
+    groups = [list(numbers)] if global_threshold else [[number] for number in numbers]
     masks = [torch.ones_like(mask) for mask in active]
     thresholds, spent = [0.0] * len(active), [0.0] * len(active)
     accuracy = base
@@ -121,7 +121,7 @@ def choose_thresholds(
 
         candidates = torch.cat([activity[number][~active[number]] for number in group]).unique()
         # Silent neurons go whatever the threshold; from here on they need not be computed with.
-        with validation.plugin.reduced_to(pruned(0.0)), validation.holding(group[0]):
+        with validation.plugin._reduced_to(pruned(0.0)), validation.holding(group[0]):
             theta, reached = largest_threshold(
                 [0.0, *candidates[candidates > 0].tolist()],
                 lambda theta, pruned=pruned: validation.accuracy(pruned(theta)),  # type: ignore[misc]

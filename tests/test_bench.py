@@ -1,9 +1,11 @@
 """The speed measurement: what is divided by what, and that it runs; never how fast."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from clbench import bench as benchmark
 from clbench.bench import METHODS, STOCK, Measured, Row, as_json, bench, bench_images, bench_table
@@ -30,11 +32,13 @@ def test_every_method_is_measured_against_a_bare_loop(name, digits):
 
 def test_the_median_share_and_the_median_rate_count(digits, monkeypatch):
     bare = iter([1.0, 100.0, 50.0, 200.0])  # the first one is warming up
-    rates = iter([Measured(90.0, 0.03, 2.0), Measured(60.0, 0.02, 2.0), Measured(100.0, 0.01, 2.0)])
+    rates = iter([Measured(90.0, 0.03, 2.0), Measured(60.0, 0.01, 2.0), Measured(100.0, 0.02, 2.0)])
     monkeypatch.setattr(benchmark, "bare_loop", lambda *args: next(bare))
     monkeypatch.setattr(benchmark, "ours", lambda name, *args: {name: next(rates)})
-    (row,) = bench(digits, CPU, "float32", ["naive"], repeats=3, suite=SMALL)
-    assert row == Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5), 0.01, 2.0)
+    said = []
+    (row,) = bench(digits, CPU, "float32", ["naive"], repeats=3, suite=SMALL, on_measured=said.append)
+    assert said[1] == "naive, 2 of 3: 60 images/s beside the bare loop's 50"
+    assert row == Row("naive", 90.0, 100.0, 0.9, (0.9, 1.2, 0.5), 0.02, 2.0)
 
 
 def task_that_took(seconds, rate):
@@ -42,15 +46,18 @@ def task_that_took(seconds, rate):
         "train_seconds": seconds,
         "train_images_per_second": rate,
         "eval_seconds": seconds / 3,
-        "extra_state_bytes": 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10),
+        "extra_state_bytes": 4 * (8 * 4 + 4),
     }
 
 
 def test_the_rate_of_a_method_is_that_of_all_its_tasks_and_clnps_tasks_stand_alone(digits, monkeypatch):
     tasks = [task_that_took(1.0, 100.0), task_that_took(3.0, 500.0)]
-    monkeypatch.setattr(
-        benchmark, "train", lambda spec, images, device, on_task: on_task(type("Result", (), {"tasks": tasks}))
-    )
+
+    def train(spec, images, device, on_task):
+        on_task(SimpleNamespace(tasks=tasks))
+        return SimpleNamespace(model=nn.Linear(8, 4))
+
+    monkeypatch.setattr(benchmark, "train", train)
     whole = Measured(400.0, 0.25, 1.0)
     assert benchmark.ours("naive", SMALL, digits, CPU, "float32") == {"naive": whole}
     assert benchmark.ours("clnp", SMALL, digits, CPU, "float32") == {"clnp": whole, "clnp-first-task": Measured(100.0)}
@@ -69,7 +76,8 @@ def test_every_method_has_the_epochs_of_the_bare_loop(digits, monkeypatch):
 
     def train(spec, images, device, on_task):
         specs.append(spec)
-        on_task(type("Result", (), {"tasks": [task_that_took(1.0, 1.0)]}))
+        on_task(SimpleNamespace(tasks=[task_that_took(1.0, 1.0)]))
+        return SimpleNamespace(model=nn.Linear(8, 4))
 
     monkeypatch.setattr(benchmark, "train", train)
     suite = SMALL.model_copy(update={"epochs": 2, "method_settings": {"si": {"epochs": 20}}})
@@ -89,12 +97,13 @@ def test_without_mnist_the_embedded_digits_are_enlarged_to_its_size(tmp_path):
 
 
 def test_the_json_has_a_row_per_method_and_what_it_was_measured_on(digits):
-    rows = [Row("naive", 90.0, 0.9, (0.9, 1.2, 0.5), 0.03, 0.0)]
+    rows = [Row("naive", 90.0, 100.0, 0.9, (0.9, 1.2, 0.5), 0.03, 0.0)]
     content = json.loads(json.dumps(as_json(rows, digits, CPU, "bfloat16", tasks=2, epochs=1, repeats=3)))
     assert content["rows"] == [
         {
             "name": "naive",
             "images_per_second": 90.0,
+            "bare_images_per_second": 100.0,
             "share_of_bare_loop": 0.9,
             "shares": [0.9, 1.2, 0.5],
             "evaluation_share": 0.03,
@@ -111,11 +120,32 @@ def test_the_json_has_a_row_per_method_and_what_it_was_measured_on(digits):
 def test_the_table_shows_the_median_and_the_extremes(capsys):
     from rich.console import Console
 
-    rows = [Row("naive", 1234.0, 0.9, (0.9, 1.2, 0.5), 0.034, 2.0), Row("clnp-first-task", 1000.0, 1.0, (1.0,))]
+    rows = [
+        Row("naive", 1234.0, 2000.0, 0.9, (0.9, 1.2, 0.5), 0.034, 2.0),
+        Row("clnp-first-task", 1000.0, 1000.0, 1.0, (1.0,)),
+    ]
     Console(width=120).print(bench_table(rows))
     whole, part = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
-    assert whole == ["naive", "1,234", "0.90", "0.50", "1.20", "3.4", "%", "2.00"]
-    assert part == ["clnp-first-task", "1,000", "1.00", "1.00", "1.00"]
+    assert whole == ["naive", "1,234", "2,000", "0.90", "0.50", "1.20", "3.4", "%", "2"]
+    assert part == ["clnp-first-task", "1,000", "1,000", "1.00"]  # one measurement has no extremes
+
+
+@pytest.mark.parametrize("asked", ["all", "naive,avalanche-stock-si"])
+def test_avalanches_own_come_after_the_methods_each_once(asked, clbench, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(benchmark, "bench", lambda *args, **options: measured.extend(args[3]) or iter(()))
+    assert clbench(tmp_path, "bench", "--methods", asked, "--with-avalanche").code == 0
+    assert sorted(measured[-3:]) == sorted(STOCK)
+    assert len(set(measured)) == len(measured) > 3
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    clbench, assert_refused, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(benchmark, "bench", lambda *args, **options: pytest.fail("it measured"))
+    for out in (tmp_path, tmp_path / "nowhere" / "b.json"):
+        assert_refused(clbench(tmp_path, "bench", "--out", out), str(out), "--out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_name_is_refused_with_all_that_can_be_measured(clbench, assert_refused, tmp_path):

@@ -204,7 +204,7 @@ def test_activity_is_the_mean_output_over_the_training_data(make_method, make_wo
         torch.testing.assert_close(activity, hidden.mean(0), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("owner", "shortcut"), [(Validation, "holding"), (CLNPPlugin, "reduced_to")])
+@pytest.mark.parametrize(("owner", "shortcut"), [(Validation, "holding"), (CLNPPlugin, "_reduced_to")])
 def test_the_shortcuts_of_the_search_change_no_threshold(owner, shortcut, make_method, make_workplace, monkeypatch):
     results = []
     for taken in (True, False):

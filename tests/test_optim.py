@@ -1,12 +1,13 @@
 """Our optimisers take the steps of torch's: RMSprop in Adam's kernel, and Adam piece by piece."""
 
+import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from clbench.optim import FusedRMSprop, PiecewiseAdam
+from clbench.optim import FusedRMSprop, PiecewiseAdam, piece_of
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"alpha": 0.9, "eps": 1e-3}], ids=str)
@@ -64,23 +65,24 @@ def test_a_closure_works_from_the_first_step_on():
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9), "maximize": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9), "eps": 1e-3}], ids=str)
 def test_adam_piece_by_piece_takes_adams_steps(options, monkeypatch):
     monkeypatch.setattr("clbench.optim._PIECE", 16)
     torch.manual_seed(0)
     start = [torch.randn(7, 5), torch.randn(16), torch.randn(3)]
     ours, theirs = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
-    pieces = PiecewiseAdam(ours, lr=0.01, **options)
-    plain = torch.optim.Adam(theirs, lr=0.01, fused=True, **options)
+    groups = ([{"params": p[:2]}, {"params": p[2:], "lr": 0.1}] for p in (ours, theirs))
+    pieces = PiecewiseAdam(next(groups), lr=0.01, **options)
+    plain = torch.optim.Adam(next(groups), lr=0.01, fused=True, **options)
     seen = []
 
     @contextmanager
     def doubled(parameter, part):
         before = parameter.detach().clone().view(-1)
-        yield 2 * parameter.grad.view(-1)[part]
+        yield 2 * piece_of(parameter.grad, part)
         moved = (parameter.detach().view(-1) != before).nonzero().flatten()
         # The step has been taken, and for this piece alone.
-        assert torch.equal(moved, torch.arange(parameter.numel())[part])
+        assert torch.equal(moved, torch.arange(parameter.numel())[part or slice(None)])
         seen.append(len(moved))
 
     for step in range(20):
@@ -104,7 +106,7 @@ def test_a_closure_is_heard_before_the_pieces_are_stepped():
 
     @contextmanager
     def plain(parameter, part):
-        yield parameter.grad[part]
+        yield parameter.grad
 
     optimizer.around = plain
 
@@ -115,3 +117,17 @@ def test_a_closure_is_heard_before_the_pieces_are_stepped():
 
     assert optimizer.step(closure) == 4
     torch.testing.assert_close(parameter.detach(), torch.full((4,), 0.5))
+
+
+def test_a_copy_of_piecewise_adam_goes_on_to_the_same_bits():
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = PiecewiseAdam([parameter])
+    for _ in range(2):
+        parameter.grad = torch.randn(4)
+        optimizer.step()
+        copied = copy.deepcopy(optimizer)
+        (its_parameter,) = copied.param_groups[0]["params"]
+        its_parameter.grad = parameter.grad.clone()
+        copied.step()
+        optimizer.step()
+        assert torch.equal(its_parameter, parameter)

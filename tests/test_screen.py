@@ -189,12 +189,14 @@ def test_without_a_terminal_there_is_a_timestamped_line_per_task_and_no_table(ma
     screen.progress(spec, progress)
     assert out.getvalue() == ""
     matrix = np.array([[0.1, 0.1], [0.9, np.nan], [0.8, 0.9]])
-    screen.task_learned(spec, SimpleNamespace(matrix=matrix), progress)
+    # The speed of the task just learned, not of the whole run so far.
+    tasks = [{"train_images_per_second": 2_000.0}, {"train_images_per_second": 5_000.0}]
+    screen.task_learned(spec, SimpleNamespace(matrix=matrix, tasks=tasks), progress)
     screen.run_ended(spec, "finished")
     screen.end()
     learned, ended = out.getvalue().splitlines()
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
-    wanted = "clnp seed 0: task 2/2 learned, average accuracy 85.00 %, 6,000 images/s"
+    wanted = "clnp seed 0: task 2/2 learned, average accuracy 85.00 %, 5,000 images/s"
     assert re.fullmatch(stamp + re.escape(wanted), learned)
     assert re.fullmatch(stamp + "clnp seed 0: finished", ended)
 
@@ -206,7 +208,8 @@ def test_a_quiet_screen_shows_warnings_and_nothing_else(make_screen, terminal):
     progress = Progress(n_tasks=2, task=1, images_trained=1, seconds=1.0)
     screen.begin([spec], 2)
     screen.progress(spec, progress)
-    screen.task_learned(spec, SimpleNamespace(matrix=np.array([[0.1], [0.9]])), progress)
+    tasks = [{"train_images_per_second": 1.0}]
+    screen.task_learned(spec, SimpleNamespace(matrix=np.array([[0.1], [0.9]]), tasks=tasks), progress)
     screen.run_ended(spec, "finished")
     screen.say("a line")
     screen.show("another")
