@@ -76,6 +76,7 @@ class SIPlugin(SupervisedPlugin):
                 self.reference[name] = parameter.detach().clone()
         self._path = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         self._name_of = {parameter: name for name, parameter in parameters.items()}
+        self._is_penalised = any(bool(importance.any()) for importance in self.importance.values())
         self._whole_steps = ExitStack()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
@@ -114,8 +115,11 @@ class SIPlugin(SupervisedPlugin):
         kept = (self.importance[name], self.reference[name], self._path[name])
         weights, importance, reference, path = (piece_of(t, part) for t in (parameter.detach(), *kept))
         before = weights.clone()
-        pull = before - reference
-        yield torch.addcmul(gradient, pull, importance, value=2 * self.strength, out=pull)
+        if self._is_penalised:
+            pull = before - reference
+            yield torch.addcmul(gradient, pull, importance, value=2 * self.strength, out=pull)
+        else:
+            yield gradient
         path.addcmul_(before.sub_(weights), gradient)
 
     @torch.no_grad()

@@ -146,7 +146,7 @@ def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
         yield (
             f"Full: at most {100 * FULL:g} % of a layer's neurons are free. Forecast: the claims of a task are a "
             "straight line in the number of neurons still free, fitted to the second half of the tasks and continued "
-            f"with its noise. Never: not within {FARTHEST} times as many tasks."
+            f"with its noise. What is not full within {FARTHEST} times as many tasks counts as never filling up."
         )
 
 

@@ -46,8 +46,8 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
     if any(group.tasks("train_seconds", "median") for group in groups):
         yield Figure(
             "costs",
-            f"{mark}Training time per task (median over tasks), peak memory and extra state after the last task; mean "
-            "over seeds.",
+            f"{mark}Training time per task (median over tasks), peak memory of the whole process (on a GPU: of what it "
+            "holds there), and extra state after the last task; mean over seeds.",
             f"{mark}Bars of training time, peak memory and extra state by method, with the numbers of the table "
             "on time and memory.",
             figures.costs(groups, "costs"),

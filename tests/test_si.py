@@ -71,9 +71,9 @@ def test_the_path_integral_uses_the_gradient_of_the_task_alone():
 def test_the_penalty_gradient_is_that_of_c_times_importance_times_squared_distance():
     plugin, model = SIPlugin(strength=0.7), Line()
     strategy = SimpleNamespace(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    plugin.before_training_exp(strategy)
     plugin.importance["theta"] = torch.tensor([2.0, 4.0], dtype=torch.double)
     plugin.reference["theta"] = torch.tensor([0.5, 0.5], dtype=torch.double)
+    plugin.before_training_exp(strategy)
     penalty = 0.7 * (plugin.importance["theta"] * (model.theta - plugin.reference["theta"]) ** 2).sum()
     (expected,) = torch.autograd.grad(penalty, model.theta)
     model.theta.grad = torch.zeros_like(model.theta)
