@@ -248,6 +248,8 @@ PERMUTED_MNIST = Suite(
         },
         # The paper does not give lambda: of 300, 1000, 3000 and 10,000 (baselines/tuning), 3000 keeps the most.
         "ewc": {"strength": 3000.0, "fisher_images": 6000},
+        # As ewc, from the same trials.
+        "online-ewc": {"strength": 3000.0, "fisher_images": 6000},
         # The authors' setting, 20 epochs included: c = 0.1 belongs to a path integral of that length.
         "si": {"learning_rate": 0.001, "learning_rate_schedule": "constant", "epochs": 20},
         "si:10-epochs": {"epochs": 10},
