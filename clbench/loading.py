@@ -140,6 +140,8 @@ class TensorStrategy(SupervisedTemplate):
             # We measure accuracy ourselves and want none of its loggers; it warns about that.
             warnings.simplefilter("ignore", UserWarning)
             super().__init__(evaluator=None, **settings)
+        # Without metrics and loggers it has nothing to do, but copies the experience at every event of every step.
+        self.plugins.remove(self.evaluator)
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Avalanche's, remembering its result to notice a plugin's replacement."""
