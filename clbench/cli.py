@@ -8,6 +8,8 @@ import os
 import shlex
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -573,22 +575,26 @@ def bench_command(
     screen.show(f"\n{LEGEND}")
     if out is not None:
         content = as_json(rows, images, place, training_precision, tasks=tasks, epochs=epochs, repeats=repeats)
-        try:
+        with _writing(out):
             out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RecordError(f"{out} cannot be written ({error.strerror}); give another file with --out") from None
 
 
-def _check_writable(file: Path) -> None:
-    """Refuses a file that cannot be written before the work that is to fill it; leaves what is in it."""
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
     try:
-        is_new = not file.exists()
-        with file.open("a"):
+        yield
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror}); give another file with --out") from None
+
+
+def _check_writable(out: Path) -> None:
+    """Refuses a file that cannot be written before the work that is to fill it; leaves what is in it."""
+    with _writing(out):
+        is_new = not out.exists()
+        with out.open("a"):
             pass
         if is_new:
-            file.unlink()
-    except OSError as error:
-        raise RecordError(f"{file} cannot be written ({error.strerror}); give another file with --out") from None
+            out.unlink()
 
 
 def _recorded(suite: str, folder: Path | None, uri: str | None) -> "list[RecordedRun]":
