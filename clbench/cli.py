@@ -533,7 +533,7 @@ def bench_command(
     ] = "naive,ewc,si,psp,clnp",
     with_avalanche: Annotated[
         bool,
-        typer.Option("--with-avalanche", help="Those of Avalanche's own strategies and loaders as well."),
+        typer.Option("--with-avalanche", help="Avalanche's own strategies and loaders as well."),
     ] = False,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks of each measurement.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs per task.")] = 1,
@@ -546,7 +546,7 @@ def bench_command(
 ) -> None:
     """Measure training speed as a share of a bare PyTorch loop; keep the machine idle meanwhile.
 
-    Some ten minutes on two cores as it comes.
+    A quarter of an hour on two cores as it comes.
 
     Permuted MNIST's network, batches and optimiser; the data are MNIST where it lies, else made of the embedded digits.
     """
