@@ -135,8 +135,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_a_suite_that_comes_without_a_grid_says_how_to_give_one():
-    with pytest.raises(SettingError, match="'permuted-digits' comes without a search grid; give one with --grid FILE"):
-        load_grid(find_suite(SUITE), None)
+    with pytest.raises(SettingError, match="'split-mnist' comes without a search grid; give one with --grid FILE"):
+        load_grid(find_suite("split-mnist"), None)
 
 
 def packaged_grids():
@@ -453,7 +453,7 @@ def test_quiet_prints_nothing_and_logs_all_the_same(clbench, tmp_path, grid_file
     ("arguments", "said"),
     [
         (["--suite", "mnist"], ["unknown suite 'mnist'"]),
-        (["--suite", SUITE], ["comes without a search grid", "--grid FILE"]),
+        (["--suite", "split-mnist"], ["comes without a search grid", "--grid FILE"]),
         (["--suite", SUITE, "--methods", "nayve"], ["unknown method 'nayve'", "did you mean 'naive'?"]),
         (["--suite", SUITE, "--methods", "psp:rotation"], ["unknown method 'psp:rotation'"]),
         (["--suite", SUITE, "--grid", "GRID", "--methods", "si"], ["unknown method of the grid 'si'", "ewc, naive"]),
