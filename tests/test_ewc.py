@@ -192,6 +192,28 @@ def test_a_logistic_regressions_pull_is_that_of_the_gaussians_around_each_tasks_
         torch.testing.assert_close(parameter.grad, 0.25 + expected)
 
 
+@pytest.mark.parametrize(("decay", "n_tasks"), [(None, 2), (1.0, 4)], ids=["ewc", "online-ewc"])
+def test_where_the_posterior_is_a_diagonal_gaussian_tasks_in_turn_teach_what_all_at_once_would(decay, n_tasks):
+    # Linear regression with unit noise: the log posterior is quadratic, its Fisher X^T X, diagonal where columns are
+    # orthogonal, so that the penalty is exact. From the third task on only for one anchor: per-task anchors count the
+    # first tasks twice (Huszar 2018, arXiv 1712.03847).
+    torch.manual_seed(6)
+    model, plugin = nn.Linear(3, 1, bias=False).double(), EWCPlugin(strength=1.0, decay=decay)
+    inputs, targets = [], []
+    for _ in range(n_tasks):
+        orthonormal, _ = torch.linalg.qr(torch.randn(8, 3, dtype=torch.double))
+        x, y = orthonormal * (1 + torch.rand(3, dtype=torch.double)), torch.randn(8, 1, dtype=torch.double)
+        inputs.append(x)
+        targets.append(y)
+        for _ in range(400):
+            model.weight.grad = (x @ model.weight.T - y).T @ x
+            plugin.before_update(SimpleNamespace(model=model))
+            model.weight.data.sub_(0.05 * model.weight.grad)
+        together = torch.linalg.lstsq(torch.cat(inputs), torch.cat(targets)).solution
+        torch.testing.assert_close(model.weight.detach(), together.T)
+        plugin.merge({"weight": (x.T @ x).diagonal()[None]}, model)
+
+
 def test_the_first_task_is_not_held_back():
     model, plugin = nn.Linear(3, 2), EWCPlugin(strength=1e6)
     for parameter in model.parameters():
