@@ -419,8 +419,14 @@ def verify_command(
     suite: SuiteOption,
     runs: RunsOption = None,
     tracking_uri: FromMlflowOption = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Exit code 1, too, if a goal has not all the seeds it is about.")
+    ] = False,
 ) -> None:
-    """Compare recorded runs with the published numbers and our goals; exit code 1 if a goal is missed."""
+    """Compare recorded runs with the published numbers and our goals; exit code 1 if a goal is missed.
+
+    Only runs in the suite's own setting count.
+    """
     from clbench.reports.verify import verification_table, verify
     from clbench.screen import Screen
     from clbench.suites import find_suite
@@ -439,7 +445,9 @@ def verify_command(
             screen.show(f"{verdict.label} misses its goal: {'; '.join(verdict.misses)}")
     if found.not_recorded:
         screen.show(f"not recorded: {', '.join(found.not_recorded)}")
-    if not found.holds:
+    if found.left_out:
+        screen.show(f"left out because modified, unfinished or repeating a seed: {found.left_out}")
+    if not found.holds or (complete and not found.is_complete):
         raise SystemExit(1)
 
 

@@ -25,13 +25,14 @@ def _comparison(published: Sequence[PublishedResult], groups: Sequence[Group]) -
             Column("Published, %", width=1.1, plus_minus="spread"),
             Column("Ours, %", width=1.3),
             Column("Difference, points", width=1),
-            Column("In our interval", "text", 0.9),
+            Column("Ours is", "text", 0.9),
             Column("Settings that differ", "text", 2.6),
         ),
         tuple(_rows(published, groups)),
         (
-            "Difference: ours less the published mean. In our interval: whether our 95 % interval contains the "
-            "published mean. Only settings that the source states can be compared; – means that none is known to "
+            "Difference: ours less the published mean. Ours is inside if our 95 % interval and the published spread "
+            "overlap; where there is no interval, ours alone counts, and for the spread half a unit of the last "
+            "digit published. Only settings that the source states can be compared; – means that none is known to "
             "differ. A spread is the source's own, and need not be a confidence interval. Variants of a method "
             "(after a colon) stand beside what is published for it.",
         ),
@@ -52,16 +53,13 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
             accuracy = group.metric("average_accuracy")
             assert accuracy is not None  # a finished run has its last row
             difference = accuracy.mean - theirs
-            inside = "no interval"
-            if accuracy.half_width is not None:
-                inside = "yes" if abs(difference) <= accuracy.half_width else "no"
             yield (
                 Cell(f"[{number}]"),
                 Cell(group.label),
                 given,
                 accuracy_cell(accuracy),
                 Cell(signed_percent(difference), "", 100 * difference),
-                Cell(inside),
+                Cell(result.relation(accuracy)),
                 Cell("; ".join([*filter(None, [result.remark]), *differing(_settings(group), result.known)]) or "–"),
             )
 

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
+
+from clbench.reports.statistics import Estimate
+
+Relation = Literal["inside", "above", "below"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,15 @@ class PublishedResult:
         value = f"{self.average_accuracy.scaleb(2):f}"
         return value if self.spread is None else f"{value} ± {self.spread.scaleb(2):f}"
 
+    def relation(self, ours: Estimate) -> Relation:
+        """Where ours lies: `inside` if its 95 % interval (if any) and the source's spread, or half a unit of the
+        source's last digit, overlap."""
+        slack = float(self.spread or self.last_digit / 2) + (ours.half_width or 0.0)
+        difference = ours.mean - float(self.average_accuracy)
+        if abs(difference) <= slack:
+            return "inside"
+        return "above" if difference > 0 else "below"
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -50,13 +63,15 @@ class Goal:
     Attributes:
         suite, method: the names.
         average_accuracy: the least mean over the seeds, a fraction.
-        no_forgetting: whether forgetting must be exactly 0 in every run.
+        seeds: how many the mean must be of to count as reached.
+        no_forgetting: whether no task's accuracy may change after it was learned, in any run.
         free_share: per hidden layer, the least share of neurons that is free after the last task.
     """
 
     suite: str
     method: str
     average_accuracy: Decimal
+    seeds: int = 3
     no_forgetting: bool = False
     free_share: tuple[Decimal, ...] = ()
 

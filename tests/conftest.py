@@ -92,10 +92,10 @@ def digits_with_variants() -> Suite:
 
 
 @pytest.fixture
-def make_workplace(digits):
+def make_workplace(digits, plain):
     """(suite, seed, precision, overrides) -> Workplace on the embedded digits."""
 
-    def make(suite="permuted-digits", seed=0, precision="float32", **overrides) -> Workplace:
+    def make(suite=plain, seed=0, precision="float32", **overrides) -> Workplace:
         found = find_suite(suite) if isinstance(suite, str) else suite
         changed = found.with_overrides(overrides)
         seeds = RandomStreams(seed)
