@@ -167,7 +167,6 @@ def test_what_set_gives_is_recorded_as_given_or_refused(times, digits):
             else:
                 assert value == before["suite_settings"][name]
         for name, value in recorded["method_settings"].items():
-            own = before["method_settings"][name]
             if f"{method}.{name}" in wanted:
                 # Where nothing is given, the method's own default counts, then the suite's.
                 default = find_method(method).Settings.model_fields[name].default
@@ -175,6 +174,7 @@ def test_what_set_gives_is_recorded_as_given_or_refused(times, digits):
                 assert means(value, wanted[f"{method}.{name}"], otherwise)
             else:
                 # What the suite's override reaches, unless the suite sets it for this method.
+                own = before["method_settings"][name]
                 assert value == own or (name in of_suite and value == recorded["suite_settings"][name])
         assert bool(spec.overrides) == (recorded != before)
         assert (spec.run_id == canonical.run_id) == (recorded == before)

@@ -87,22 +87,27 @@ def test_the_complex_layer_equals_torchs_complex_product():
     torch.testing.assert_close(layer(x), x @ torch.complex(real, imag).T)
 
 
-@pytest.mark.parametrize("kind", ["binary", "complex"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_interference_between_tasks_falls_as_one_over_the_width(kind):
-    def interference(width):
-        # What task 0 reads of a weight row that task 1 has written for a random input.
-        values = []
-        for trial in range(400):
-            generator = torch.Generator().manual_seed(trial)
-            x = torch.randn(width, generator=generator)
-            w = torch.randn(width, generator=generator) / width
-            ours = draw_context(kind, width, seed=2 * trial)
-            theirs = draw_context(kind, width, seed=2 * trial + 1)
-            values.append(((w * theirs.conj()) * (x * ours)).sum().abs() ** 2)
-        return float(torch.stack(values).mean())
+    def in_context(x, seed):
+        context = draw_context(kind, len(x), seed=seed)
+        return x @ context if context.ndim == 2 else x * context
 
-    narrow, wide = interference(64), interference(512)
+    def power_read(width, apart):
+        # A weight row that gives 1 for an input in its own task's context; what the same input reads of it in a context
+        # drawn from another seed. In the same context, `apart` = 0, nothing falls.
+        powers = []
+        for trial in range(400):
+            x = torch.randn(width, generator=torch.Generator().manual_seed(trial))
+            row = in_context(x, seed=trial).conj() / x.square().sum()
+            powers.append((row * in_context(x, seed=trial + apart)).sum().abs() ** 2)
+        return float(torch.stack(powers).mean())
+
+    assert power_read(16, apart=0) == pytest.approx(1) == power_read(128, apart=0)
+    narrow, wide = power_read(16, apart=1000), power_read(128, apart=1000)
     assert narrow / wide == pytest.approx(8, rel=0.3)
+    # Of signs and phases x^4 / (x^2)^2 is left, three of the width for Gaussian inputs; of rotations one.
+    assert wide * 128 == pytest.approx(1 if kind == "rotation" else 3, rel=0.3)
 
 
 def test_kinds_are_a_setting_and_each_learns(make_method, make_workplace):
