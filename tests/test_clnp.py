@@ -18,7 +18,7 @@ from clbench.methods import resolve_settings
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import CLNP
 from clbench.strategies.compact import CompactChain, Neurons
-from clbench.strategies.thresholds import Validation, largest_threshold
+from clbench.strategies.thresholds import Validation, choose_thresholds, largest_threshold
 
 SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
 CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
@@ -130,6 +130,137 @@ def test_frozen_weights_do_not_change_and_free_ones_start_anew(make_method, make
         assert torch.equal(layer.linear.weight[was_active], weight[was_active])
         assert torch.equal(layer.linear.bias[was_active], bias[was_active])
         assert not torch.isclose(layer.linear.weight[~was_active], weight[~was_active]).any(1).all()
+
+
+def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0(make_method, make_workplace, monkeypatch):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    seen = []
+
+    def parameters():
+        return [
+            (layer.active.clone(), layer.linear.weight.detach().clone(), layer.linear.bias.detach().clone())
+            for layer in method.clnp.layers
+        ]
+
+    enter = CLNPPlugin._enter
+
+    def noting(self, strategy, kept):
+        seen.append(parameters())
+        enter(self, strategy, kept)
+
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    learned = parameters()
+    monkeypatch.setattr(CLNPPlugin, "_enter", noting)
+    method.learn(second)
+    for (active, weight, bias), (_, old_weight, old_bias) in zip(seen[0], learned, strict=True):
+        assert old_bias[~active].any()
+        assert not bias[~active].any()
+        anew, bound = weight[~active], weight.shape[1] ** -0.5
+        assert not torch.isclose(anew, old_weight[~active]).any(1).all()
+        assert anew.abs().max() <= bound
+        assert anew.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert torch.equal(weight[active], old_weight[active])
+
+
+class NoteFirstStep(SupervisedPlugin):
+    """The weights that train, before and after the first step."""
+
+    def __init__(self, clnp):
+        super().__init__()
+        self.clnp, self.before, self.after = clnp, None, None
+
+    def before_update(self, strategy, **kwargs):
+        if self.before is None:
+            self.before = [weight.detach().clone() for weight in self.clnp._trainable_weights()]
+
+    def after_update(self, strategy, **kwargs):
+        if self.after is None:
+            self.after = [weight.detach().clone() for weight in self.clnp._trainable_weights()]
+
+
+def test_the_norms_of_the_weights_move_them_as_they_say(make_workplace):
+    experience = Experiences(make_workplace(n_tasks=1), True)[0]
+    rate, strength = 0.5, 0.01
+
+    def step(**norm):
+        torch.manual_seed(0)
+        model = networks()["sequential"]()
+        clnp = CLNPPlugin(l1_activities=0.0, **{"l1_weights": 0.0, **norm})
+        strategy = plain_strategy(model, clnp, torch.optim.SGD(model.parameters(), lr=rate), epochs=1)
+        note = NoteFirstStep(clnp)
+        strategy.plugins.append(note)
+        torch.manual_seed(1)
+        strategy.train(experience)
+        return note
+
+    plain, gradient, proximal = step(), step(l1_weights=strength), step(l1_proximal=strength)
+    assert len(plain.after) == 3
+    for start, without, along, thresholded in zip(
+        plain.before, plain.after, gradient.after, proximal.after, strict=True
+    ):
+        # The gradient of alpha |w| is alpha sign(w); its proximal operator moves w towards 0 and no further.
+        torch.testing.assert_close(along, without - rate * strength * start.sign())
+        torch.testing.assert_close(thresholded, without - without.clamp(-rate * strength, rate * strength))
+        assert (thresholded == 0).any()
+
+
+def test_reused_are_neurons_of_earlier_tasks_that_are_awake_and_read(make_workplace):
+    clnp = CLNPPlugin()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    clnp._head = model[5]
+    clnp._head_name = clnp.attach(model, torch.zeros(1, 4), torch.zeros(1, dtype=torch.long))
+    with torch.no_grad():
+        model[3].weight.fill_(0)
+        model[5].weight.fill_(0)
+        # Neurons 0, 1 and 2 of the first layer are of earlier tasks. A new neuron reads 0, 2 and 3 ...
+        model[3].weight[2, [0, 2, 3]] = 1.0
+        # ... and an old one, frozen with its task, reads 1.
+        model[3].weight[0, 1] = 1.0
+        # The head reads both old neurons of the second layer.
+        model[5].weight[1, [0, 1]] = 0.5
+    clnp.layers[0].active[:3] = True
+    clnp.layers[1].active[:2] = True
+    new = [torch.tensor([False, False, False, True]), torch.tensor([False, False, True])]
+    # 2 sleeps on this task, as does the second layer's 1.
+    activity = [torch.tensor([0.5, 0.5, 0.1, 0.5]), torch.tensor([0.5, 0.1, 0.5])]
+    assert clnp._count_reused(activity, [0.2, 0.2], new) == [1, 1]
+    assert clnp._count_reused(activity, [0.05, 0.05], new) == [2, 2]
+
+
+class ByHand:
+    """Stands for a validation in which every neuron that is pruned costs one point."""
+
+    n_images = 1000
+
+    def __init__(self):
+        self.plugin = self
+
+    def accuracy(self, masks):
+        return 1.0 if masks is None else 1.0 - sum(int((~mask).sum()) for mask in masks) / 100
+
+    def _reduced_to(self, masks):
+        return contextlib.nullcontext()
+
+    def holding(self, number):
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize(
+    ("global_threshold", "thresholds", "left"),
+    # Half of the three points is for the first layer, which prunes one neuron; what is left of it goes to the second.
+    # One threshold for both takes the three that are least active, wherever they are.
+    [(False, [0.1, 0.02], [3, 2]), (True, [0.03, 0.03], [4, 1])],
+    ids=["per layer", "global"],
+)
+def test_the_margin_is_shared_by_the_layers_or_spent_on_the_least_active_of_all(global_threshold, thresholds, left):
+    activity = [torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.01, 0.02, 0.03, 0.04])]
+    active = [torch.zeros(4, dtype=torch.bool)] * 2
+    masks, found, spent = choose_thresholds(activity, active, ByHand(), 3.0, global_threshold=global_threshold)
+    assert found == pytest.approx(thresholds)
+    assert [int(mask.sum()) for mask in masks] == left
+    assert sum(spent) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, 5.0])

@@ -110,6 +110,18 @@ def test_interference_between_tasks_falls_as_one_over_the_width(kind):
     assert wide * 128 == pytest.approx(1 if kind == "rotation" else 3, rel=0.3)
 
 
+def test_the_optimisers_state_is_kept_between_tasks_as_in_the_authors_code(make_method, make_workplace):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[16], epochs=1)
+    method = make_method("psp", workplace)
+    squares = []
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        squares.append(next(iter(method.strategy.optimizer.state.values()))["exp_avg_sq"])
+    # RMSprop's running mean of squares is one and the same throughout.
+    assert squares[0] is squares[1]
+    assert squares[0].any()
+
+
 def test_kinds_are_a_setting_and_each_learns(make_method, make_workplace):
     from clbench.runner import accuracy
 
