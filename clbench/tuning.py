@@ -136,7 +136,7 @@ def search(
         should_stop: asked after every batch.
 
     Raises:
-        SettingError: for a method that the grid lacks, or a setting that does not fit.
+        SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another.
         RecordError: if the log cannot be read or written.
     """
     from clbench.specs import make_specs
@@ -144,11 +144,17 @@ def search(
     for name in methods or []:
         if name not in grid.trials:
             raise unknown_name("method of the grid", name, grid.trials)
-    planned = []
+    planned: list[tuple[RunSpec, Mapping[str, Any]]] = []
     for name in methods or grid.trials:
-        for settings in grid.trials[name]:
+        for number, settings in enumerate(grid.trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
             (spec,) = make_specs(suite, [name], [grid.seed], overrides, images, precision, device.type)
+            # One that repeats another would be a smaller budget than it looks.
+            if spec.run_id in {earlier.run_id for earlier, _ in planned}:
+                raise SettingError(
+                    f"trial {number} of '{name}' in the grid sets what an earlier one sets, given the suite's own "
+                    "settings; change or remove it"
+                )
             planned.append((spec, settings))
     done = _logged(log)
     for spec, settings in planned:

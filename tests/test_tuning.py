@@ -134,6 +134,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         load_grid(find_suite(SUITE), tmp_path / "latin.toml")
 
 
+def test_a_trial_that_repeats_another_is_refused(clbench, assert_refused, tmp_path, grid_file):
+    # The suite's own number of epochs, spelled out.
+    epochs = find_suite(SUITE).epochs
+    grid = grid_file(toml_of({"naive": [{"learning_rate": 0.01}, {"epochs": epochs, "learning_rate": 0.01}]}))
+    outcome = clbench(tmp_path, "tune", "--suite", SUITE, "--grid", grid, "--log", tmp_path / "log.csv")
+    assert_refused(outcome, "trial 2 of 'naive'", "an earlier one")
+    assert not (tmp_path / "log.csv").exists()
+
+
 def test_a_suite_that_comes_without_a_grid_says_how_to_give_one():
     with pytest.raises(SettingError, match="'split-mnist' comes without a search grid; give one with --grid FILE"):
         load_grid(find_suite("split-mnist"), None)
@@ -154,10 +163,11 @@ def test_permuted_mnist_comes_with_a_grid_for_every_method_that_has_something_to
 
 @pytest.mark.parametrize("name", packaged_grids())
 def test_every_packaged_grid_is_one_of_trials_that_fit(name):
+    path = Path(str(resources.files("clbench.baselines"))) / "tuning" / f"{name}.toml"
+    suite = find_suite(tomllib.loads(path.read_text())["suite"])
     # One that a suite has beyond its own carries more words in its name.
-    suite = next(suite for suite in SUITES.values() if name in (suite.name, f"{suite.name}-clnp"))
-    grid = load_grid(suite, Path(str(resources.files("clbench.baselines"))) / "tuning" / f"{name}.toml")
-    assert grid.suite == suite.name
+    assert name == suite.name or name.startswith(f"{suite.name}-clnp")
+    grid = load_grid(suite, path)
     assert grid.seed not in {seed for other in SUITES.values() for seed in other.seeds}
     assert len({len(trials) for trials in grid.trials.values()}) == 1
     changed = suite.with_overrides({"n_tasks": grid.n_tasks})
@@ -221,7 +231,7 @@ def test_the_accuracies_are_those_of_the_validation_images_by_hand(tune, tmp_pat
     tune({name: [settings]})
     (row,) = logged(tmp_path / "log.csv")
 
-    method = make_method(name, make_workplace(seed=1000, n_tasks=2), **settings)
+    method = make_method(name, make_workplace(SUITE, seed=1000, n_tasks=2), **settings)
     first, second = method.workplace.stream.tasks
 
     def share(task):
