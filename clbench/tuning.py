@@ -144,7 +144,7 @@ def search(
     for name in methods or []:
         if name not in grid.trials:
             raise unknown_name("method of the grid", name, grid.trials)
-    planned: list[tuple[RunSpec, Mapping[str, Any]]] = []
+    planned: list[tuple[RunSpec, dict[str, Any]]] = []
     for name in methods or grid.trials:
         for number, settings in enumerate(grid.trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}

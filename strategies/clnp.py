@@ -22,13 +22,14 @@ active neurons. Which neurons a task reads is its mask, so the task must be know
 Fine-tuning (the paper's improved variant): after step 3 the neurons just claimed train for a few more epochs
 without L1, the pruned ones removed.
 
-Departs from it, where the paper is silent: the activity is a mean over all inputs; thresholds are found layer by
+Departs from it, where the paper is silent: the L1 norm takes in the output layer's weights and no biases; the
+activity is the mean size of the output over all inputs, in the precision of training; thresholds are found layer by
 layer in order, by bisection over the activities, the margin shared evenly (what an early layer does not spend
-passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if validation accuracy
-falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1 norm of the free
-neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers fill up within a few
-tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and `fine_tune_dropout` are not in
-the paper either, and are off by default; nor are output weights `per-task`.
+passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if accuracy on the same
+validation images falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1
+norm of the free neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers
+fill up within a few tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and
+`fine_tune_dropout` are not in the paper either, and are off by default; nor are output weights `per-task`.
 """
 
 import itertools
