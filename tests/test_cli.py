@@ -643,7 +643,7 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place,
         stderr=subprocess.PIPE,
         text=True,
     )
-    watchdog = threading.Timer(60, process.kill)
+    watchdog = threading.Timer(240, process.kill)
     watchdog.start()
     try:
         for line in process.stdout:

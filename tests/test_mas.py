@@ -108,7 +108,9 @@ def test_the_images_of_the_methods_importance_are_as_many_as_asked_for(make_meth
     method = make_method("mas", workplace, importance_images=70)
     task = workplace.stream.tasks[0]
     method.learn(task)
-    loader = TensorLoader([task.train], 64, torch.device("cpu"), workplace.seeds.generator("batches", 0))
+    loader = TensorLoader(
+        [task.train], workplace.suite.batch_size, torch.device("cpu"), workplace.seeds.generator("batches", 0)
+    )
     # Two passes were trained on; the third is measured.
     for _ in range(2):
         list(loader)
