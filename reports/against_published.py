@@ -45,8 +45,7 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
         theirs = float(result.average_accuracy)
         spread = None if result.spread is None else 100 * float(result.spread)
         given = Cell(result.percent, "", 100 * theirs, spread)
-        # A variant is compared with its method's numbers, unless it has some of its own.
-        ours = [group for group in groups if (group.method if group.method in named else group.base) == result.method]
+        ours = [group for group in groups if group.name_among(named) == result.method]
         if not ours:
             yield (Cell(f"[{number}]"), Cell(result.method), given, *[Cell("not run"), *[Cell("–")] * 3])
         for group in ours:

@@ -5,7 +5,7 @@ Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from string import ascii_lowercase
@@ -48,6 +48,10 @@ class Group:
     def base(self) -> str:
         """The method without a variant's name: `psp` of `psp:rotation`."""
         return base_name(self.method)
+
+    def name_among(self, names: Collection[str]) -> str:
+        """The name that these values are looked up by: a variant's own where it has some, else its method's."""
+        return self.method if self.method in names else self.base
 
     @property
     def epochs(self) -> str:

@@ -100,7 +100,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
                 len(group.runs),
                 ours,
                 # A variant stands beside what is published for its method, but is not held to its goal.
-                published.get(group.method) or published.get(group.base, ()),
+                published.get(group.name_among(published), ()),
                 goal,
                 tuple(_misses(group, ours, goal)) if goal else (),
             )
