@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clbench.errors import RecordError, SettingError, unknown_name
 from clbench.suites import Suite, setting_error
@@ -54,7 +54,8 @@ class Grid(BaseModel):
         suite: name of the suite.
         n_tasks: how many of its tasks each trial learns.
         seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
-        trials: by method, the settings of each trial; every method has as many.
+        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it,
+            stands for None, which TOML has no word for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -63,6 +64,14 @@ class Grid(BaseModel):
     n_tasks: int = Field(ge=1)
     seed: int = Field(ge=0)
     trials: Mapping[str, list[dict[str, Any]]]
+
+    @field_validator("trials")
+    @classmethod
+    def _null_is_none(cls, trials: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, list[dict[str, Any]]]:
+        return {
+            name: [{key: None if value == "null" else value for key, value in trial.items()} for trial in listed]
+            for name, listed in trials.items()
+        }
 
     @model_validator(mode="after")
     def _same_budget(self) -> "Grid":
