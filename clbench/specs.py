@@ -13,14 +13,15 @@ from clbench.records import run_id_of
 from clbench.suites import OVERRIDABLE, Suite
 
 # Settings that came later, and the value at which a run is the one that it was without them.
-_ADDED_LATER = {"steps_per_epoch": None, "frozen_cache_mib": 1024}
+ADDED_LATER: Mapping[str, Any] = {"steps_per_epoch": None, "frozen_cache_mib": 1024, "margin_shares": None}
+"""Settings of later versions, and the value that changes nothing: a record leaves it out."""
 
 Precision = Literal["float32", "bfloat16"]
 
 
 def _without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without what changes nothing, so that runs recorded before keep their ids."""
-    return {key: value for key, value in settings.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]}
+    return {key: value for key, value in settings.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
 
 
 @dataclass(frozen=True)

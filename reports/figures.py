@@ -104,7 +104,7 @@ _LOOKS = {
     "avalanche-si": Look("#117733", "<", "-."),
     # Variants of the suites, near their method's.
     "clnp:best": Look("#A63A00", "p", "-"),
-    "clnp:paper": Look("#F0965A", "*", "-."),
+    "clnp:10-epochs": Look("#F0965A", "*", "-."),
     "si:10-epochs": Look("#44BB99", "H", "--"),
     "psp:complex": Look("#994F88", "h", "--"),
     "psp:rotation": Look("#EE99CC", "+", "-."),

@@ -78,7 +78,8 @@ def differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Itera
     """`epochs 10 (there 20)` for each of their settings that is another one in ours."""
     for name, value in theirs.items():
         if name in ours and plain(ours[name]) != plain(value):
-            yield f"{name.replace('_', ' ')} {plain(ours[name])} (there {plain(value)})"
+            own, other = ("none" if each is None else plain(each) for each in (ours[name], value))
+            yield f"{name.replace('_', ' ')} {own} (there {other})"
 
 
 def instant(text: str) -> datetime | None:

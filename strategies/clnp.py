@@ -24,12 +24,19 @@ without L1, the pruned ones removed.
 
 Departs from it, where the paper is silent: the L1 norm takes in the output layer's weights and no biases; the
 activity is the mean size of the output over all inputs, in the precision of training; thresholds are found layer by
-layer in order, by bisection over the activities, the margin shared evenly (what an early layer does not spend
-passes on to the later); fine-tuning runs at a quarter of the learning rate and is undone if accuracy on the same
-validation images falls; a single head has a bias per task; each task has a new optimiser. `l1_activities`, the L1
-norm of the free neurons' activities, is not in the paper: with the L1 norm of the weights alone the later layers
-fill up within a few tasks at 10 epochs, so it is on by default; 0 gives the paper's loss. `l1_proximal` and
-`fine_tune_dropout` are not in the paper either, and are off by default; nor are output weights `per-task`.
+layer in order, by bisection over the activities, the margin shared evenly or by `margin_shares` (what an early layer
+does not spend passes on to the later); fine-tuning runs at `fine_tune_rate`, by default a quarter, of the learning rate
+and is undone if accuracy on the same validation images falls; a single head has a bias per task; each task has a new
+optimiser. `l1_proximal` is the paper's norm taken past the optimiser's scaling. Output weights `per-task` are the
+paper's multi-head form on a network with one output layer; which form its numbers on permuted MNIST have is not known.
+
+Options beyond the paper, both off by default: `l1_activities`, the L1 norm of the free neurons' activities, and
+`fine_tune_dropout`.
+
+What matters, by docs/clnp.md: the margin together with fine-tuning, which gives back what a wide margin costs; the
+strength of the L1 norm of the weights, and enough epochs for it, because Adam's scaling makes it slow; output weights
+per task, without which later tasks claim more and more; and beyond the paper, the norm on activities, which does in few
+epochs what that of the weights does in many, and inputs dropped while fine-tuning, which make many epochs of it pay.
 """
 
 import itertools
@@ -44,7 +51,7 @@ from avalanche.benchmarks import CLExperience
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -58,12 +65,14 @@ from clbench.streams import Stream, Task
 from clbench.suites import setting_error
 
 
-def _one_for_all(value: Any) -> Any:
-    return [value] if isinstance(value, int | float) else value
+def _as_list(value: Any) -> Any:
+    """One number for a list of it, as `--set` reads it; a tuple for a list, as one may write it in Python."""
+    return [value] if isinstance(value, int | float) else list(value) if isinstance(value, tuple) else value
 
 
 Strength = Annotated[float, Field(ge=0, le=1)]
-Strengths = Annotated[list[Strength], BeforeValidator(_one_for_all), Field(min_length=1)]
+Strengths = Annotated[list[Strength], BeforeValidator(_as_list), Field(min_length=1)]
+MarginShares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class CLNPSettings(MethodSettings):
@@ -71,34 +80,46 @@ class CLNPSettings(MethodSettings):
 
     Attributes:
         margin: m, accuracy in percentage points that pruning may cost on the task's validation data.
+        margin_shares: in what proportion the hidden layers, in order, may spend it, one number for each; none for
+            evenly. A layer's larger share leaves more of it free.
         l1_weights: alpha, the weight of the L1 norm of all trainable weights.
         l1_proximal: strength of the same L1 norm by soft thresholding: after a step of learning rate r every weight
-            moves r * l1_proximal towards 0, whatever the optimiser's scaling. Beyond the paper.
+            moves r * l1_proximal towards 0, whatever the optimiser's scaling.
         l1_activities: weight of the sum, over free neurons, of their mean output in the batch; one for all hidden
             layers, or one for each, which shifts the claims from one layer to another. Beyond the paper.
-        fine_tune_share: share of the suite's epochs that come after pruning, rounded to whole epochs; 0 is the
-            paper's plain form.
+        fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs; 0 is the paper's plain
+            form.
         fine_tune_rate: their learning rate, as a share of the task's; it falls to 0.
         fine_tune_dropout: share of the network's inputs (pixels) that are set to 0 at random while fine-tuning.
             Beyond the paper.
         output_weights: of a single head: `shared`, where what leads from a task's neurons to the outputs is frozen with
             them and adds to the outputs of every later task; or `per-task`, where every task has its own, from all
-            neurons active then, as with a head per task. Beyond the paper.
+            neurons active then, as with a head per task.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
             neurons give for the training images; 0 for none. The same within rounding.
     """
 
     margin: float = Field(default=1.0, ge=0, le=100)
+    margin_shares: MarginShares | None = None
     l1_weights: float = Field(default=1e-5, ge=0, le=1)
     l1_proximal: float = Field(default=0.0, ge=0, le=100)
-    l1_activities: Strengths = [3e-3]
+    l1_activities: Strengths = [0.0]
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
     output_weights: Literal["shared", "per-task"] = "shared"
     thresholds: Literal["per-layer", "global"] = "per-layer"
     frozen_cache_mib: int = Field(default=1024, ge=0, le=2**20)
+
+    @model_validator(mode="after")
+    def _shares_are_of_layers(self) -> "CLNPSettings":
+        if self.margin_shares is not None and self.thresholds == "global":
+            raise ValueError(
+                "CLNP's margin_shares need thresholds per-layer, but got global, which has no shares; give "
+                "margin_shares=null with it"
+            )
+        return self
 
 
 # Below this share of free neurons a task is told that it may not fit.
@@ -148,8 +169,8 @@ class CLNPPlugin(SupervisedPlugin):
     learned yet through the latest mask. Outside Avalanche's loops use `with plugin.task(index): model(x)`.
 
     Args:
-        margin, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout, output_weights, thresholds:
-            see `CLNPSettings`.
+        margin, margin_shares, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout,
+            output_weights, thresholds: see `CLNPSettings`.
         fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
         validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
             lets the plugin hold out `validation_share` of the task's training data.
@@ -168,9 +189,10 @@ class CLNPPlugin(SupervisedPlugin):
         self,
         *,
         margin: float = 1.0,
+        margin_shares: Sequence[float] | float | None = None,
         l1_weights: float = 1e-5,
         l1_proximal: float = 0.0,
-        l1_activities: float | Sequence[float] = 3e-3,
+        l1_activities: float | Sequence[float] = 0.0,
         fine_tune_epochs: int = 3,
         fine_tune_rate: float = 0.25,
         fine_tune_dropout: float = 0.0,
@@ -183,6 +205,7 @@ class CLNPPlugin(SupervisedPlugin):
     ) -> None:
         super().__init__()
         self.margin = margin
+        self.margin_shares: Sequence[float] | None = _as_list(margin_shares)
         self.l1_weights = l1_weights
         self.l1_proximal = l1_proximal
         self.l1_activities = l1_activities
@@ -246,6 +269,11 @@ class CLNPPlugin(SupervisedPlugin):
             raise MethodError(
                 f"CLNP's l1_activities has {len(self._activity_strengths())} values for {len(self.layers)} hidden "
                 "layers; give one for each, or a single number for all"
+            )
+        if self.margin_shares is not None and len(self.margin_shares) != len(self.layers):
+            raise MethodError(
+                f"CLNP's margin_shares has {len(self.margin_shares)} values for {len(self.layers)} hidden layers; give "
+                "one for each, or none"
             )
         if self.masks:
             self._initialise_free(strategy)
@@ -362,6 +390,7 @@ class CLNPPlugin(SupervisedPlugin):
         try:
             CLNPSettings(
                 margin=self.margin,
+                margin_shares=self.margin_shares,  # type: ignore[arg-type]
                 l1_weights=self.l1_weights,
                 l1_proximal=self.l1_proximal,
                 l1_activities=self.l1_activities,  # type: ignore[arg-type]
@@ -651,7 +680,12 @@ class CLNPPlugin(SupervisedPlugin):
         """Chooses the thresholds: per layer the mask (bool [N_l], what stays), theta_l, and the points it cost."""
         active = [layer.active for layer in self.layers]
         return choose_thresholds(
-            activity, active, validation, self.margin, global_threshold=self.thresholds == "global"
+            activity,
+            active,
+            validation,
+            self.margin,
+            self.margin_shares,
+            global_threshold=self.thresholds == "global",
         )
 
     def _fine_tune(self, strategy: Any, validation: Validation, masks: list[Tensor]) -> None:
@@ -773,7 +807,7 @@ class _ValidationStream(Sequence[TensorLoader]):
 
 
 class CLNP(Method):
-    """CLNP on a suite; fine-tuning epochs are taken out of the suite's, so that every method has as many."""
+    """CLNP on a suite; fine-tuning epochs are taken out of the method's, not added to them."""
 
     Settings = CLNPSettings
     task_known_at_test = True
@@ -783,6 +817,7 @@ class CLNP(Method):
         s = self.settings
         self.clnp = CLNPPlugin(
             margin=s.margin,
+            margin_shares=s.margin_shares,
             l1_weights=s.l1_weights,
             l1_proximal=s.l1_proximal,
             l1_activities=s.l1_activities,

@@ -82,7 +82,13 @@ class Validation:
 
 
 def choose_thresholds(
-    activity: list[Tensor], active: list[Tensor], validation: Validation, margin: float, *, global_threshold: bool
+    activity: list[Tensor],
+    active: list[Tensor],
+    validation: Validation,
+    margin: float,
+    shares: Sequence[float] | None = None,
+    *,
+    global_threshold: bool,
 ) -> tuple[list[Tensor], list[float], list[float]]:
     """Prunes free neurons while the validation accuracy stays within the margin of the unpruned network's.
 
@@ -90,9 +96,10 @@ def choose_thresholds(
         activity: per hidden layer, mean output of every neuron, [N_l].
         active: per hidden layer, bool [N_l]: neurons of earlier tasks, which stay.
         validation: measures the accuracy.
-        margin: accuracy in percentage points that may be lost; shared evenly among the layers, and what an early layer
+        margin: accuracy in percentage points that may be lost, by all layers together.
+        shares: in what proportion the layers may spend it, one number for each; None for evenly. What an early layer
             does not spend passes on to the later.
-        global_threshold: one threshold for all layers, instead of one for each.
+        global_threshold: one threshold for all layers, instead of one for each; it takes no shares.
 
     Returns:
         Per layer: the mask (bool [N_l], what stays), theta_l, and the points of accuracy it cost.
@@ -110,8 +117,9 @@ def choose_thresholds(
     masks = [torch.ones_like(mask) for mask in active]
     thresholds, spent = [0.0] * len(active), [0.0] * len(active)
     accuracy = base
+    parts = [1.0] * len(groups) if shares is None or global_threshold else list(shares)
     for position, group in enumerate(groups):
-        allowed = base - margin * (position + 1) / len(groups) / 100
+        allowed = base - margin * (sum(parts[: position + 1]) / sum(parts)) / 100
 
         def pruned(theta: float, group: list[int] = group, masks: list[Tensor] = masks) -> list[Tensor]:
             return [

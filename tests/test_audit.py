@@ -104,7 +104,13 @@ def test_a_failed_run_whose_record_is_whole_holds_and_is_called_failed(clbench, 
 def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digits):
     import torch
 
-    for overrides in ({}, {"epochs": 2}, {"steps_per_epoch": 3}, {"clnp.margin": 0.5}):
+    for overrides in (
+        {},
+        {"epochs": 2},
+        {"steps_per_epoch": 3},
+        {"clnp.margin": 0.5},
+        {"clnp.margin_shares": [0.2, 0.8]},
+    ):
         for spec in make_specs(find_suite("permuted-digits"), ["clnp"], [7], overrides, digits, "bfloat16", "cpu"):
             config = json.loads(json.dumps(config_of(spec, find_method("clnp"), torch.device("cpu"))))
             assert recorded_identity(config) == spec.identity

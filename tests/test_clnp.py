@@ -13,12 +13,13 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from clbench.errors import ClbenchError, MethodError, MethodWarning
+from clbench.errors import ClbenchError, MethodError, MethodWarning, SettingError
 from clbench.methods import resolve_settings
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import CLNP
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds, largest_threshold
+from clbench.suites import SUITES
 
 SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
 CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
@@ -248,16 +249,24 @@ class ByHand:
 
 
 @pytest.mark.parametrize(
-    ("global_threshold", "thresholds", "left"),
+    ("shares", "global_threshold", "thresholds", "left"),
     # Half of the three points is for the first layer, which prunes one neuron; what is left of it goes to the second.
+    # Two shares against one let the first layer spend two points, one against five none that would prune a neuron.
     # One threshold for both takes the three that are least active, wherever they are.
-    [(False, [0.1, 0.02], [3, 2]), (True, [0.03, 0.03], [4, 1])],
-    ids=["per layer", "global"],
+    [
+        (None, False, [0.1, 0.02], [3, 2]),
+        ([2.0, 1.0], False, [0.2, 0.01], [2, 3]),
+        ([0.1, 0.5], False, [0.0, 0.03], [4, 1]),
+        (None, True, [0.03, 0.03], [4, 1]),
+    ],
+    ids=["per layer", "two to one", "one to five", "global"],
 )
-def test_the_margin_is_shared_by_the_layers_or_spent_on_the_least_active_of_all(global_threshold, thresholds, left):
+def test_the_margin_is_shared_by_the_layers_or_spent_on_the_least_active_of_all(
+    shares, global_threshold, thresholds, left
+):
     activity = [torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.01, 0.02, 0.03, 0.04])]
     active = [torch.zeros(4, dtype=torch.bool)] * 2
-    masks, found, spent = choose_thresholds(activity, active, ByHand(), 3.0, global_threshold=global_threshold)
+    masks, found, spent = choose_thresholds(activity, active, ByHand(), 3.0, shares, global_threshold=global_threshold)
     assert found == pytest.approx(thresholds)
     assert [int(mask.sum()) for mask in masks] == left
     assert sum(spent) == pytest.approx(3.0)
@@ -514,6 +523,8 @@ def test_inputs_are_dropped_while_fine_tuning_and_at_no_other_time(make_method, 
         {"validation_share": 0.0},
         {"l1_weights": 2},
         {"fine_tune_dropout": 1.0},
+        {"margin_shares": (0.0, 1.0)},
+        {"margin_shares": 0.5},
     ],
     ids=str,
 )
@@ -646,6 +657,28 @@ def test_one_activity_norm_for_all_layers_equals_the_same_for_each(make_method, 
         method.learn(workplace.stream.tasks[0])
         outcomes.append(logits(method, workplace.stream.tasks[0]))
     assert torch.equal(*outcomes)
+
+
+def test_shares_of_the_margin_for_another_number_of_layers_are_refused(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 1})
+    method = make_method("clnp", workplace, margin_shares=[0.3, 0.3, 0.4])
+    with pytest.raises(MethodError, match="margin_shares has 3 values for 2 hidden layers"):
+        method.learn(workplace.stream.tasks[0])
+
+
+def test_shares_of_the_margin_with_one_threshold_for_all_layers_are_refused_before_anything_is_trained():
+    with pytest.raises(SettingError, match=r"margin_shares need thresholds per-layer.*margin_shares=null"):
+        resolve_settings(SUITES["permuted-mnist"], "clnp", {"thresholds": "global"})
+    resolve_settings(SUITES["permuted-mnist"], "clnp", {"thresholds": "global", "margin_shares": None})
+
+
+# permuted-mnist-25 was recorded with the options under this name.
+@pytest.mark.parametrize("suite", sorted(SUITES.keys() - {"permuted-mnist-25"}))
+def test_under_its_own_name_it_has_nothing_beyond_its_paper(suite):
+    settings = resolve_settings(SUITES[suite], "clnp", {})
+    assert (settings.l1_activities, settings.fine_tune_dropout) == ([0.0], 0.0)
+    assert settings.l1_weights or settings.l1_proximal
+    assert (CLNPPlugin().l1_activities, CLNPPlugin().fine_tune_dropout) == (0.0, 0.0)
 
 
 def test_activity_norms_for_another_number_of_layers_are_refused(make_method, make_workplace):

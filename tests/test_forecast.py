@@ -114,8 +114,8 @@ def test_too_few_tasks_make_no_forecast():
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
-def capacities(suite):
-    return [run.capacity for run in read_runs(RESULTS / suite) if run.method == "clnp"]
+def capacities(suite, method="clnp"):
+    return [run.capacity for run in read_runs(RESULTS / suite) if run.method == method]
 
 
 def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before():
@@ -130,6 +130,18 @@ def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before(
             assert found.high > 25
     # Less than 95 %, because the true line bends; the module says so.
     assert (sum(held), len(held)) == (33, 40)
+
+
+def test_a_layer_of_50_tasks_filled_up_later_than_most_intervals_said_and_the_other_never_did():
+    (recorded,) = capacities("permuted-mnist-50", "clnp:best")
+    first, second = forecasts([recorded])
+    assert (first.full_seeds, second.full_seeds) == ((None,), (41,))
+    made = [forecasts([recorded], tasks=seen) for seen in range(5, 41)]
+    assert sum(layer.high == math.inf for layer, _ in made) == 35
+    # As the module says: tasks claim less when little is left, which a line fitted before does not know.
+    assert sum(layer.low <= 41 <= layer.high for _, layer in made) == 17
+    assert min(layer.high for _, layer in made) == 31
+    assert not any(layer.low > 41 for _, layer in made)
 
 
 @pytest.mark.parametrize("seen", [4, 5, 6])

@@ -280,13 +280,21 @@ def test_variants_stand_beside_what_is_published_for_their_method(recorded_seeds
 
 def test_a_variant_says_how_it_differs_from_its_method(recorded_seeds: MakeRuns) -> None:
     runs = [
-        *recorded_seeds("clnp", 0.9, method_settings={"epochs": 10, "margin": 0.7, "l1_activities": [3e-4, 6e-4]}),
+        # A setting at the value that changes nothing is not recorded.
+        *recorded_seeds(
+            "clnp",
+            0.9,
+            method_settings={"epochs": 10, "margin": 0.7, "l1_activities": [0.0], "margin_shares": [0.2, 0.8]},
+        ),
         *recorded_seeds(
             "clnp:best", 0.98, method_settings={"epochs": 30, "margin": 0.7, "l1_activities": [4e-4, 5e-4]}
         ),
     ]
     notes = table(report_on(runs), "Results after the last task").notes
-    said = "clnp:best is clnp with epochs 30 (there 10); l1 activities 0.0004, 0.0005 (there 0.0003, 0.0006)."
+    said = (
+        "clnp:best is clnp with margin shares none (there 0.2, 0.8); epochs 30 (there 10); "
+        "l1 activities 0.0004, 0.0005 (there 0.0)."
+    )
     assert said in notes
 
 
