@@ -1,0 +1,140 @@
+"""Draws docs/clnp-trials.svg, the logged trials of CLNP on permuted MNIST, from the logs in baselines/tuning.
+
+Every point has its trial's run_id as its id.
+
+python docs/clnp_trials.py docs/clnp-trials.svg
+"""
+
+import csv
+import io
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from clbench.suites import PERMUTED_MNIST
+
+TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
+LOGS = ("permuted-mnist-clnp-paper", "permuted-mnist", "permuted-mnist-clnp")
+
+PAPERS_LOSS = "L1 on weights, the paper's loss (number: the layer's margin, points)"
+NORMS = {
+    PAPERS_LOSS: "#0072b2",
+    "L1 on weights, proximal": "#cc79a7",
+    "L1 on weights and activities": "#d55e00",
+}
+EPOCHS = {10: "o", 20: "s", 30: "^"}
+
+# What the paper has free after ten tasks (baselines/published.toml), as neurons of 2000 that a task may claim.
+PAPERS_CLAIMS = (164, 120)
+FAIR_SHARE = 200
+
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "clbench",
+    "svg.fonttype": "path",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+}
+
+
+def main(target: Path) -> None:
+    trials = [trial for log in LOGS for trial in logged_trials(log)]
+    with matplotlib.rc_context(STYLE):
+        target.write_text(drawing(trials))
+
+
+def logged_trials(log: str) -> list[dict[str, Any]]:
+    """CLNP's trials in a log, in its order, each with all settings that the grid gives it."""
+    grid = tomllib.loads((TUNING / f"{log}.toml").read_text())["trials"]["clnp"]
+    with open(TUNING / f"{log}.csv", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["method"] == "clnp"]
+    trials = []
+    for line, planned in zip(lines, grid, strict=False):  # the last ones of a grid may not have run yet
+        given = json.loads(line["settings"])
+        if not given.items() <= {key: None if value == "null" else value for key, value in planned.items()}.items():
+            raise SystemExit(f"{log}.csv is not in the order of {log}.toml: {given} is not {planned}")
+        free = [int(part) for part in re.findall(r"(\d+)/\d+", line["free_neurons"])]
+        size = [int(part) for part in re.findall(r"\d+/(\d+)", line["free_neurons"])]
+        claimed = [(s - f) / int(line["n_tasks"]) for s, f in zip(size, free, strict=True)]
+        trials.append(
+            {
+                **planned,
+                "run_id": line["run_id"],
+                "claimed": claimed,
+                "accuracy": 100 * float(line["validation_accuracy"]),
+            }
+        )
+    return trials
+
+
+def norm_of(trial: Mapping[str, Any]) -> str:
+    names = list(NORMS)
+    if any(trial["l1_activities"]):
+        return names[2]
+    return names[1] if trial.get("l1_proximal") else names[0]
+
+
+def drawing(trials: list[dict[str, Any]]) -> str:
+    figure = Figure(figsize=(8.4, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    ours = PERMUTED_MNIST.method_settings["clnp"]
+    for layer, axes in enumerate(panels):
+        axes.axvspan(FAIR_SHARE, 800, color="#f0f0f0", zorder=0)
+        axes.axvline(PAPERS_CLAIMS[layer], color="#555555", linestyle="--", linewidth=0.9, zorder=1)
+        for trial in trials:
+            x, y = trial["claimed"][layer], trial["accuracy"]
+            axes.plot(
+                x,
+                y,
+                EPOCHS[trial["epochs"]],
+                color=NORMS[norm_of(trial)],
+                markersize=5.5,
+                zorder=3,
+                gid=f"{trial['run_id']}-{layer + 1}",
+            )
+            suites = all(trial.get(key) == value for key, value in ours.items())
+            if suites:
+                axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor="black", markersize=10, zorder=2)
+            if norm_of(trial) == PAPERS_LOSS:
+                shares = [0.5, 0.5] if trial["margin_shares"] == "null" else trial["margin_shares"]
+                margin = f"{shares[layer] * trial['margin']:.3g}"
+                axes.annotate(
+                    margin, (x, y), (0, -14 if suites else 6), textcoords="offset points", fontsize=7, ha="center"
+                )
+        axes.set_xscale("log")
+        axes.set_xlim(60, 800)
+        axes.set_xticks([75, 100, 150, 200, 300, 400, 600], ["75", "100", "150", "200", "300", "400", "600"])
+        axes.minorticks_off()
+        axes.set_title(f"Layer {layer + 1}", loc="left")
+        axes.set_xlabel("neurons that a task claims, of 2000")
+        axes.grid(color="#d0d0d1", linewidth=0.4)
+    panels[0].set_ylabel("validation accuracy after three tasks, %")
+    marks = [Line2D([], [], linestyle="", marker="o", color=colour, label=name) for name, colour in NORMS.items()]
+    marks += [
+        Line2D([], [], linestyle="", marker=marker, color="#777777", label=f"{epochs} epochs")
+        for epochs, marker in EPOCHS.items()
+    ]
+    marks += [
+        Line2D([], [], color="#555555", linestyle="--", linewidth=0.9, label="what the paper's ten tasks claimed"),
+        Line2D([], [], linestyle="", marker="s", color="#e4e4e4", markersize=9, label="ten tasks do not fit"),
+        Line2D(
+            [], [], linestyle="", marker="o", fillstyle="none", color="black", markersize=9, label="the suite's clnp"
+        ),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
