@@ -29,6 +29,8 @@ from clbench.errors import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from clbench.grid import Outcome
     from clbench.records import RecordedRun
     from clbench.screen import Screen
@@ -220,6 +222,7 @@ def run_command(
         # cuBLAS needs to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+    _warn_of_slow_precision(screen, training_precision, place)
     specs = make_specs(
         chosen,
         names,
@@ -515,10 +518,12 @@ def tune_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    place = _device(device)
+    _warn_of_slow_precision(screen, training_precision, place)
     stop = threading.Event()
     with stopping_on_signals(stop):
         try:
-            for trial in search(chosen, trials, names, images, training_precision, _device(device), log, stop.is_set):
+            for trial in search(chosen, trials, names, images, training_precision, place, log, stop.is_set):
                 settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
                 if trial.row is None:
                     screen.say(f"{trial.spec.method} {settings}: logged before")
@@ -574,6 +579,7 @@ def bench_command(
     if threads is not None:
         torch.set_num_threads(threads)
     place = _device(device)
+    _warn_of_slow_precision(screen, training_precision, place)
     images = bench_images(data_root)
     if out is not None:
         _check_writable(out)
@@ -684,6 +690,14 @@ def _precision(given: str) -> "Precision":
     if given not in ("auto", "float32", "bfloat16"):
         raise SettingError(f"unknown precision '{given}': expected auto, float32 or bfloat16")
     return "bfloat16" if given == "bfloat16" else "float32"
+
+
+def _warn_of_slow_precision(screen: "Screen", precision: str, device: "torch.device") -> None:
+    from clbench.estimate import slow_precision
+
+    said = slow_precision(precision, device)
+    if said is not None:
+        screen.warn(said)
 
 
 def _device(given: str) -> Any:

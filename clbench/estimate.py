@@ -1,7 +1,8 @@
 """What a grid of runs will cost, before it starts: images, steps, and time measured on this machine."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -59,6 +60,29 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         f"\n{len(specs)} runs, {duration(total)} of plain training steps on {device} ({first.precision}, "
         f"threads: {torch.get_num_threads()}), as fast as it is right now; what a method does beside them comes on "
         "top, and CLNP saves what it has frozen. Nothing was run."
+    )
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """A sentence where training in that precision would be emulated on this device, as far as PyTorch can tell."""
+    if precision != "bfloat16":
+        return None
+    if device.type == "cuda":
+        lacking = not torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(device)
+    else:
+        # Older versions of PyTorch do not say what a processor can do.
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        lacking = bool(capabilities) and not any(capabilities.get(each) for each in _BFLOAT16)
+        name = capabilities.get("cpu_name") or "this processor"
+    if not lacking:
+        return None
+    return (
+        f"{name} has no instructions for bfloat16: training in it may take many times as long as in float32; "
+        "--dry-run with either tells how long"
     )
 
 

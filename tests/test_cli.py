@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,6 +287,31 @@ def test_a_dry_run_prints_whole_run_ids(run, tmp_path, digits):
     outcome = run(tmp_path, "--dry-run", small=[])
     (spec,) = make_specs(find_suite(SUITE), ["naive"], [0], {}, digits, "float32", "cpu")
     assert spec.run_id in outcome.out
+
+
+def processor_has_bfloat16():
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    if flags is None:
+        pytest.skip("an independent word on the processor's instructions is in /proc/cpuinfo of Linux on x86")
+    return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags[1].split()))
+
+
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_bfloat16_on_a_processor_that_has_none_is_warned_of(command, run, clbench, tmp_path):
+    options = ["--precision", "bfloat16", "--device", "cpu"]
+    if command == "run":
+        outcome = run(tmp_path, "--dry-run", *options)
+    else:
+        grid = tmp_path / "grid.toml"
+        grid.write_text(f'suite = "{SUITE}"\nn_tasks = 1\nseed = 9\n[trials]\nnaive = [{{ epochs = 1 }}]\n')
+        outcome = clbench(tmp_path, "tune", "--suite", SUITE, "--grid", str(grid), *options)
+    assert outcome.code == 0
+    warned = "no instructions for bfloat16: training in it may take many times as long as in float32" in outcome.err
+    assert warned == (not processor_has_bfloat16())
+
+
+def test_float32_is_warned_of_nowhere(run, tmp_path):
+    assert run(tmp_path, "--dry-run", "--precision", "float32").err == ""
 
 
 # Running
