@@ -18,9 +18,9 @@ the output layer too. Three kinds:
 A context is drawn from (seed, task, layer) alone when it is needed and is not stored: what a task costs is its
 number. The task is known at test time.
 
-Departs from it: in what the suite has otherwise than the authors (1000 steps of 128 images per task at a constant
-rate, three hidden layers, pixels normalised), all of which `superposition-mnist-50` has as they do; and in that
-contexts are not learned. RMSprop 0.0001 with its state kept across tasks is theirs.
+Departs from it: in what the suite has otherwise than the authors (1000 steps of 128 images per task at a constant rate,
+three hidden layers), all of which `superposition-mnist-50` has as they do; and in that contexts are not learned.
+RMSprop 0.0001 with its state kept across tasks is theirs.
 """
 
 import itertools

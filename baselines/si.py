@@ -13,7 +13,7 @@ made. After the task
 .. math:: \Omega_i \leftarrow \max\left(0, \Omega_i + \frac{\omega_i}{(\theta_i - \theta^{ref}_i)^2 + \xi}\right)
 
 and the later loss is L + c sum_i Omega_i (theta_i - theta_ref_i)^2 over all parameters, biases and output layer
-included.
+included. As in the authors' code it is the sum that is kept from turning negative; a task's own term may be.
 
 The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
 

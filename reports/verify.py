@@ -169,7 +169,13 @@ def verification_table(found: Verification) -> Table:
             verdict.goal_reached,
         ]
         table.add_row(*map(Text, cells))
+    notes = []
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
-        table.caption = Text(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
+        notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
+    for verdict in found.verdicts:
+        variants_of = {result.method for result in verdict.published if ":" in verdict.label} - {verdict.label}
+        notes += [f"{verdict.label} stands beside what is published for {name}" for name in sorted(variants_of)]
+    if notes:
+        table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     return table

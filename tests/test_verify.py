@@ -368,6 +368,11 @@ def test_a_verification_is_complete_once_every_goal_has_its_seeds(own_run: MakeR
     assert not verify(runs[3:], SUITE).is_complete
 
 
+def test_the_table_says_whose_published_value_a_variant_stands_beside(own_run: MakeRun) -> None:
+    runs = [own_run(method, seed, 0.98) for method in ("psp", "psp:rotation") for seed in range(3)]
+    assert shown(runs)[3:] == [["psp:rotation stands beside what is published for psp"]]
+
+
 def test_the_table_explains_a_missing_interval_only_where_one_is_missing(own_run: MakeRun) -> None:
     runs = [own_run("psp", seed, 0.97) for seed in range(3)]
     assert shown(runs)[1:] == [["psp", "3", "97.6", "97.00 ± 0.00", "below", "97.6", "no"]]
