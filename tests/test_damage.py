@@ -17,7 +17,7 @@ from clbench.records import CAPACITY_COLUMNS, OPTIONAL_FILES, REQUIRED_FILES, Re
 from clbench.tuning import LOG_COLUMNS, _append, _logged
 
 FLIPS, TRUNCATIONS = 200, 50
-RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "permuted-mnist"
+RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "earlier"
 
 
 def damages(content: bytes, seed: object) -> Iterator[tuple[str, bytes]]:
@@ -100,6 +100,11 @@ def test_without_digests_damage_is_refused_by_name_or_leaves_a_readable_run(tmp_
     # such a run says that it has no digests.
     source = next(path for path in sorted(RECORDED_BEFORE.iterdir()) if (path / "capacity.csv").is_file())
     folder = shutil.copytree(source, tmp_path / source.name)
+    status = json.loads((folder / "status.json").read_text())
+    before_digests = json.loads((RECORDED_BEFORE / "7151ffde6ca45097" / "status.json").read_text())
+    assert before_digests.keys() < status.keys()
+    (folder / "status.json").write_text(json.dumps({key: status[key] for key in before_digests}))
+    assert getattr(audit(folder).run, "seal", None) == ""
     content = (folder / name).read_bytes()
     for _, damaged in damages(content, f"without {name}"):
         (folder / name).write_bytes(damaged)
