@@ -206,7 +206,7 @@ def run_command(
     import torch
 
     from clbench.seeding import RandomStreams
-    from clbench.specs import make_specs
+    from clbench.specs import make_specs, unreached
     from clbench.streams import make_stream
 
     place = _device(device)
@@ -232,6 +232,8 @@ def run_command(
         training_precision,
         place.type,
     )
+    for said in unreached(specs, changes):
+        screen.warn(said)
     # A suite that its data cannot fill is refused now rather than in every run.
     make_stream(specs[0].suite, images, RandomStreams(specs[0].seed))
     if dry_run:

@@ -1,6 +1,7 @@
 """From a command's words to the grid of runs: what each will do, and the id that follows from it."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -124,3 +125,21 @@ def make_specs(
             }
             specs.append(RunSpec(changed, name, settings, seed, precision, effective, data, device))
     return specs
+
+
+def unreached(specs: Sequence[RunSpec], overrides: Mapping[str, Any]) -> list[str]:
+    """A sentence for each override of the suite that some methods, with a setting of their own, do not take."""
+    said = []
+    for key in (key for key in overrides if "." not in key):
+        own = {
+            spec.method: None
+            for spec in specs
+            if f"{spec.method}.{key}" not in overrides
+            and getattr(spec.settings, key, getattr(spec.suite, key)) != getattr(spec.suite, key)
+        }
+        if own:
+            given = getattr(specs[0].suite, key)
+            value = given if isinstance(given, str) else json.dumps(given)
+            instead = " ".join(f"--set {name}.{key}={value}" for name in own)
+            said.append(f"{key}={value} does not reach {', '.join(own)}, with {key} of their own here: {instead} does")
+    return said

@@ -262,9 +262,9 @@ PERMUTED_MNIST = Suite(
     ),
 )
 
-# As clnp:best of permuted-mnist, but claiming fewer neurons: 25 tasks have 80 of each layer each.
-_CLNP_FOR_MANY_TASKS = {
-    "clnp": PERMUTED_MNIST.method_settings["clnp"],
+# As permuted-mnist, but clnp:best claims fewer neurons: 25 tasks have 80 of each layer each.
+_FOR_MANY_TASKS = {
+    **{name: settings for name, settings in PERMUTED_MNIST.method_settings.items() if ":" not in name},
     "clnp:best": {
         "epochs": 30,
         "l1_weights": 2e-5,
@@ -285,7 +285,10 @@ PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
         "n_tasks": 25,
         # Under the name that it was recorded by; the same as clnp:best of permuted-mnist-50.
         "methods": ("clnp",),
-        "method_settings": {"clnp": _CLNP_FOR_MANY_TASKS["clnp:best"]},
+        "method_settings": {
+            **{name: settings for name, settings in _FOR_MANY_TASKS.items() if name != "clnp:best"},
+            "clnp": _FOR_MANY_TASKS["clnp:best"],
+        },
         "source": (
             "permuted-mnist with 25 tasks, the number after which Golkar, Kagan and Cho 2019 (arXiv 1903.04476) "
             "estimate their network to be full. Here clnp has options beyond its paper, as clnp:best has elsewhere."
@@ -299,7 +302,7 @@ PERMUTED_MNIST_50 = PERMUTED_MNIST.model_copy(
         "title": "Permuted MNIST, 50 tasks",
         "n_tasks": 50,
         "methods": ("clnp:best",),
-        "method_settings": _CLNP_FOR_MANY_TASKS,
+        "method_settings": _FOR_MANY_TASKS,
         "source": "permuted-mnist with 50 tasks, which shows what happens when the network is full.",
     }
 )

@@ -314,6 +314,17 @@ def test_float32_is_warned_of_nowhere(run, tmp_path):
     assert run(tmp_path, "--dry-run", "--precision", "float32").err == ""
 
 
+def test_an_override_that_a_methods_own_setting_hides_is_warned_of_with_the_one_that_does_it(run, tmp_path):
+    small = ["--set", "learning_rate=0.01", "--set", "hidden_sizes=16,16"]
+    outcome = run(tmp_path, "--dry-run", methods="naive,si,psp", small=small)
+    assert outcome.err == (
+        "clbench: warning: learning_rate=0.01 does not reach si, psp, with learning_rate of their own here: "
+        "--set si.learning_rate=0.01 --set psp.learning_rate=0.01 does\n"
+    )
+    reached = run(tmp_path, "--dry-run", methods="naive,si", small=[*small, "--set", "si.learning_rate=0.01"])
+    assert (reached.code, reached.err) == (0, "")
+
+
 # Running
 
 
