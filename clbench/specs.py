@@ -131,14 +131,13 @@ def unreached(specs: Sequence[RunSpec], overrides: Mapping[str, Any]) -> list[st
     """A sentence for each override of the suite that some methods, with a setting of their own, do not take."""
     said = []
     for key in (key for key in overrides if "." not in key):
-        own = {
-            spec.method: None
+        given = getattr(specs[0].suite, key)
+        own = dict.fromkeys(
+            spec.method
             for spec in specs
-            if f"{spec.method}.{key}" not in overrides
-            and getattr(spec.settings, key, getattr(spec.suite, key)) != getattr(spec.suite, key)
-        }
+            if f"{spec.method}.{key}" not in overrides and getattr(spec.settings, key, given) != given
+        )
         if own:
-            given = getattr(specs[0].suite, key)
             value = given if isinstance(given, str) else json.dumps(given)
             instead = " ".join(f"--set {name}.{key}={value}" for name in own)
             said.append(f"{key}={value} does not reach {', '.join(own)}, with {key} of their own here: {instead} does")

@@ -262,20 +262,20 @@ PERMUTED_MNIST = Suite(
     ),
 )
 
-# As permuted-mnist, but clnp:best claims fewer neurons: 25 tasks have 80 of each layer each.
-_FOR_MANY_TASKS = {
-    **{name: settings for name, settings in PERMUTED_MNIST.method_settings.items() if ":" not in name},
-    "clnp:best": {
-        "epochs": 30,
-        "l1_weights": 2e-5,
-        "l1_activities": [1e-3, 1.5e-3],
-        "margin": 1.2,
-        "margin_shares": None,
-        "fine_tune_share": 0.8,
-        "fine_tune_rate": 1.0,
-        "fine_tune_dropout": 0.2,
-        "output_weights": "per-task",
-    },
+# What other suites take over from permuted-mnist: its methods' settings, without its variants.
+_AS_IN_PERMUTED_MNIST = {name: given for name, given in PERMUTED_MNIST.method_settings.items() if ":" not in name}
+
+# As clnp:best of permuted-mnist, but claiming fewer neurons: 25 tasks have 80 of each layer each.
+_CLNP_FOR_MANY_TASKS = {
+    "epochs": 30,
+    "l1_weights": 2e-5,
+    "l1_activities": [1e-3, 1.5e-3],
+    "margin": 1.2,
+    "margin_shares": None,
+    "fine_tune_share": 0.8,
+    "fine_tune_rate": 1.0,
+    "fine_tune_dropout": 0.2,
+    "output_weights": "per-task",
 }
 
 PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
@@ -285,10 +285,7 @@ PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
         "n_tasks": 25,
         # Under the name that it was recorded by; the same as clnp:best of permuted-mnist-50.
         "methods": ("clnp",),
-        "method_settings": {
-            **{name: settings for name, settings in _FOR_MANY_TASKS.items() if name != "clnp:best"},
-            "clnp": _FOR_MANY_TASKS["clnp:best"],
-        },
+        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp": _CLNP_FOR_MANY_TASKS},
         "source": (
             "permuted-mnist with 25 tasks, the number after which Golkar, Kagan and Cho 2019 (arXiv 1903.04476) "
             "estimate their network to be full. Here clnp has options beyond its paper, as clnp:best has elsewhere."
@@ -302,7 +299,7 @@ PERMUTED_MNIST_50 = PERMUTED_MNIST.model_copy(
         "title": "Permuted MNIST, 50 tasks",
         "n_tasks": 50,
         "methods": ("clnp:best",),
-        "method_settings": _FOR_MANY_TASKS,
+        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp:best": _CLNP_FOR_MANY_TASKS},
         "source": "permuted-mnist with 50 tasks, which shows what happens when the network is full.",
     }
 )
@@ -339,11 +336,7 @@ ROTATED_MNIST = PERMUTED_MNIST.model_copy(
         "title": "Rotated MNIST",
         "scenario": "rotated",
         "methods": ("clnp", "clnp:best", *_BASELINES),
-        "method_settings": {
-            name: settings
-            for name, settings in PERMUTED_MNIST.method_settings.items()
-            if ":" not in name or name == "clnp:best"
-        },
+        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp:best": PERMUTED_MNIST.method_settings["clnp:best"]},
         "source": (
             "Our choice throughout, network and training as in permuted-mnist: task k is turned by "
             "(k - 1) x 180 / T degrees counter-clockwise, bilinear, black outside."

@@ -8,9 +8,7 @@ python docs/clnp_trials.py docs/clnp-trials.svg
 import csv
 import io
 import json
-import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from clbench.suites import PERMUTED_MNIST
+from clbench.tuning import load_grid
 
 TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
 LOGS = ("permuted-mnist-clnp-paper", "permuted-mnist", "permuted-mnist-clnp")
 
 PAPERS_LOSS = "L1 on weights, the paper's loss (number: the layer's margin, points)"
-NORMS = {
-    PAPERS_LOSS: "#0072b2",
-    "L1 on weights, proximal": "#cc79a7",
-    "L1 on weights and activities": "#d55e00",
-}
+PROXIMAL, BOTH = "L1 on weights, proximal", "L1 on weights and activities"
+NORMS = {PAPERS_LOSS: "#0072b2", PROXIMAL: "#cc79a7", BOTH: "#d55e00"}
 EPOCHS = {10: "o", 20: "s", 30: "^"}
 
 # What the paper has free after ten tasks (baselines/published.toml), as neurons of 2000 that a task may claim.
@@ -54,17 +50,16 @@ def main(target: Path) -> None:
 
 def logged_trials(log: str) -> list[dict[str, Any]]:
     """CLNP's trials in a log, in its order, each with all settings that the grid gives it."""
-    grid = tomllib.loads((TUNING / f"{log}.toml").read_text())["trials"]["clnp"]
+    grid = load_grid(PERMUTED_MNIST, TUNING / f"{log}.toml").trials["clnp"]
     with open(TUNING / f"{log}.csv", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["method"] == "clnp"]
     trials = []
     for line, planned in zip(lines, grid, strict=False):  # the last ones of a grid may not have run yet
         given = json.loads(line["settings"])
-        if not given.items() <= {key: None if value == "null" else value for key, value in planned.items()}.items():
+        if {**planned, **given} != planned:
             raise SystemExit(f"{log}.csv is not in the order of {log}.toml: {given} is not {planned}")
-        free = [int(part) for part in re.findall(r"(\d+)/\d+", line["free_neurons"])]
-        size = [int(part) for part in re.findall(r"\d+/(\d+)", line["free_neurons"])]
-        claimed = [(s - f) / int(line["n_tasks"]) for s, f in zip(size, free, strict=True)]
+        layers = [layer.split("/") for layer in line["free_neurons"].split()]
+        claimed = [(int(size) - int(free)) / int(line["n_tasks"]) for free, size in layers]
         trials.append(
             {
                 **planned,
@@ -77,10 +72,9 @@ def logged_trials(log: str) -> list[dict[str, Any]]:
 
 
 def norm_of(trial: Mapping[str, Any]) -> str:
-    names = list(NORMS)
     if any(trial["l1_activities"]):
-        return names[2]
-    return names[1] if trial.get("l1_proximal") else names[0]
+        return BOTH
+    return PROXIMAL if trial.get("l1_proximal") else PAPERS_LOSS
 
 
 def drawing(trials: list[dict[str, Any]]) -> str:
@@ -105,7 +99,7 @@ def drawing(trials: list[dict[str, Any]]) -> str:
             if suites:
                 axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor="black", markersize=10, zorder=2)
             if norm_of(trial) == PAPERS_LOSS:
-                shares = [0.5, 0.5] if trial["margin_shares"] == "null" else trial["margin_shares"]
+                shares = trial["margin_shares"] or [0.5, 0.5]
                 margin = f"{shares[layer] * trial['margin']:.3g}"
                 axes.annotate(
                     margin, (x, y), (0, -14 if suites else 6), textcoords="offset points", fontsize=7, ha="center"

@@ -24,6 +24,7 @@ class Verdict:
     """What one group of runs shows.
 
     Attributes:
+        method: the group's.
         label: the group's name.
         seeds: how many.
         average_accuracy: ours.
@@ -32,6 +33,7 @@ class Verdict:
         misses: a sentence for each part of the goal that is not reached.
     """
 
+    method: str
     label: str
     seeds: int
     average_accuracy: Estimate
@@ -96,6 +98,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
         goal = wanted.get(group.method)
         verdicts.append(
             Verdict(
+                group.method,
                 group.label,
                 len(group.runs),
                 ours,
@@ -173,8 +176,8 @@ def verification_table(found: Verification) -> Table:
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
         notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
     for verdict in found.verdicts:
-        variants_of = {result.method for result in verdict.published if ":" in verdict.label} - {verdict.label}
-        notes += [f"{verdict.label} stands beside what is published for {name}" for name in sorted(variants_of)]
+        others = {result.method for result in verdict.published} - {verdict.method}
+        notes += [f"{verdict.label} stands beside what is published for {name}" for name in sorted(others)]
     if notes:
         table.caption = Text("\n".join(notes))
         table.caption_justify = "left"

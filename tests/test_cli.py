@@ -290,10 +290,9 @@ def test_a_dry_run_prints_whole_run_ids(run, tmp_path, digits):
 
 
 def processor_has_bfloat16():
-    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    if flags is None:
-        pytest.skip("an independent word on the processor's instructions is in /proc/cpuinfo of Linux on x86")
-    return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags[1].split()))
+    # An independent word on its instructions: "flags" on x86, "Features" on ARM.
+    (flags, *_) = re.findall(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"} & set(flags.split()))
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
