@@ -17,13 +17,13 @@ included. As in the authors' code it is the sum that is kept from turning negati
 
 The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
 
-Departs from it: some images are held out, where the authors train on all; the first task's drift is taken from the
-initial weights, where theirs is taken from 0, which is little beside xi. (Avalanche's plugin, kept as
-`avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
-negative.)
+Departs from it: the first task's drift is taken from the initial weights, where theirs is taken from 0, which is little
+beside xi. Unless `train_on_validation` is set, some images are held out, where the authors train on all. (Avalanche's
+plugin, kept as `avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and
+free to turn negative.)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -32,9 +32,11 @@ from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
+from clbench.errors import SettingError
 from clbench.methods import Method, MethodSettings
 from clbench.models import glorot
 from clbench.optim import PiecewiseAdam, piece_of
+from clbench.streams import Samples, Task
 
 
 class SISettings(MethodSettings):
@@ -44,11 +46,14 @@ class SISettings(MethodSettings):
         strength: c, the weight of the penalty.
         damping: xi, which bounds the importance of parameters that hardly moved.
         initial_weights: `glorot` (uniform, biases 0) as in the authors' code, or `pytorch`'s own.
+        train_on_validation: whether the validation images are trained on too. SI looks at them for nothing, and its
+            authors hold none out; but then no accuracy on them means anything.
     """
 
     strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     initial_weights: Literal["glorot", "pytorch"] = "glorot"
+    train_on_validation: bool = False
     reset_optimizer: bool = False
 
 
@@ -143,6 +148,20 @@ class SI(Method):
         if self.settings.initial_weights == "glorot":
             glorot(model, self.workplace.seeds.generator("weights", *key))
         return model
+
+    def training_samples(self, task: Task) -> Sequence[Samples]:
+        """The task's training images, with its validation images where the settings say so.
+
+        Raises:
+            SettingError: if these are what the run is measured on, as in `clbench tune`.
+        """
+        if not self.settings.train_on_validation:
+            return super().training_samples(task)
+        if task.test is task.validation:
+            raise SettingError(
+                "si.train_on_validation=true trains on the images that a search measures on; set it to false there"
+            )
+        return [task.train.with_those_of(task.validation)]
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser that the settings name; Adam piece by piece, which saves time and two copies of the weights."""

@@ -14,7 +14,12 @@ from clbench.records import run_id_of
 from clbench.suites import OVERRIDABLE, Suite
 
 # Settings that came later, and the value at which a run is the one that it was without them.
-ADDED_LATER: Mapping[str, Any] = {"steps_per_epoch": None, "frozen_cache_mib": 1024, "margin_shares": None}
+ADDED_LATER: Mapping[str, Any] = {
+    "steps_per_epoch": None,
+    "frozen_cache_mib": 1024,
+    "margin_shares": None,
+    "train_on_validation": False,
+}
 """Settings of later versions, and the value that changes nothing: a record leaves it out."""
 
 Precision = Literal["float32", "bfloat16"]

@@ -102,6 +102,12 @@ class Samples(torch.utils.data.Dataset[Any]):
         x = self.images[self.indices[positions]].to(torch.float32).div_(255)
         return self.change(x), self.labels[positions]
 
+    def with_those_of(self, other: "Samples") -> "Samples":
+        """These and then the other ones, of the same task, as one set."""
+        return replace(
+            self, indices=torch.cat([self.indices, other.indices]), labels=torch.cat([self.labels, other.labels])
+        )
+
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All samples at once, as `batch` gives them."""
         return self.batch(torch.arange(len(self)))
@@ -114,7 +120,8 @@ class Task:
     Attributes:
         index: its place, from 0; also its task label.
         name: what it is, in words.
-        train, validation, test: its samples. No method trains on `validation`.
+        train, validation, test: its samples. No method trains on `validation`, but for one whose authors did and which
+            looks at it for nothing else (`si.train_on_validation`).
     """
 
     index: int

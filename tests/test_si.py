@@ -1,6 +1,7 @@
 """SI's path integral and importance against cases solved by hand."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from clbench.baselines.si import SIPlugin
+from clbench.errors import SettingError
 from clbench.optim import FusedRMSprop, PiecewiseAdam
 
 
@@ -229,3 +231,34 @@ def test_the_weights_start_as_in_the_authors_code(make_method, make_workplace):
     assert torch.equal(again.model.trunk[0].weight, hidden.weight)
     own = make_method("si", workplace, initial_weights="pytorch")
     assert torch.equal(own.model.trunk[0].weight, make_method("naive", workplace).model.trunk[0].weight)
+
+
+def test_as_its_authors_it_can_train_on_every_image_of_a_task_and_on_no_test_image(make_method, make_workplace, digits):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[16], epochs=1)
+    task = workplace.stream.tasks[1]
+    assert not make_method("si", workplace).settings.train_on_validation
+    (held_out,) = make_method("si", workplace).training_samples(task)
+    assert held_out is task.train
+    (samples,) = make_method("si", workplace, train_on_validation=True).training_samples(task)
+    assert sorted(samples.indices.tolist()) == list(range(len(digits.train_labels)))
+    assert torch.equal(samples.labels, digits.train_labels[samples.indices])
+    ours, theirs = samples.batch(torch.tensor([0, len(samples) - 1])), [task.train.batch(torch.tensor([0]))]
+    theirs.append(task.validation.batch(torch.tensor([len(task.validation) - 1])))
+    for got, wanted in zip(ours, zip(*theirs, strict=True), strict=True):
+        assert torch.equal(got, torch.cat(wanted))
+
+
+def test_every_image_is_what_an_epoch_consists_of(make_method, make_workplace, digits):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=1)
+    method = make_method("si", workplace, train_on_validation=True)
+    method.learn(workplace.stream.tasks[0])
+    steps = int(next(iter(method.strategy.optimizer.state.values()))["step"])
+    assert steps == -(-len(digits.train_labels) // method.settings.batch_size)
+
+
+def test_training_on_the_images_that_a_search_measures_on_is_refused(make_method, make_workplace):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=1)
+    searched = replace(workplace, stream=workplace.stream.measured_on_validation())
+    method = make_method("si", searched, train_on_validation=True)
+    with pytest.raises(SettingError, match="measures on; set it to false"):
+        method.learn(searched.stream.tasks[0])
