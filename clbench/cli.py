@@ -117,6 +117,8 @@ def list_command() -> None:
     print("suites (clbench show SUITE tells more):")
     for suite in SUITES.values():
         print(f"  {suite.name:<24}{suite.title}: {suite.n_tasks} tasks, {suite.head} head, data {suite.data}")
+        if suite.variants:
+            print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods:")
     for name in method_names():
         print(f"  {name:<24}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
@@ -239,7 +241,7 @@ def run_command(
     if dry_run:
         from clbench.estimate import show_plan
 
-        show_plan(screen, specs, images, place)
+        show_plan(screen, specs, images, place, output)
         return
 
     from clbench.grid import Grid, run_grid
@@ -440,8 +442,9 @@ def verify_command(
     found = verify(_recorded(chosen.name, runs, tracking_uri), chosen.name)
     screen = Screen(quiet=False)
     if not found.verdicts:
+        others = "".join(f" (another setting has {said})" for said in found.other_settings[:1])
         raise RecordError(
-            f"no finished run of the suite '{chosen.name}' in its own setting was found; run it with: "
+            f"no finished run of the suite '{chosen.name}' in its own setting was found{others}; run it with: "
             f"clbench run --suite {chosen.name}"
         )
     screen.show(verification_table(found))
@@ -450,6 +453,8 @@ def verify_command(
             screen.show(f"{verdict.label} misses its goal: {'; '.join(verdict.misses)}")
     if found.not_recorded:
         screen.show(f"not recorded: {', '.join(found.not_recorded)}")
+    for said in found.other_settings:
+        screen.show(f"left out because the suite's setting is another here: {said}")
     if found.left_out:
         screen.show(f"left out because modified, unfinished or repeating a seed: {found.left_out}")
     if not found.holds or (complete and not found.is_complete):

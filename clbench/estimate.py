@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from rich.text import Text
 from clbench.data import ImageSet
 from clbench.memory import keep_freed_memory
 from clbench.methods import Method, Workplace, find_method
+from clbench.records import RunFolder
 from clbench.runner import images_to_train
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
@@ -20,8 +22,8 @@ from clbench.streams import make_stream
 _STEPS, _WARM_UP = 12, 3
 
 
-def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device) -> None:
-    """Prints a row per run and the sum.
+def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device, output: Path) -> None:
+    """Prints a row per run and the sum over those that `output` does not hold yet.
 
     The time is that of plain training steps of the suite's network, timed here for a moment. What a method does beyond
     them (penalties, Fisher information, pruning, tests) comes on top; CLNP's steps get cheaper with what it freezes.
@@ -31,11 +33,12 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     stream = make_stream(first.suite, images, RandomStreams(first.seed))
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
-    table.add_column("method", no_wrap=True, overflow="fold")
-    for name in ("seed", "tasks", "epochs", "images trained", "steps", "plain steps take"):
-        table.add_column(name, justify="right")
+    # Where the screen is narrow it is the names that take a second line, not the numbers that lose digits.
+    table.add_column("method", overflow="fold")
+    for name in ("seed", "epochs", "images", "steps", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
     rates: dict[tuple[str | None, int], float] = {}
-    total = 0.0
+    total, to_do = 0.0, 0
     for spec in specs:
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
@@ -44,22 +47,25 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
-        total += seconds
+        recorded = RunFolder(output, spec.run_id).status == "finished"
+        if not recorded:
+            total, to_do = total + seconds, to_do + 1
         table.add_row(
             spec.run_id,
             Text(spec.method + (" (modified)" if spec.overrides else "")),
             str(spec.seed),
-            str(spec.suite.n_tasks),
             str(spec.settings.epochs),
             f"{count:,}",
             f"{count // batch:,}",
-            duration(seconds),
+            "recorded" if recorded else duration(seconds),
         )
     screen.show(table)
+    done = len(specs) - to_do
+    beside = f", beside {done} recorded in {output}" if done else ""
     screen.show(
-        f"\n{len(specs)} runs, {duration(total)} of plain training steps on {device} ({first.precision}, "
-        f"threads: {torch.get_num_threads()}), as fast as it is right now; what a method does beside them comes on "
-        "top, and CLNP saves what it has frozen. Nothing was run."
+        f"\n{to_do} run{'' if to_do == 1 else 's'} of {first.suite.n_tasks} tasks{beside}: {duration(total)} of plain "
+        f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
+        "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )
 
 

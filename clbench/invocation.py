@@ -60,6 +60,7 @@ class Standing:
 
     Attributes:
         run_id, suite, method, seed: which run.
+        is_modified: whether it overrides the suite's or the method's own setting.
         status: `finished`, `failed` or `stopped`, as recorded; `running` while a process works on it, `cut off` if
             that process is gone; `damaged` if its files cannot be read.
         learned, n_tasks: tasks learned so far, of how many.
@@ -70,6 +71,7 @@ class Standing:
     suite: str
     method: str
     seed: str
+    is_modified: bool
     status: str
     learned: int
     n_tasks: int
@@ -86,13 +88,14 @@ def _standing(root: Path, path: Path) -> Standing:
     try:
         run = read_run(path)
     except RecordError as error:
-        return Standing(path.name, "", "", "", "damaged", 0, 0, str(error))
+        return Standing(path.name, "", "", "", False, "damaged", 0, 0, str(error))
     status = run.status
     if status == "running":
         with RunFolder(root, path.name).lease() as is_free:
             status = "cut off" if is_free else "running"
     n_tasks = run.accuracy_matrix.shape[1]
-    return Standing(path.name, run.suite, run.method, str(run.seed), status, len(run.tasks), n_tasks, run.reason)
+    who = (path.name, run.suite, run.method, str(run.seed), run.is_modified)
+    return Standing(*who, status, len(run.tasks), n_tasks, run.reason)
 
 
 def status_table(found: list[Standing]) -> "Table":
@@ -108,7 +111,8 @@ def status_table(found: list[Standing]) -> "Table":
         table.add_column(name, justify="left" if name == "status" else "right")
     for item in found:
         tasks = f"{item.learned}/{item.n_tasks}" if item.n_tasks else ""
-        row = [item.run_id, item.suite, item.method, item.seed, tasks, item.status]
+        method = item.method + (" (modified)" if item.is_modified else "")
+        row = [item.run_id, item.suite, method, item.seed, tasks, item.status]
         # Text, not str: a name like [red] is a name, not markup.
         table.add_row(*map(Text, row))
     return table

@@ -351,8 +351,10 @@ def run_paths(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise RecordError(f"there is no folder {root}; expected one that holds a folder per run, such as clbench-runs")
-    folders = [file.parent for file in sorted(root.glob("*/status.json"))]
-    return [folder for folder in folders if ".unfinished-" not in folder.name]
+    # The tables are written after status.json: where they are without it, it was lost, which is no reason to pass over
+    # the run.
+    folders = {file.parent for name in ("status.json", "accuracy_matrix.csv") for file in root.glob(f"*/{name}")}
+    return sorted(folder for folder in folders if ".unfinished-" not in folder.name)
 
 
 def read_runs(root: Path) -> list[RecordedRun]:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from clbench import __version__
 from clbench.data import ImageSet
 from clbench.errors import SettingError, unknown_name
-from clbench.methods import MethodSettings, find_method, resolve_settings
+from clbench.methods import MethodSettings, find_method, method_names, resolve_settings
 from clbench.records import run_id_of
-from clbench.suites import OVERRIDABLE, Suite
+from clbench.suites import OVERRIDABLE, Suite, base_name, find_suite
 
 # Settings that came later, and the value at which a run is the one that it was without them.
 ADDED_LATER: Mapping[str, Any] = {
@@ -28,6 +28,41 @@ Precision = Literal["float32", "bfloat16"]
 def _without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without what changes nothing, so that runs recorded before keep their ids."""
     return {key: value for key, value in settings.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
+
+
+def settings_of(suite: Suite, settings: MethodSettings) -> dict[str, dict[str, Any]]:
+    """The two settings of a run, as its config.json has them; documentation and other methods' have no part in them."""
+    of_suite = suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
+    return {
+        "suite_settings": _without_later(of_suite),
+        "method_settings": _without_later(settings.model_dump(mode="json")),
+    }
+
+
+def departures(config: Mapping[str, Any]) -> list[str]:
+    """In what a recorded run's setting is not the one that its suite gives its method in this version.
+
+    Args:
+        config: what config.json of the run says.
+
+    Returns:
+        Such as `epochs=10 (here 20)`; empty where nothing differs.
+
+    Raises:
+        SettingError: for a suite that is not known here, or a method of an installed package that does not load.
+    """
+    suite, method = find_suite(config["suite"]), config["method"]
+    if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
+        return [f"there is no {method} here"]
+    said = []
+    for kind, here in settings_of(suite, resolve_settings(suite, method, {})).items():
+        recorded = _without_later({k: v for k, v in (config.get(kind) or {}).items() if k not in ("title", "source")})
+        for key in sorted(recorded.keys() | here.keys()):
+            # One that is left out has the value that changes nothing.
+            then, now = (side.get(key, ADDED_LATER.get(key)) for side in (recorded, here))
+            if then != now:
+                said.append(f"{key}={json.dumps(then)} (here {json.dumps(now)})")
+    return said
 
 
 @dataclass(frozen=True)
@@ -56,12 +91,10 @@ class RunSpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the run id is the hash of; documentation and the other methods' settings have no part in it."""
-        suite = self.suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
         return {
             "clbench": __version__,
-            "suite_settings": _without_later(suite),
             "method": self.method,
-            "method_settings": _without_later(self.settings.model_dump(mode="json")),
+            **settings_of(self.suite, self.settings),
             "seed": self.seed,
             "precision": self.precision,
             "device": self.device,

@@ -17,6 +17,10 @@ from clbench.reports.formatting import percent
 from clbench.reports.groups import Group, select
 from clbench.reports.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.statistics import SEEDS_FOR_INTERVAL, Estimate
+from clbench.specs import departures
+
+# Far below what one image more or less is worth.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Verification:
         verdicts: one per group of runs.
         not_recorded: the methods that have a goal or a published value but no run.
         goals_without_runs: those of them that have a goal.
+        other_settings: a sentence for each group of runs in a setting that the suite does not give its method here.
         left_out: how many runs of the suite were not looked at: modified, unfinished, or repeating a seed.
     """
 
     verdicts: tuple[Verdict, ...]
     not_recorded: tuple[str, ...]
     goals_without_runs: tuple[str, ...]
+    other_settings: tuple[str, ...]
     left_out: int
 
     @property
@@ -84,13 +90,18 @@ class Verification:
 
 
 def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
-    """Compares the suite's own (unmodified, finished) runs with what was published and with the goals."""
+    """Compares the suite's own finished runs with what was published and with the goals.
+
+    Its own are those that are neither modified nor from before a change of the suite's or the method's setting.
+    """
     published: dict[str, tuple[PublishedResult, ...]] = {}
     for result in published_results(suite):
         published[result.method] = (*published.get(result.method, ()), result)
     wanted = {goal.method: goal for goal in goals(suite)}
     selection = select(runs, suite)
-    groups = [group for group in selection.groups if not group.is_modified]
+    unmodified = [group for group in selection.groups if not group.is_modified]
+    departing = [(group, said) for group in unmodified if (said := departures(group.config))]
+    groups = [group for group in unmodified if not any(group is other for other, _ in departing)]
     verdicts = []
     for group in groups:
         ours = group.metric("average_accuracy")
@@ -114,13 +125,15 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
         tuple(verdicts),
         tuple(sorted((published.keys() | wanted.keys()) - recorded)),
         tuple(sorted(wanted.keys() - recorded)),
+        tuple(f"{group.label} ({len(group.runs)}): {', '.join(said)}" for group, said in departing),
         modified + len(selection.left_out),
     )
 
 
 def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
     misses = []
-    if ours.mean < float(goal.average_accuracy):
+    # The mean of ten times 0.976 is a little less than 0.976.
+    if ours.mean < float(goal.average_accuracy) - _ROUNDING:
         misses.append(f"average accuracy {percent(ours.mean, 3)} % is below {percent(float(goal.average_accuracy))} %")
     if goal.no_forgetting:
         misses += [

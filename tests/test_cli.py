@@ -228,8 +228,11 @@ def test_the_process_itself_exits_with_2_and_one_line(assert_refused, tmp_path):
 def test_list_names_every_suite_and_every_method(clbench, tmp_path):
     outcome = clbench(tmp_path, "list")
     assert (outcome.code, outcome.err) == (0, "")
-    first_words = [line.split()[0] for line in outcome.out.splitlines() if line.startswith("  ")]
-    assert first_words == [*SUITES, *method_names()]
+    assert re.findall(r"^  (\S+)", outcome.out, re.MULTILINE) == [*SUITES, *method_names()]
+    for suite in SUITES.values():
+        said = f"variants of methods: {', '.join(suite.variants)}\n"
+        (below,) = re.findall(rf"^  {suite.name} .*\n(.*\n)", outcome.out, re.MULTILINE)
+        assert below.endswith(said) == bool(suite.variants)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -269,7 +272,7 @@ def test_help_imports_nothing_heavy():
 def test_a_dry_run_prints_the_grid_and_creates_nothing(run, tmp_path, digits):
     outcome = run(tmp_path, "--dry-run", methods="clnp,naive", seeds="0-1,5")
     assert (outcome.code, outcome.err) == (0, "")
-    rows = re.findall(r"^\S+ +(clnp|naive) .* (\d+) +2 +1 +([\d,]+) +(\d+) ", outcome.out, re.MULTILINE)
+    rows = re.findall(r"^\S+ +(clnp|naive) .* (\d+) +1 +([\d,]+) +(\d+) ", outcome.out, re.MULTILINE)
     # 1,437 training images or so less 15 %, twice, in batches of 64.
     images = 2 * round(len(digits.train_labels) * 0.85)
     assert [(method, seed) for method, seed, *_ in rows] == [
@@ -278,7 +281,7 @@ def test_a_dry_run_prints_the_grid_and_creates_nothing(run, tmp_path, digits):
     for *_, trained, steps in rows:
         assert int(trained.replace(",", "")) == pytest.approx(images, abs=4)
         assert int(steps) == pytest.approx(images / 64, abs=2)
-    assert "6 runs, " in outcome.out
+    assert "6 runs of 2 tasks: " in outcome.out
     assert "Nothing was run" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
@@ -287,6 +290,28 @@ def test_a_dry_run_prints_whole_run_ids(run, tmp_path, digits):
     outcome = run(tmp_path, "--dry-run", small=[])
     (spec,) = make_specs(find_suite(SUITE), ["naive"], [0], {}, digits, "float32", "cpu")
     assert spec.run_id in outcome.out
+
+
+def test_a_narrow_terminal_cuts_no_number_of_a_dry_run(run, tmp_path, monkeypatch):
+    small = ["--set", "n_tasks=1000", "--set", "hidden_sizes=16", "--set", "epochs=1000"]
+
+    def numbers(columns):
+        monkeypatch.setenv("COLUMNS", columns)
+        outcome = run(tmp_path, "--dry-run", methods="avalanche-ewc", small=small)
+        assert max(map(len, outcome.out.splitlines()[:3])) <= int(columns)
+        return re.findall(r"\d+(?:,\d{3})+", outcome.out.splitlines()[1])
+
+    assert len(numbers("80")) == 2  # images and steps
+    assert numbers("80") == numbers("200")
+
+
+def test_a_dry_run_counts_no_run_that_is_recorded(run, place):
+    assert run(place, "--no-report", seeds="0").code == 0
+    before = sorted(place.rglob("*"))
+    outcome = run(place, "--dry-run", seeds="0-2")
+    assert re.search(r"naive.* 0 .* recorded$", outcome.out, re.MULTILINE)
+    assert "2 runs of 2 tasks, beside 1 recorded in clbench-runs: " in outcome.out
+    assert sorted(place.rglob("*")) == before
 
 
 def processor_has_bfloat16():
@@ -399,7 +424,7 @@ def test_a_modified_run_says_so_in_its_folder(run, place):
 
 def test_seeds_methods_and_ranges_given_twice_run_once(run, tmp_path):
     outcome = run(tmp_path, "--dry-run", methods="naive, joint,naive", seeds="0,2,1-3, 2")
-    assert "8 runs, " in outcome.out
+    assert "8 runs of 2 tasks: " in outcome.out
 
 
 def test_a_finished_folder_is_never_touched(run, place):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +100,17 @@ def test_status_shows_a_row_per_run(clbench, run, place):
     assert (outcome.code, outcome.err) == (0, "")
     rows = outcome.out.splitlines()[1:]
     assert [row.split()[1:] for row in rows] == [
-        ["permuted-digits", "naive", seed, "2/2", "finished"] for seed in ("0", "1")
+        ["permuted-digits", "naive", "(modified)", seed, "2/2", "finished"] for seed in ("0", "1")
     ]
+
+
+def test_a_modified_run_and_one_that_lost_its_status_are_shown_as_such(clbench, recorded_run, write_run, tmp_path):
+    write_run(tmp_path, recorded_run("naive", 0, modified=True, overrides={"epochs": 2}))
+    (write_run(tmp_path, recorded_run("ewc", 1)) / "status.json").unlink()
+    outcome = clbench(tmp_path, "status", "--output", tmp_path)
+    assert re.search(r"naive \(modified\) +0 +2/2 +finished", outcome.out)
+    assert re.search(r"^ewc1 +damaged *$", outcome.out, re.MULTILINE)
+    assert str(tmp_path / "ewc1" / "status.json") in outcome.out
 
 
 def test_status_of_a_folder_without_runs_is_refused(clbench, assert_refused, tmp_path):

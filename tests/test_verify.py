@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from clbench.methods import resolve_settings
 from clbench.records import CAPACITY_COLUMNS, RecordedRun
 from clbench.reports.published import goals
 from clbench.reports.verify import Verdict, verification_table, verify
+from clbench.specs import ADDED_LATER, departures, settings_of
+from clbench.suites import find_suite
 
 SUITE = "permuted-mnist"
 # Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.
@@ -46,7 +49,10 @@ def capacity_of(*free: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def own_run(recorded_run: MakeRun) -> MakeRun:
-    """(method, seed, accuracy of both tasks, forgetting of the first, free neurons by layer, changes) -> a run."""
+    """(method, seed, accuracy of all tasks, forgetting of the first, free neurons by layer, changes) -> a run.
+
+    In the setting that its suite gives the method, unless the changes say otherwise.
+    """
 
     def make(
         method: str,
@@ -56,8 +62,12 @@ def own_run(recorded_run: MakeRun) -> MakeRun:
         free: tuple[int, ...] = (),
         **changes: Any,
     ) -> RecordedRun:
-        run = recorded_run(method, seed, **{"run_id": f"{method}-{seed}"} | changes)
-        matrix = np.array([[0.1, 0.1], [accuracy + forgetting, 0.2], [accuracy, accuracy]])
+        own = changes | {"run_id": changes.get("run_id", f"{method.replace(':', '-')}-{seed}")}
+        suite = find_suite(own.get("suite", SUITE))
+        run = recorded_run(method, seed, **settings_of(suite, resolve_settings(suite, method, {})) | own)
+        matrix = np.full((suite.n_tasks + 1, suite.n_tasks), 0.2)
+        matrix[np.tril_indices_from(matrix, -1)] = accuracy
+        matrix[1:-1, 0] += forgetting
         return replace(run, accuracy_matrix=matrix, capacity=capacity_of(*free))
 
     return make
@@ -275,7 +285,7 @@ def test_modified_runs_do_not_count(own_run: MakeRun) -> None:
     ]
     found = verify([*modified, own_run("psp", 0, 0.976)], SUITE)
     (verdict,) = found.verdicts
-    assert (verdict.seeds, verdict.average_accuracy.mean, verdict.misses) == (1, 0.976, ())
+    assert (verdict.seeds, verdict.average_accuracy.mean, verdict.misses) == (1, pytest.approx(0.976), ())
     assert found.holds
     found = verify(modified, SUITE)
     assert found.verdicts == ()
@@ -286,7 +296,7 @@ def test_runs_that_did_not_finish_or_belong_to_another_suite_do_not_count(own_ru
     stopped = replace(own_run("psp", 0, 0.1), status="stopped", reason="stopped by the user")
     elsewhere = own_run("si", 0, 0.1, suite="rotated-mnist")
     half = own_run("ewc", 0, 0.1)
-    half.accuracy_matrix[2] = np.nan
+    half.accuracy_matrix[-1] = np.nan
     found = verify([stopped, elsewhere, half], SUITE)
     assert found.verdicts == ()
     assert found.not_recorded == WITH_PUBLISHED_VALUE_OR_GOAL
@@ -313,11 +323,40 @@ def test_runs_of_a_method_that_may_not_be_averaged_are_judged_apart(own_run: Mak
 
 
 def test_a_variant_stands_beside_its_methods_published_value_and_is_not_held_to_its_goal(own_run: MakeRun) -> None:
-    found = verify([own_run("psp:rotation", accuracy=0.5)], SUITE)
+    found = verify([own_run("si:10-epochs", accuracy=0.5)], SUITE)
     (verdict,) = found.verdicts
-    assert [result.method for result in verdict.published] == ["psp"]
-    assert (verdict.label, verdict.goal, verdict.misses) == ("psp:rotation", None, ())
-    assert "psp" in found.not_recorded
+    assert [result.method for result in verdict.published] == ["si", "si"]
+    assert (verdict.label, verdict.goal, verdict.misses) == ("si:10-epochs", None, ())
+    assert "si" in found.not_recorded
+
+
+def test_runs_from_before_a_change_of_the_setting_do_not_count_and_are_told(own_run: MakeRun) -> None:
+    today = own_run("psp", 0, 0.976)
+    for kind, key, value in (("suite", "epochs", 7), ("method", "kind", "complex"), ("suite", "n_tasks", 3)):
+        changed = {f"{kind}_settings": {**today.config[f"{kind}_settings"], key: value}}
+        earlier = [own_run("psp", seed, 0.1, run_id=f"e{seed}", **changed) for seed in range(3)]
+        found = verify([*earlier, today], SUITE)
+        (verdict,) = found.verdicts
+        assert (verdict.seeds, verdict.average_accuracy.mean, found.holds) == (1, pytest.approx(0.976), True)
+        (said,) = found.other_settings
+        assert re.fullmatch(rf'psp \(\w\) \(3\): {key}="?{value}"? \(here .+\)', said)
+        assert "psp" in verify(earlier, SUITE).not_recorded
+
+
+def test_a_setting_that_came_later_departs_from_nothing_at_the_value_that_changes_nothing(own_run: MakeRun) -> None:
+    config = own_run("clnp:best").config
+    assert departures(config) == []
+    spelt_out = {**config["method_settings"], "frozen_cache_mib": ADDED_LATER["frozen_cache_mib"]}
+    assert departures({**config, "method_settings": spelt_out}) == []
+    without = {key: value for key, value in config["method_settings"].items() if key != "margin"}
+    assert departures({**config, "method_settings": without}) == ["margin=null (here 1.0)"]
+
+
+def test_runs_of_a_method_or_variant_that_is_no_more_are_told_so(own_run: MakeRun) -> None:
+    for name in ("clnp:paper", "no-such-method"):
+        found = verify([replace(own_run("clnp"), config={**own_run("clnp").config, "method": name})], SUITE)
+        assert found.verdicts == ()
+        assert found.other_settings == (f"{name} (1): there is no {name} here",)
 
 
 # What is shown
@@ -369,8 +408,8 @@ def test_a_verification_is_complete_once_every_goal_has_its_seeds(own_run: MakeR
 
 
 def test_the_table_says_whose_published_value_a_variant_stands_beside(own_run: MakeRun) -> None:
-    runs = [own_run(method, seed, 0.98) for method in ("psp", "psp:rotation") for seed in range(3)]
-    assert shown(runs)[3:] == [["psp:rotation stands beside what is published for psp"]]
+    runs = [own_run(method, seed, 0.98) for method in ("si", "si:10-epochs") for seed in range(3)]
+    assert shown(runs)[3:] == [["si:10-epochs stands beside what is published for si"]]
 
 
 def test_the_table_explains_a_missing_interval_only_where_one_is_missing(own_run: MakeRun) -> None:
@@ -473,6 +512,7 @@ def cut(path: Path) -> None:
         ("tasks.csv", cut),
         ("capacity.csv", cut),
         ("tasks.csv", Path.unlink),
+        ("status.json", Path.unlink),
         ("environment.txt", Path.unlink),
         ("accuracy_matrix.csv", lambda path: path.write_text(path.read_text().replace("0.985", "9.85"))),
     ],
