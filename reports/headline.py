@@ -14,6 +14,7 @@ from clbench.specs import ADDED_LATER
 
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
+    "leads": "leads: differs from every other one of its kind that could be tested",
     "ties": "ties: not shown to differ from the best of its kind",
     "below": "below: differs from the best of its kind",
     "not tested": f"not tested: fewer than {SEEDS_FOR_INTERVAL} shared seeds",

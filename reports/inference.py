@@ -86,16 +86,21 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
 
 
 def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[str, str]:
-    """By label, in a word: `wins`, `ties`, `below`, `not tested`, `upper bound`, or `alone` in its kind."""
+    """By label, in a word: `wins`, `leads`, `ties`, `below`, `not tested`, `upper bound`, or `alone` in its kind."""
     found = {group.label: "upper bound" if group.method in UPPER_BOUNDS else "alone" for group in groups}
+    against: dict[str, set[str]] = {}
     for judgement in judgements:
         verdict = {"differs": "below", "ties": "ties"}.get(judgement.verdict, "not tested")
         found[judgement.other.label] = verdict
-        best = judgement.best.label
-        # The best wins if it differs from all; one tie makes it a tie, and one without a test leaves it open.
-        order = ("alone", "wins", "not tested", "ties")
-        against = "wins" if verdict == "below" else verdict
-        found[best] = max(found[best], against, key=order.index)
+        against.setdefault(judgement.best.label, set()).add(verdict)
+    for best, verdicts in against.items():
+        if "ties" in verdicts:
+            found[best] = "ties"
+        elif "not tested" in verdicts:
+            # Those that have too few seeds leave open whether it wins, but not what was tested.
+            found[best] = "leads" if "below" in verdicts else "not tested"
+        else:
+            found[best] = "wins"
     return found
 
 

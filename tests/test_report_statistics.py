@@ -154,8 +154,8 @@ def test_a_single_seed_on_top_keeps_nobody_from_being_tested(recorded_seeds: Mak
         *recorded_seeds("naive", 0.50, 0.51, 0.53),
     ]
     groups = select(runs, "permuted-mnist").groups
-    # That it might be better than the best of those tested leaves the best open.
-    assert standings(groups, judge(groups)) == {"online-ewc": "not tested", "ewc": "not tested", "naive": "below"}
+    # That it might be better than the best of those tested leaves open whether that one wins.
+    assert standings(groups, judge(groups)) == {"online-ewc": "not tested", "ewc": "leads", "naive": "below"}
 
 
 def test_the_p_values_are_corrected_for_the_comparisons_of_their_kind(recorded_seeds: MakeRuns) -> None:
