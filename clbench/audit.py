@@ -16,7 +16,7 @@ import numpy as np
 from clbench.errors import RecordError
 from clbench.metrics import summarise, tasks_learned
 from clbench.provenance import recorded_identity
-from clbench.records import RecordedRun, read_run, run_id_of
+from clbench.records import REQUIRED_FILES, RecordedRun, read_run, run_id_of
 
 # An accuracy is a whole number of images over their number, which no float of that size misses by more.
 _ROUNDING = 1e-6
@@ -67,9 +67,9 @@ def run_folders(path: Path) -> list[Path]:
     Raises:
         RecordError: if there is none.
     """
-    if (path / "status.json").exists() or (path / "config.json").exists():
+    if any((path / name).exists() for name in REQUIRED_FILES):
         return [path]
-    found = sorted({file.parent for name in ("status.json", "config.json") for file in path.glob(f"*/{name}")})
+    found = sorted({file.parent for name in REQUIRED_FILES for file in path.glob(f"*/{name}")})
     if not found:
         raise RecordError(f"{path} is no run folder and holds none; expected one such as clbench-runs/0123456789abcdef")
     return found

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.data import ImageSet
+from clbench.errors import RecordError
 from clbench.memory import keep_freed_memory
 from clbench.methods import Method, Workplace, find_method
 from clbench.records import RunFolder
@@ -23,7 +24,7 @@ _STEPS, _WARM_UP = 12, 3
 
 
 def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device, output: Path) -> None:
-    """Prints a row per run and the sum over those that `output` does not hold yet.
+    """Prints a row per run and the sum over those that `output` does not hold yet; one that was begun counts whole.
 
     The time is that of plain training steps of the suite's network, timed here for a moment. What a method does beyond
     them (penalties, Fisher information, pruning, tests) comes on top; CLNP's steps get cheaper with what it freezes.
@@ -47,7 +48,11 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
-        recorded = RunFolder(output, spec.run_id).status == "finished"
+        try:
+            recorded = RunFolder(output, spec.run_id).status == "finished"
+        except RecordError:
+            # To be told when it is to be run.
+            recorded = False
         if not recorded:
             total, to_do = total + seconds, to_do + 1
         table.add_row(

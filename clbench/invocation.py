@@ -105,10 +105,11 @@ def status_table(found: list[Standing]) -> "Table":
 
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
+    # Where the screen is narrow it is the names that take a second line.
     for name in ("suite", "method"):
-        table.add_column(name, no_wrap=True, overflow="fold")
+        table.add_column(name, overflow="fold")
     for name in ("seed", "tasks", "status"):
-        table.add_column(name, justify="left" if name == "status" else "right")
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for item in found:
         tasks = f"{item.learned}/{item.n_tasks}" if item.n_tasks else ""
         method = item.method + (" (modified)" if item.is_modified else "")

@@ -442,10 +442,14 @@ def _check_config(config: Any) -> None:
     for key in ("versions", "data", "overrides", "method_settings"):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f"expected {key} to be an object, but got {config[key]!r}")
-    for key in ("suite", "method", "run_id"):
+    settings = [name for key in ("suite_settings", "method_settings", "overrides") for name in config.get(key) or {}]
+    for key, text in (
+        *((key, config[key]) for key in ("suite", "method", "run_id")),
+        *(("settings", s) for s in settings),
+    ):
         # They are shown in terminals, which obey control characters, and in drawings, which may not hold any.
-        if any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") for letter in config[key]):
-            raise ValueError(f"expected {key} without control characters, but got {config[key]!r}")
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") for letter in text):
+            raise ValueError(f"expected {key} without control characters, but got {text!r}")
     if not 1 <= found["n_tasks"] <= _MOST_TASKS:
         raise ValueError(f"expected n_tasks from 1 to {_MOST_TASKS}, but got {found['n_tasks']}")
     # JSON can spell half a character, which no text file can.

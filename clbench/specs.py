@@ -39,6 +39,17 @@ def settings_of(suite: Suite, settings: MethodSettings) -> dict[str, dict[str, A
     }
 
 
+def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same of a recorded run, as `settings_of` would give it, whatever version wrote it.
+
+    Args:
+        config: what config.json of the run says.
+    """
+    of_suite, of_method = (config.get(kind) or {} for kind in ("suite_settings", "method_settings"))
+    of_suite = {key: value for key, value in of_suite.items() if key not in ("title", "source")}
+    return {"suite_settings": _without_later(of_suite), "method_settings": _without_later(of_method)}
+
+
 def departures(config: Mapping[str, Any]) -> list[str]:
     """In what a recorded run's setting is not the one that its suite gives its method in this version.
 
@@ -46,17 +57,22 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         config: what config.json of the run says.
 
     Returns:
-        Such as `epochs=10 (here 20)`; empty where nothing differs.
+        Such as `epochs=10 (here 20)`; empty where nothing differs. Where there is nothing to compare with, because the
+        method is not there or does not load, that.
 
     Raises:
-        SettingError: for a suite that is not known here, or a method of an installed package that does not load.
+        SettingError: for a suite that is not known here.
     """
     suite, method = find_suite(config["suite"]), config["method"]
     if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
         return [f"there is no {method} here"]
+    try:
+        settings = resolve_settings(suite, method, {})
+    except SettingError as error:
+        return [str(error)]
     said = []
-    for kind, here in settings_of(suite, resolve_settings(suite, method, {})).items():
-        recorded = _without_later({k: v for k, v in (config.get(kind) or {}).items() if k not in ("title", "source")})
+    for kind, here in settings_of(suite, settings).items():
+        recorded = recorded_settings(config)[kind]
         for key in sorted(recorded.keys() | here.keys()):
             # One that is left out has the value that changes nothing.
             then, now = (side.get(key, ADDED_LATER.get(key)) for side in (recorded, here))

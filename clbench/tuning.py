@@ -145,7 +145,8 @@ def search(
         should_stop: asked after every batch.
 
     Raises:
-        SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another.
+        SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another or
+            trains on validation images.
         RecordError: if the log cannot be read or written.
     """
     from clbench.specs import make_specs
@@ -158,6 +159,11 @@ def search(
         for number, settings in enumerate(grid.trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
             (spec,) = make_specs(suite, [name], [grid.seed], overrides, images, precision, device.type)
+            if getattr(spec.settings, "train_on_validation", False):
+                raise SettingError(
+                    f"trial {number} of '{name}' trains on the images that a search measures on; give it "
+                    "train_on_validation = false"
+                )
             # One that repeats another would be a smaller budget than it looks.
             if spec.run_id in {earlier.run_id for earlier, _ in planned}:
                 raise SettingError(

@@ -19,6 +19,7 @@ from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
 from clbench.reports.statistics import Estimate, estimate
+from clbench.specs import ADDED_LATER, recorded_settings
 from clbench.suites import base_name
 
 # What is most likely to move a number when nothing else does.
@@ -243,9 +244,8 @@ def _identity(run: RecordedRun) -> dict[str, Any]:
         "task known at test": config.get("task_known_at_test"),
         "tasks": run.accuracy_matrix.shape[1],
     }
-    for kind in ("suite_settings", "method_settings"):
-        for key, value in (config.get(kind) or {}).items():
-            flat[f"{kind.removesuffix('_settings')}.{key}"] = value
+    for kind, settings in recorded_settings(config).items():
+        flat |= {f"{kind.removesuffix('_settings')}.{key}": value for key, value in settings.items()}
     return flat
 
 
@@ -299,7 +299,13 @@ def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRu
     own = _identity(runs[0])
     keys = sorted({key for identity in identities for key in identity} - {"overrides"})
     return ", ".join(
-        f"{key}={plain(own.get(key))}"
-        for key in keys
-        if any(identity.get(key) != own.get(key) for identity in identities)
+        f"{key}={_shown(own, key)}" for key in keys if any(identity.get(key) != own.get(key) for identity in identities)
     )
+
+
+def _shown(identity: Mapping[str, Any], key: str) -> str:
+    """A part of an identity; a setting that it leaves out has the value that changes nothing."""
+    setting = key.rpartition(".")[2]
+    if key in identity or setting not in ADDED_LATER:
+        return plain(identity.get(key))
+    return "none" if ADDED_LATER[setting] is None else plain(ADDED_LATER[setting])

@@ -92,18 +92,22 @@ class Verification:
 def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     """Compares the suite's own finished runs with what was published and with the goals.
 
-    Its own are those that are neither modified nor from before a change of the suite's or the method's setting.
+    Its own are those whose setting is the one that the suite gives the method here: neither modified nor from before a
+    change of it.
     """
     published: dict[str, tuple[PublishedResult, ...]] = {}
     for result in published_results(suite):
         published[result.method] = (*published.get(result.method, ()), result)
     wanted = {goal.method: goal for goal in goals(suite)}
     selection = select(runs, suite)
-    unmodified = [group for group in selection.groups if not group.is_modified]
-    departing = [(group, said) for group in unmodified if (said := departures(group.config))]
-    groups = [group for group in unmodified if not any(group is other for other, _ in departing)]
-    verdicts = []
-    for group in groups:
+    verdicts, other_settings, modified = [], [], 0
+    for group in selection.groups:
+        if departing := departures(group.config):
+            if group.is_modified:
+                modified += len(group.runs)
+            else:
+                other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(departing)}")
+            continue
         ours = group.metric("average_accuracy")
         assert ours is not None  # a finished run has its last row
         goal = wanted.get(group.method)
@@ -119,13 +123,12 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
                 tuple(_misses(group, ours, goal)) if goal else (),
             )
         )
-    recorded = {group.method for group in groups}
-    modified = sum(len(group.runs) for group in selection.groups if group.is_modified)
+    recorded = {verdict.method for verdict in verdicts}
     return Verification(
         tuple(verdicts),
         tuple(sorted((published.keys() | wanted.keys()) - recorded)),
         tuple(sorted(wanted.keys() - recorded)),
-        tuple(f"{group.label} ({len(group.runs)}): {', '.join(said)}" for group, said in departing),
+        tuple(other_settings),
         modified + len(selection.left_out),
     )
 

@@ -113,6 +113,19 @@ def test_a_modified_run_and_one_that_lost_its_status_are_shown_as_such(clbench, 
     assert str(tmp_path / "ewc1" / "status.json") in outcome.out
 
 
+def test_a_narrow_terminal_cuts_nothing_of_a_run_with_a_long_name(
+    clbench, recorded_run, write_run, tmp_path, monkeypatch
+):
+    how = {"suite": "superposition-mnist-50", "modified": True, "overrides": {"epochs": 2}}
+    write_run(tmp_path, recorded_run("psp:rotation", 0, run_id="0123456789abcdef", **how))
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = clbench(tmp_path, "status", "--output", tmp_path)
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert re.search(r"^0123456789abcdef .* 0 +2/2 +finished *$", outcome.out, re.MULTILINE)
+    assert "seed  tasks  status" in outcome.out
+    assert "…" not in outcome.out
+
+
 def test_status_of_a_folder_without_runs_is_refused(clbench, assert_refused, tmp_path):
     assert_refused(clbench(tmp_path, "status"), "clbench-runs holds no runs", "--output")
 

@@ -143,12 +143,14 @@ def test_only_the_reports_are_written(reports: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_TEXT)
-@pytest.mark.parametrize("key", ["method", "suite", "run_id"])
+@pytest.mark.parametrize("key", ["method", "suite", "run_id", "suite_settings", "method_settings", "overrides"])
 def test_a_name_with_characters_that_steer_or_that_no_text_has_is_refused(
     recorded_run: Callable[..., RecordedRun], write_run: Callable[..., Path], tmp_path: Path, name: str, key: str
 ) -> None:
     folder = write_run(tmp_path, recorded_run())
-    config = json.loads((folder / "config.json").read_text()) | {key: name}
+    config = json.loads((folder / "config.json").read_text())
+    # Of settings it is the names.
+    config[key] = {**config[key], name: 1} if isinstance(config[key], dict) else name
     (folder / "config.json").write_text(json.dumps(config))
     status = {"status": "finished", "started": "", "ended": "", "reason": ""}
     (folder / "status.json").write_text(json.dumps(status))

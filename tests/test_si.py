@@ -1,7 +1,6 @@
 """SI's path integral and importance against cases solved by hand."""
 
 import copy
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 from clbench.baselines.si import SIPlugin
-from clbench.errors import SettingError
 from clbench.optim import FusedRMSprop, PiecewiseAdam
 
 
@@ -254,11 +252,3 @@ def test_every_image_is_what_an_epoch_consists_of(make_method, make_workplace, d
     method.learn(workplace.stream.tasks[0])
     steps = int(next(iter(method.strategy.optimizer.state.values()))["step"])
     assert steps == -(-len(digits.train_labels) // method.settings.batch_size)
-
-
-def test_training_on_the_images_that_a_search_measures_on_is_refused(make_method, make_workplace):
-    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=1)
-    searched = replace(workplace, stream=workplace.stream.measured_on_validation())
-    method = make_method("si", searched, train_on_validation=True)
-    with pytest.raises(SettingError, match="measures on; set it to false"):
-        method.learn(searched.stream.tasks[0])

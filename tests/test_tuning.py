@@ -135,6 +135,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         load_grid(find_suite(SUITE), tmp_path / "latin.toml")
 
 
+def test_a_trial_that_trains_on_what_it_is_measured_on_is_refused_before_any_training(tune, tmp_path):
+    trials = {"naive": [{"epochs": 1}], "si": [{"epochs": 1, "train_on_validation": True}]}
+    with pytest.raises(SettingError, match="trial 1 of 'si' trains on the images that a search measures on"):
+        tune(trials)
+    assert not (tmp_path / "log.csv").exists()
+
+
 def test_a_trial_that_repeats_another_is_refused(clbench, assert_refused, tmp_path, grid_file):
     # The suite's own number of epochs, spelled out.
     epochs = find_suite(SUITE).epochs

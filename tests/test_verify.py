@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def own_run(recorded_run: MakeRun) -> MakeRun:
         **changes: Any,
     ) -> RecordedRun:
         own = changes | {"run_id": changes.get("run_id", f"{method.replace(':', '-')}-{seed}")}
-        suite = find_suite(own.get("suite", SUITE))
+        suite = find_suite(own.get("suite", SUITE)).with_overrides(own.get("overrides", {}))
         run = recorded_run(method, seed, **settings_of(suite, resolve_settings(suite, method, {})) | own)
         matrix = np.full((suite.n_tasks + 1, suite.n_tasks), 0.2)
         matrix[np.tril_indices_from(matrix, -1)] = accuracy
@@ -350,6 +351,34 @@ def test_a_setting_that_came_later_departs_from_nothing_at_the_value_that_change
     assert departures({**config, "method_settings": spelt_out}) == []
     without = {key: value for key, value in config["method_settings"].items() if key != "margin"}
     assert departures({**config, "method_settings": without}) == ["margin=null (here 1.0)"]
+
+
+def test_what_was_an_override_once_and_is_the_setting_now_counts(own_run: MakeRun) -> None:
+    once = [own_run("psp", seed, 0.976, modified=True, overrides={"epochs": 10}) for seed in range(3)]
+    found = verify(once, SUITE)
+    assert [(verdict.method, verdict.seeds) for verdict in found.verdicts] == [("psp", 3)]
+    assert found.left_out == 0
+
+
+def test_words_about_a_suite_and_settings_spelt_out_keep_no_seeds_apart(own_run: MakeRun) -> None:
+    runs = [own_run("clnp", seed, 0.985, free=PLENTY) for seed in range(3)]
+    settings = runs[1].config["suite_settings"] | {"source": "in other words", "title": "another"}
+    runs[1] = own_run("clnp", 1, 0.985, free=PLENTY, suite_settings=settings)
+    spelt_out = runs[2].config["method_settings"] | {"frozen_cache_mib": ADDED_LATER["frozen_cache_mib"]}
+    runs[2] = own_run("clnp", 2, 0.985, free=PLENTY, method_settings=spelt_out)
+    assert [verdict.seeds for verdict in verify(runs, SUITE).verdicts] == [3]
+
+
+def test_a_method_that_does_not_load_keeps_no_other_from_being_judged(
+    own_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = EntryPoint("broken", "no_such_package:Method", "clbench.methods")
+    run = own_run("psp", 1)
+    broken = replace(run, config={**run.config, "method": "broken"})
+    monkeypatch.setattr("clbench.methods._plugins", lambda: [plugin])
+    found = verify([own_run("psp", 0, 0.976), broken], SUITE)
+    assert [verdict.method for verdict in found.verdicts] == ["psp"]
+    assert re.fullmatch(r"broken \(1\): the method 'broken' .* does not load: .*", found.other_settings[0])
 
 
 def test_runs_of_a_method_or_variant_that_is_no_more_are_told_so(own_run: MakeRun) -> None:
