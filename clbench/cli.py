@@ -251,7 +251,9 @@ def run_command(
     from clbench.tracking import tracking_uri as resolve_uri
 
     uri = resolve_uri(tracking_uri)
-    screen.say(f"{chosen.title}: {len(specs)} runs on {place}; the MLflow store is {uri}")
+    screen.say(
+        f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
+    )
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs))
     remember(output, sys.argv[1:])
@@ -442,9 +444,12 @@ def verify_command(
     found = verify(_recorded(chosen.name, runs, tracking_uri), chosen.name)
     screen = Screen(quiet=False)
     if not found.verdicts:
-        others = "".join(f" (another setting has {said})" for said in found.other_settings[:1])
+        others = [f"in another setting: {'; '.join(found.other_settings)}"] if found.other_settings else []
+        if found.left_out:
+            others.append(f"modified, unfinished or repeating a seed: {found.left_out}")
+        what_there_is = f" ({'; '.join(others)})" if others else ""
         raise RecordError(
-            f"no finished run of the suite '{chosen.name}' in its own setting was found{others}; run it with: "
+            f"no finished run of the suite '{chosen.name}' in its own setting was found{what_there_is}; run it with: "
             f"clbench run --suite {chosen.name}"
         )
     screen.show(verification_table(found))

@@ -13,7 +13,7 @@ from clbench.data import ImageSet
 from clbench.errors import RecordError
 from clbench.memory import keep_freed_memory
 from clbench.methods import Method, Workplace, find_method
-from clbench.records import RunFolder
+from clbench.records import RunFolder, read_run
 from clbench.runner import images_to_train
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
@@ -24,7 +24,7 @@ _STEPS, _WARM_UP = 12, 3
 
 
 def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device, output: Path) -> None:
-    """Prints a row per run and the sum over those that `output` does not hold yet; one that was begun counts whole.
+    """Prints a row per run and the sum over what `output` does not hold yet.
 
     The time is that of plain training steps of the suite's network, timed here for a moment. What a method does beyond
     them (penalties, Fisher information, pruning, tests) comes on top; CLNP's steps get cheaper with what it freezes.
@@ -39,22 +39,19 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     for name in ("seed", "epochs", "images", "steps", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     rates: dict[tuple[str | None, int], float] = {}
-    total, to_do = 0.0, 0
+    total, to_do, done = 0.0, 0, 0
     for spec in specs:
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
-        count, batch = images_to_train(method, stream.tasks), spec.settings.batch_size or 1
+        status, learned = _progress(RunFolder(output, spec.run_id))
+        count, batch = images_to_train(method, stream.tasks[learned:]), spec.settings.batch_size or 1
         key = (spec.settings.optimizer, batch)
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
-        try:
-            recorded = RunFolder(output, spec.run_id).status == "finished"
-        except RecordError:
-            # To be told when it is to be run.
-            recorded = False
-        if not recorded:
+        if not status:
             total, to_do = total + seconds, to_do + 1
+        done += status == "recorded"
         table.add_row(
             spec.run_id,
             Text(spec.method + (" (modified)" if spec.overrides else "")),
@@ -62,16 +59,24 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
             str(spec.settings.epochs),
             f"{count:,}",
             f"{count // batch:,}",
-            "recorded" if recorded else duration(seconds),
+            status or duration(seconds),
         )
     screen.show(table)
-    done = len(specs) - to_do
     beside = f", beside {done} recorded in {output}" if done else ""
     screen.show(
         f"\n{to_do} run{'' if to_do == 1 else 's'} of {first.suite.n_tasks} tasks{beside}: {duration(total)} of plain "
         f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
         "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )
+
+
+def _progress(folder: RunFolder) -> tuple[str, int]:
+    """`recorded`, `damaged` or nothing, and the number of tasks that are learned already."""
+    try:
+        status = folder.status
+        return "recorded" if status == "finished" else "", 0 if status == "absent" else len(read_run(folder.path).tasks)
+    except RecordError:
+        return "damaged", 0
 
 
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")

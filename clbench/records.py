@@ -175,9 +175,14 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """What status.json says, or `absent`."""
+        """What status.json says, or `absent`.
+
+        Raises:
+            RecordError: if it cannot be read, or is missing where the tables of a run are.
+        """
         path = self.path / "status.json"
-        if not (path.exists() or path.is_symlink() or self.path.is_symlink()):
+        has_run = (self.path / "accuracy_matrix.csv").exists()
+        if not (has_run or path.exists() or path.is_symlink() or self.path.is_symlink()):
             return "absent"
         return str(self._status()["status"])
 

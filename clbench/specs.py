@@ -11,7 +11,7 @@ from clbench.data import ImageSet
 from clbench.errors import SettingError, unknown_name
 from clbench.methods import MethodSettings, find_method, method_names, resolve_settings
 from clbench.records import run_id_of
-from clbench.suites import OVERRIDABLE, Suite, base_name, find_suite
+from clbench.suites import OVERRIDABLE, SUITES, Suite, base_name
 
 # Settings that came later, and the value at which a run is the one that it was without them.
 ADDED_LATER: Mapping[str, Any] = {
@@ -58,12 +58,11 @@ def departures(config: Mapping[str, Any]) -> list[str]:
 
     Returns:
         Such as `epochs=10 (here 20)`; empty where nothing differs. Where there is nothing to compare with, because the
-        method is not there or does not load, that.
-
-    Raises:
-        SettingError: for a suite that is not known here.
+        suite or the method is not there or does not load, that.
     """
-    suite, method = find_suite(config["suite"]), config["method"]
+    if config["suite"] not in SUITES:
+        return [f"there is no suite {config['suite']} here"]
+    suite, method = SUITES[config["suite"]], config["method"]
     if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
         return [f"there is no {method} here"]
     try:

@@ -19,7 +19,7 @@ from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
 from clbench.reports.statistics import Estimate, estimate
-from clbench.specs import ADDED_LATER, recorded_settings
+from clbench.specs import ADDED_LATER, departures, recorded_settings
 from clbench.suites import base_name
 
 # What is most likely to move a number when nothing else does.
@@ -64,6 +64,11 @@ class Group:
     def is_modified(self) -> bool:
         """Whether these runs override the suite's or the method's own setting."""
         return self.runs[0].is_modified
+
+    @cached_property
+    def departures(self) -> list[str]:
+        """In what the setting of these runs is not the one that the suite gives the method in this version."""
+        return departures(self.config)
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -108,6 +108,12 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
             "Where a method has a letter, its runs differ in more than the seed; what differs stands below the "
             "name, and they are not averaged."
         )
+    for group in groups:
+        if group.departures and not group.is_modified:
+            yield (
+                f"{group.label} is not in the setting that the suite gives it in this version of clbench: "
+                f"{', '.join(group.departures)}."
+            )
     yield from _variants(groups)
     for group in groups:
         yield from mixtures(group)

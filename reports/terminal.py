@@ -18,12 +18,14 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
         table.add_column(heading, justify="right")
     modified: dict[str, list[str]] = {}
+    notes = []
     for group in select(runs, suite).groups:
-        name = group.label
         if group.is_modified:
-            modified.setdefault(group.overrides, []).append(group.method)
+            modified.setdefault(group.overrides, []).append(group.label)
+        elif group.departures:
+            notes.append(f"{group.label} is not what the suite has here: {', '.join(group.departures)}")
         cells = [
-            name,
+            group.label,
             str(len(group.runs)),
             _shown(group.metric("average_accuracy")),
             _shown(group.metric("forgetting")),
@@ -34,7 +36,9 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     if modified:
         # Below, once: in the table it would take the room of the numbers.
         settings = "; ".join(f"{overrides} ({', '.join(methods)})" for overrides, methods in modified.items())
-        table.caption = Text(f"not the suite's own setting: {settings}")
+        notes.append(f"not the suite's own setting: {settings}")
+    if notes:
+        table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     return table
 

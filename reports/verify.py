@@ -17,7 +17,7 @@ from clbench.reports.formatting import percent
 from clbench.reports.groups import Group, select
 from clbench.reports.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.statistics import SEEDS_FOR_INTERVAL, Estimate
-from clbench.specs import departures
+from clbench.suites import find_suite
 
 # Far below what one image more or less is worth.
 _ROUNDING = 1e-12
@@ -30,6 +30,7 @@ class Verdict:
     Attributes:
         method: the group's.
         label: the group's name.
+        differs: what sets it apart from other groups of the method; empty where there are none.
         seeds: how many.
         average_accuracy: ours.
         published: the literature's values.
@@ -39,6 +40,7 @@ class Verdict:
 
     method: str
     label: str
+    differs: str
     seeds: int
     average_accuracy: Estimate
     published: tuple[PublishedResult, ...]
@@ -66,7 +68,7 @@ class Verification:
 
     Attributes:
         verdicts: one per group of runs.
-        not_recorded: the methods that have a goal or a published value but no run.
+        not_recorded: the methods that the suite runs, or that have a goal or a published value, without a run.
         goals_without_runs: those of them that have a goal.
         other_settings: a sentence for each group of runs in a setting that the suite does not give its method here.
         left_out: how many runs of the suite were not looked at: modified, unfinished, or repeating a seed.
@@ -102,11 +104,11 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
     for group in selection.groups:
-        if departing := departures(group.config):
+        if group.departures:
             if group.is_modified:
                 modified += len(group.runs)
             else:
-                other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(departing)}")
+                other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(group.departures)}")
             continue
         ours = group.metric("average_accuracy")
         assert ours is not None  # a finished run has its last row
@@ -115,6 +117,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
             Verdict(
                 group.method,
                 group.label,
+                group.differs,
                 len(group.runs),
                 ours,
                 # A variant stands beside what is published for its method, but is not held to its goal.
@@ -126,7 +129,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     recorded = {verdict.method for verdict in verdicts}
     return Verification(
         tuple(verdicts),
-        tuple(sorted((published.keys() | wanted.keys()) - recorded)),
+        tuple(sorted((published.keys() | wanted.keys() | {*find_suite(suite).methods}) - recorded)),
         tuple(sorted(wanted.keys() - recorded)),
         tuple(other_settings),
         modified + len(selection.left_out),
@@ -191,6 +194,7 @@ def verification_table(found: Verification) -> Table:
     notes = []
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
         notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
+    notes += [f"{verdict.label} has {verdict.differs}" for verdict in found.verdicts if verdict.differs]
     for verdict in found.verdicts:
         others = {result.method for result in verdict.published} - {verdict.method}
         notes += [f"{verdict.label} stands beside what is published for {name}" for name in sorted(others)]

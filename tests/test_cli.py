@@ -314,6 +314,32 @@ def test_a_dry_run_counts_no_run_that_is_recorded(run, place):
     assert sorted(place.rglob("*")) == before
 
 
+def test_a_dry_run_counts_the_tasks_that_a_begun_run_still_has_to_learn(run, place):
+    def planned(*arguments):
+        (line,) = re.findall(r"^[0-9a-f]{16} .*", run(place, "--dry-run", *arguments).out, re.MULTILINE)
+        return line.split()[-4:]
+
+    whole = planned()
+    assert run(place, "--no-report").code == 0
+    (folder,) = folders(place).values()
+    (folder / "status.json").write_text(json.dumps({"status": "stopped", "started": "", "ended": "", "reason": ""}))
+    lines = (folder / "tasks.csv").read_text().splitlines(keepends=True)
+    (folder / "tasks.csv").write_text("".join(lines[:2]))
+    assert int(planned()[0].replace(",", "")) * 2 == int(whole[0].replace(",", ""))
+    (folder / "status.json").unlink()
+    assert planned()[-1] == "damaged"
+
+
+def test_a_run_that_lost_its_status_is_not_trained_over(run, place):
+    assert run(place, "--no-report").code == 0
+    (folder,) = folders(place).values()
+    (folder / "status.json").unlink()
+    outcome = run(place, "--no-report")
+    assert outcome.code == 1
+    assert f"{folder.relative_to(place) / 'status.json'} cannot be read" in outcome.err
+    assert sorted(path.name for path in (place / "clbench-runs").iterdir() if path.is_dir()) == [".leases", folder.name]
+
+
 def processor_has_bfloat16():
     # An independent word on its instructions: "flags" on x86, "Features" on ARM.
     (flags, *_) = re.findall(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

@@ -19,7 +19,7 @@ import pytest
 from scipy import stats
 
 from clbench.errors import RecordError, SettingError
-from clbench.methods import METHODS
+from clbench.methods import METHODS, resolve_settings
 from clbench.records import CAPACITY_COLUMNS, RecordedRun
 from clbench.reports import figures, write_report
 from clbench.reports.compose import MODIFIED, compose
@@ -28,7 +28,8 @@ from clbench.reports.formatting import percent, readable_bytes, signed_percent
 from clbench.reports.groups import Group, select
 from clbench.reports.model import Report, Table
 from clbench.reports.statistics import estimate
-from clbench.suites import SUITES
+from clbench.specs import settings_of
+from clbench.suites import SUITES, find_suite
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -279,6 +280,19 @@ def test_variants_stand_beside_what_is_published_for_their_method(recorded_seeds
     assert "train on validation no (there yes)" in differs
     # What was trained, not what the suite says.
     assert "epochs per task: 5 (clnp:best 30, si:10-epochs 10)." in report.summary[0]
+
+
+def test_a_setting_that_the_suite_has_no_more_is_named(recorded_seeds: MakeRuns) -> None:
+    suite = find_suite("permuted-mnist")
+    settings = settings_of(suite, resolve_settings(suite, "psp", {}))
+    notes = table(report_on(recorded_seeds("psp", 0.9, **settings)), "Results after the last task").notes
+    assert not any("in this version of clbench" in note for note in notes)
+    settings["method_settings"] |= {"kind": "complex"}
+    notes = table(report_on(recorded_seeds("psp", 0.9, **settings)), "Results after the last task").notes
+    said = (
+        'psp is not in the setting that the suite gives it in this version of clbench: kind="complex" (here "binary").'
+    )
+    assert said in notes
 
 
 def test_a_variant_says_how_it_differs_from_its_method(recorded_seeds: MakeRuns) -> None:

@@ -23,15 +23,19 @@ from clbench.suites import find_suite
 SUITE = "permuted-mnist"
 # Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.
 PLENTY = (600, 1000)
-WITH_PUBLISHED_VALUE_OR_GOAL = (
+EXPECTED = (
     "avalanche-ewc",
     "avalanche-si",
     "clnp",
+    "clnp:10-epochs",
     "clnp:best",
     "ewc",
+    "mas",
     "naive",
+    "online-ewc",
     "psp",
     "si",
+    "si:10-epochs",
     "single-task",
 )
 
@@ -300,16 +304,16 @@ def test_runs_that_did_not_finish_or_belong_to_another_suite_do_not_count(own_ru
     half.accuracy_matrix[-1] = np.nan
     found = verify([stopped, elsewhere, half], SUITE)
     assert found.verdicts == ()
-    assert found.not_recorded == WITH_PUBLISHED_VALUE_OR_GOAL
+    assert found.not_recorded == EXPECTED
 
 
-def test_a_method_with_a_published_value_or_a_goal_but_no_run_is_listed(own_run: MakeRun) -> None:
+def test_a_method_of_the_suite_or_with_a_published_value_but_no_run_is_listed(own_run: MakeRun) -> None:
     found = verify([own_run("clnp"), own_run("naive"), own_run("joint")], SUITE)
-    expected = [name for name in WITH_PUBLISHED_VALUE_OR_GOAL if name not in ("clnp", "naive")]
+    expected = [name for name in EXPECTED if name not in ("clnp", "naive")]
     assert list(found.not_recorded) == expected
-    assert verify([], SUITE).not_recorded == WITH_PUBLISHED_VALUE_OR_GOAL
+    assert verify([], SUITE).not_recorded == EXPECTED
     assert verify([], "permuted-mnist-25").not_recorded == ("clnp",)
-    assert verify([], "permuted-digits").not_recorded == ()
+    assert verify([], "permuted-digits").not_recorded == tuple(sorted(find_suite("permuted-digits").methods))
 
 
 def test_runs_of_a_method_that_may_not_be_averaged_are_judged_apart(own_run: MakeRun) -> None:
@@ -476,7 +480,7 @@ def test_the_exit_code_is_0_where_every_goal_is_reached(
     assert re.search(
         r"^clnp +2 +98\.42 ± 0\.04 +98\.55 +above +98\.42 +so far \(2 of 3 seeds\)", outcome.out, re.MULTILINE
     )
-    missing = [name for name in WITH_PUBLISHED_VALUE_OR_GOAL if name not in ("clnp", "naive")]
+    missing = [name for name in EXPECTED if name not in ("clnp", "naive")]
     assert outcome.out.endswith(f"not recorded: {', '.join(missing)}\n")
     assert clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs, "--complete").code == 1
     # It reads, and neither creates a store nor changes a folder.
@@ -592,3 +596,20 @@ def test_a_report_is_made_from_folders_alone(
     assert "98.00" in (reports / f"{SUITE}.html").read_text()
     assert (reports / f"{SUITE}.pdf").read_bytes().startswith(b"%PDF")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clbench-reports", "my runs"]
+
+
+def test_the_table_says_what_the_letters_stand_for(own_run: MakeRun) -> None:
+    runs = [own_run("psp", 0, 0.98), own_run("psp", 0, 0.97, precision="bfloat16", run_id="b")]
+    notes = [row[0] for row in shown(runs)[3:]]
+    assert "psp (a) has precision=bfloat16" in notes or "psp (a) has precision=float32" in notes
+    assert len([note for note in notes if note.startswith("psp (")]) == 2
+
+
+def test_where_nothing_is_left_to_verify_what_was_left_out_is_told(
+    clbench: Any, assert_refused: Any, own_run: MakeRun, write_run: Any, tmp_path: Path, runs: Path
+) -> None:
+    write_run(runs, own_run("naive", modified=True, overrides={"epochs": 3}))
+    earlier = own_run("psp", method_settings={**own_run("psp").config["method_settings"], "kind": "complex"})
+    write_run(runs, earlier)
+    outcome = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
+    assert_refused(outcome, 'psp (1): kind="complex" (here "binary")', "modified, unfinished or repeating a seed: 1")
