@@ -191,7 +191,7 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
         if priced:
             priced.set_ylim(panels[-1].get_ylim())
             spots += _priced(priced, prices)
-            priced.set_title("in the end, at what cost", loc="left")
+            priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")
             priced.set_xlabel("Training (s per task, log)")
         spots = _within(spots)
         _legend(figure, groups)
