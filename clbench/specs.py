@@ -13,41 +13,41 @@ from clbench.methods import MethodSettings, find_method, method_names, resolve_s
 from clbench.records import run_id_of
 from clbench.suites import OVERRIDABLE, SUITES, Suite, base_name
 
-# Settings that came later, and the value at which a run is the one that it was without them.
-ADDED_LATER: Mapping[str, Any] = {
-    "steps_per_epoch": None,
-    "frozen_cache_mib": 1024,
-    "margin_shares": None,
-    "train_on_validation": False,
+# Settings that came later, and the value at which a run is the one that it was without them: a record leaves it out,
+# so that runs recorded before keep their ids.
+_ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
+    "suite_settings": {"steps_per_epoch": None},
+    "method_settings": {"frozen_cache_mib": 1024, "margin_shares": None, "train_on_validation": False},
 }
-"""Settings of later versions, and the value that changes nothing: a record leaves it out."""
+
+# Of a suite; they may be reworded.
+_OF_WORDS = ("title", "source")
 
 Precision = Literal["float32", "bfloat16"]
-
-
-def _without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what changes nothing, so that runs recorded before keep their ids."""
-    return {key: value for key, value in settings.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
 
 
 def settings_of(suite: Suite, settings: MethodSettings) -> dict[str, dict[str, Any]]:
     """The two settings of a run, as its config.json has them; documentation and other methods' have no part in them."""
     of_suite = suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
+    resolved = {"suite_settings": of_suite, "method_settings": settings.model_dump(mode="json")}
     return {
-        "suite_settings": _without_later(of_suite),
-        "method_settings": _without_later(settings.model_dump(mode="json")),
+        kind: {key: value for key, value in given.items() if (key, value) not in _ADDED_LATER[kind].items()}
+        for kind, given in resolved.items()
     }
 
 
 def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same of a recorded run, as `settings_of` would give it, whatever version wrote it.
+    """The same of a recorded run, whatever version wrote it, with the values that its record leaves out.
+
+    Two runs can be compared by these.
 
     Args:
-        config: what config.json of the run says.
+        config: what config.json of the run says, or `settings_of`.
     """
-    of_suite, of_method = (config.get(kind) or {} for kind in ("suite_settings", "method_settings"))
-    of_suite = {key: value for key, value in of_suite.items() if key not in ("title", "source")}
-    return {"suite_settings": _without_later(of_suite), "method_settings": _without_later(of_method)}
+    return {
+        kind: {**left_out, **{key: value for key, value in (config.get(kind) or {}).items() if key not in _OF_WORDS}}
+        for kind, left_out in _ADDED_LATER.items()
+    }
 
 
 def departures(config: Mapping[str, Any]) -> list[str]:
@@ -69,15 +69,13 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         settings = resolve_settings(suite, method, {})
     except SettingError as error:
         return [str(error)]
-    said = []
-    for kind, here in settings_of(suite, settings).items():
-        recorded = recorded_settings(config)[kind]
-        for key in sorted(recorded.keys() | here.keys()):
-            # One that is left out has the value that changes nothing.
-            then, now = (side.get(key, ADDED_LATER.get(key)) for side in (recorded, here))
-            if then != now:
-                said.append(f"{key}={json.dumps(then)} (here {json.dumps(now)})")
-    return said
+    recorded, here = recorded_settings(config), recorded_settings(settings_of(suite, settings))
+    return [
+        f"{key}={json.dumps(recorded[kind].get(key))} (here {json.dumps(here[kind].get(key))})"
+        for kind in recorded
+        for key in sorted(recorded[kind].keys() | here[kind].keys())
+        if recorded[kind].get(key) != here[kind].get(key)
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from clbench.reports.formatting import differing, signed_percent
 from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Section, Table
 from clbench.reports.published import PublishedResult
-from clbench.specs import ADDED_LATER
+from clbench.specs import recorded_settings
 
 
 def published_section(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Section:
@@ -65,9 +65,8 @@ def _rows(published: Sequence[PublishedResult], groups: Sequence[Group]) -> Iter
 
 
 def _settings(group: Group) -> dict[str, Any]:
-    config = group.config
-    # A record leaves out what changes nothing, which may be what the source has otherwise.
-    return {**ADDED_LATER, **(config.get("suite_settings") or {}), **(config.get("method_settings") or {})}
+    of_suite, of_method = recorded_settings(group.config).values()
+    return of_suite | of_method
 
 
 def _sources(published: Sequence[PublishedResult]) -> Table:

@@ -20,7 +20,7 @@ from clbench.reports.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
 from clbench.reports.provenance import provenance
 from clbench.reports.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
-from clbench.specs import ADDED_LATER, recorded_settings
+from clbench.specs import recorded_settings
 
 _METRICS = {
     "average_accuracy": "Average accuracy",
@@ -284,8 +284,6 @@ def _settings_table(groups: tuple[Group, Group]) -> Table:
         told = {"task known at test": group.is_told_the_task, "precision": group.config.get("precision")}
         settings.append(of_suite | of_method | told)
     names = sorted(settings[0].keys() | settings[1].keys())
-    # What one leaves out and the other has is there at the value that changes nothing.
-    settings = [{name: ADDED_LATER[name] for name in names if name in ADDED_LATER} | each for each in settings]
     rows = [
         (Cell(name), *(Cell(plain(each[name]) if name in each else "–") for each in settings))
         for name in names

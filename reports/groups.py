@@ -19,7 +19,7 @@ from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain
 from clbench.reports.statistics import Estimate, estimate
-from clbench.specs import ADDED_LATER, departures, recorded_settings
+from clbench.specs import departures, recorded_settings
 from clbench.suites import base_name
 
 # What is most likely to move a number when nothing else does.
@@ -303,14 +303,11 @@ def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRu
     identities = [_identity(other[0]) for other in alike]
     own = _identity(runs[0])
     keys = sorted({key for identity in identities for key in identity} - {"overrides"})
-    return ", ".join(
-        f"{key}={_shown(own, key)}" for key in keys if any(identity.get(key) != own.get(key) for identity in identities)
-    )
+    differing = [key for key in keys if any(identity.get(key) != own.get(key) for identity in identities)]
+    return ", ".join(f"{key}={_shown(own, key)}" for key in differing)
 
 
 def _shown(identity: Mapping[str, Any], key: str) -> str:
-    """A part of an identity; a setting that it leaves out has the value that changes nothing."""
-    setting = key.rpartition(".")[2]
-    if key in identity or setting not in ADDED_LATER:
-        return plain(identity.get(key))
-    return "none" if ADDED_LATER[setting] is None else plain(ADDED_LATER[setting])
+    # A setting that is None is recorded as such: it is off, or does not apply.
+    is_off = "." in key and key in identity and identity[key] is None
+    return "none" if is_off else plain(identity.get(key))

@@ -10,7 +10,7 @@ from clbench.reports.groups import Group
 from clbench.reports.model import Cell, Column, Figure, Table
 from clbench.reports.provenance import mixtures
 from clbench.reports.statistics import SEEDS_FOR_INTERVAL
-from clbench.specs import ADDED_LATER
+from clbench.specs import recorded_settings
 
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
@@ -124,9 +124,7 @@ def _variants(groups: Sequence[Group]) -> Iterable[str]:
     for group in groups:
         for other in groups:
             if other.method == group.base != group.method and not other.variant:
-                recorded = [each.config.get("method_settings") or {} for each in (other, group)]
-                left_out = {key: value for key, value in ADDED_LATER.items() if any(key in each for each in recorded)}
-                theirs, own = ({**left_out, **each} for each in recorded)
+                theirs, own = (recorded_settings(each.config)["method_settings"] for each in (other, group))
                 yield f"{group.label} is {other.label} with {'; '.join(differing(own, theirs)) or 'the same settings'}."
 
 

@@ -17,7 +17,7 @@ from clbench.methods import resolve_settings
 from clbench.records import CAPACITY_COLUMNS, RecordedRun
 from clbench.reports.published import goals
 from clbench.reports.verify import Verdict, verification_table, verify
-from clbench.specs import ADDED_LATER, departures, settings_of
+from clbench.specs import departures, settings_of
 from clbench.suites import find_suite
 
 SUITE = "permuted-mnist"
@@ -351,7 +351,7 @@ def test_runs_from_before_a_change_of_the_setting_do_not_count_and_are_told(own_
 def test_a_setting_that_came_later_departs_from_nothing_at_the_value_that_changes_nothing(own_run: MakeRun) -> None:
     config = own_run("clnp:best").config
     assert departures(config) == []
-    spelt_out = {**config["method_settings"], "frozen_cache_mib": ADDED_LATER["frozen_cache_mib"]}
+    spelt_out = {**config["method_settings"], "frozen_cache_mib": 1024}
     assert departures({**config, "method_settings": spelt_out}) == []
     without = {key: value for key, value in config["method_settings"].items() if key != "margin"}
     assert departures({**config, "method_settings": without}) == ["margin=null (here 1.0)"]
@@ -368,7 +368,7 @@ def test_words_about_a_suite_and_settings_spelt_out_keep_no_seeds_apart(own_run:
     runs = [own_run("clnp", seed, 0.985, free=PLENTY) for seed in range(3)]
     settings = runs[1].config["suite_settings"] | {"source": "in other words", "title": "another"}
     runs[1] = own_run("clnp", 1, 0.985, free=PLENTY, suite_settings=settings)
-    spelt_out = runs[2].config["method_settings"] | {"frozen_cache_mib": ADDED_LATER["frozen_cache_mib"]}
+    spelt_out = runs[2].config["method_settings"] | {"frozen_cache_mib": 1024}
     runs[2] = own_run("clnp", 2, 0.985, free=PLENTY, method_settings=spelt_out)
     assert [verdict.seeds for verdict in verify(runs, SUITE).verdicts] == [3]
 
