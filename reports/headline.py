@@ -150,6 +150,13 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         epochs += f" ({', '.join(f'{group.label} {group.epochs}' for group in groups if group.epochs != epochs)})"
     head = said("suite_settings", "head")
     heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
+    own_outputs = [
+        group.label
+        for group in groups
+        if (group.config.get("method_settings") or {}).get("output_weights") == "per-task"
+    ]
+    if own_outputs and head != "multi":
+        heads += f" (with output weights of each task: {', '.join(own_outputs)})"
     return (
         f"{mark}The suite {suite} is a {said('suite_settings', 'scenario')} stream of "
         f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "

@@ -184,6 +184,9 @@ class CLNPPlugin(SupervisedPlugin):
     Attributes:
         layers: the hidden layers, found when the first task arrives.
         reports: per task, a `LayerReport` per layer.
+
+    Raises:
+        SettingError, MethodError: for an argument out of its range.
     """
 
     def __init__(
@@ -239,6 +242,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._answers_of: TensorLoader | None = None
         self._view: CompactChain | None = None  # the network of a task that is looked back at
         self._phase: Literal["idle", "train", "fine-tune"] = "idle"
+        self._check_arguments()
 
     # -- Avalanche's events ------------------------------------------------------------------------------------
 
@@ -256,7 +260,6 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Finds the layers, gives the free neurons new weights, and hands only these to the optimiser."""
-        self._check_arguments()
         self._use(None)
         self._forget_answers()
         sample = strategy.experience.dataset[0]

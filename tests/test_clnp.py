@@ -605,6 +605,21 @@ def test_evaluating_all_tasks_in_the_midst_of_training_forgets_nothing(make_work
     assert plugin.reports[1][0].new > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"margin": -1.0}, r"CLNPPlugin\.margin.*greater than or equal to 0"),
+        ({"output_weights": "own"}, r"CLNPPlugin\.output_weights.*'shared' or 'per-task'"),
+        ({"validation_share": 1.0}, "0 < validation_share < 1, but got 3 and 1.0"),
+        ({"fine_tune_epochs": -1}, "fine_tune_epochs >= 0"),
+        ({"frozen_cache_bytes": -1}, "frozen_cache_bytes >= 0"),
+    ],
+)
+def test_the_plugin_refuses_an_argument_out_of_its_range_at_once(arguments, said):
+    with pytest.raises(ClbenchError, match=said):
+        CLNPPlugin(**arguments)
+
+
 def test_validation_data_held_out_by_the_plugin_are_not_trained_on(make_workplace):
     workplace = make_workplace(n_tasks=1)
     experiences = Experiences(workplace, True)
