@@ -193,10 +193,8 @@ def verification_table(found: Verification) -> Table:
         table.add_row(*map(Text, cells))
     notes = []
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
-        notes.append(
-            f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds, where above and below "
-            "compare the mean alone"
-        )
+        notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
+        notes.append("without one, above and below compare the mean alone")
     notes += [f"{verdict.label} has {verdict.differs}" for verdict in found.verdicts if verdict.differs]
     for verdict in found.verdicts:
         others = {result.method for result in verdict.published} - {verdict.method}
