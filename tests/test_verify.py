@@ -451,7 +451,7 @@ def test_the_table_says_whose_published_value_a_variant_stands_beside(own_run: M
 def test_the_table_explains_a_missing_interval_only_where_one_is_missing(own_run: MakeRun) -> None:
     runs = [own_run("psp", seed, 0.97) for seed in range(3)]
     assert shown(runs)[1:] == [["psp", "3", "97.6", "97.00 ± 0.00", "below", "97.6", "no"]]
-    assert len(shown(runs[:2])) == 3
+    assert len(shown(runs[:2])) == 4
 
 
 # The command
