@@ -7,12 +7,14 @@ costs k times the first.
 
 from collections.abc import Sequence
 
-from clbench.methods import Method
+from clbench.methods import Method, NewOptimizerSettings
 from clbench.streams import Samples, Task
 
 
 class Joint(Method):
     """Starts anew whenever a task arrives, with everything seen so far."""
+
+    Settings = NewOptimizerSettings
 
     def learn(self, task: Task) -> None:
         """Trains a new network on tasks 1 to `task`."""

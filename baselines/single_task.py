@@ -11,13 +11,14 @@ from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
-from clbench.methods import Method
+from clbench.methods import Method, NewOptimizerSettings
 from clbench.streams import Task
 
 
 class SingleTask(Method):
     """Keeps one network per task and is told which one to use."""
 
+    Settings = NewOptimizerSettings
     task_known_at_test = True
 
     def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:

@@ -84,6 +84,12 @@ class MethodSettings(BaseModel):
         return without_sign_of_zero(value)
 
 
+class NewOptimizerSettings(MethodSettings):
+    """Of a method that builds an optimiser for every task, because what it trains is another."""
+
+    reset_optimizer: Literal[True] = True
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a method is given to work with.

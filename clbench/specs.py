@@ -20,9 +20,6 @@ _ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
     "method_settings": {"frozen_cache_mib": 1024, "margin_shares": None, "train_on_validation": False},
 }
 
-# Of a suite; they may be reworded.
-_OF_WORDS = ("title", "source")
-
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -44,10 +41,11 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Args:
         config: what config.json of the run says, or `settings_of`.
     """
-    return {
-        kind: {**left_out, **{key: value for key, value in (config.get(kind) or {}).items() if key not in _OF_WORDS}}
-        for kind, left_out in _ADDED_LATER.items()
-    }
+    settings = {kind: {**left_out, **(config.get(kind) or {})} for kind, left_out in _ADDED_LATER.items()}
+    # Words about a suite, which may be put otherwise.
+    for key in ("title", "source"):
+        settings["suite_settings"].pop(key, None)
+    return settings
 
 
 def departures(config: Mapping[str, Any]) -> list[str]:

@@ -58,7 +58,7 @@ from torch.utils.data import DataLoader
 
 from clbench.errors import MethodError, MethodWarning
 from clbench.loading import TensorLoader
-from clbench.methods import EVALUATION_BATCH, Method, MethodSettings
+from clbench.methods import EVALUATION_BATCH, Method, NewOptimizerSettings
 from clbench.seeding import RandomStreams
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds
@@ -76,7 +76,7 @@ Strengths = Annotated[list[Strength], BeforeValidator(_as_list), Field(min_lengt
 MarginShares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class CLNPSettings(MethodSettings):
+class CLNPSettings(NewOptimizerSettings):
     """Hyper-parameters of CLNP.
 
     Attributes:

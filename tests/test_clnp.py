@@ -514,27 +514,6 @@ def test_inputs_are_dropped_while_fine_tuning_and_at_no_other_time(make_method, 
     assert dropped.mean() == pytest.approx(float(pixels.mean()), rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        {"margin": -1.0},
-        {"thresholds": "each"},
-        {"fine_tune_epochs": -1},
-        {"validation_share": 0.0},
-        {"l1_weights": 2},
-        {"fine_tune_dropout": 1.0},
-        {"margin_shares": (0.0, 1.0)},
-        {"margin_shares": 0.5},
-    ],
-    ids=str,
-)
-def test_arguments_that_make_no_sense_are_refused_by_name(nonsense, make_workplace):
-    experiences = Experiences(make_workplace(n_tasks=1), True)
-    strategy = plain_strategy(networks()["sequential"](), CLNPPlugin(**nonsense), epochs=1)
-    with pytest.raises(ClbenchError, match=next(iter(nonsense))):
-        strategy.train(experiences[0])
-
-
 def test_a_layer_that_is_nearly_full_is_announced(make_method, make_workplace):
     workplace = make_workplace(**SMALL | {"n_tasks": 2, "hidden_sizes": [16, 16], "epochs": 1})
     method = make_method("clnp", workplace, l1_weights=0.0, l1_activities=0.0, margin=0.0)
@@ -609,7 +588,12 @@ def test_evaluating_all_tasks_in_the_midst_of_training_forgets_nothing(make_work
     ("arguments", "said"),
     [
         ({"margin": -1.0}, r"CLNPPlugin\.margin.*greater than or equal to 0"),
+        ({"thresholds": "each"}, r"CLNPPlugin\.thresholds.*'per-layer' or 'global'"),
         ({"output_weights": "own"}, r"CLNPPlugin\.output_weights.*'shared' or 'per-task'"),
+        ({"l1_weights": 2}, r"CLNPPlugin\.l1_weights.*less than or equal to 1"),
+        ({"fine_tune_dropout": 1.0}, r"CLNPPlugin\.fine_tune_dropout.*less than 1"),
+        ({"margin_shares": (0.0, 1.0)}, r"CLNPPlugin\.margin_shares.*greater than 0"),
+        ({"validation_share": 0.0}, "0 < validation_share < 1, but got 3 and 0.0"),
         ({"validation_share": 1.0}, "0 < validation_share < 1, but got 3 and 1.0"),
         ({"fine_tune_epochs": -1}, "fine_tune_epochs >= 0"),
         ({"frozen_cache_bytes": -1}, "frozen_cache_bytes >= 0"),
@@ -618,6 +602,12 @@ def test_evaluating_all_tasks_in_the_midst_of_training_forgets_nothing(make_work
 def test_the_plugin_refuses_an_argument_out_of_its_range_at_once(arguments, said):
     with pytest.raises(ClbenchError, match=said):
         CLNPPlugin(**arguments)
+
+
+def test_a_single_share_of_the_margin_is_refused_where_the_network_has_two_layers(make_workplace):
+    strategy = plain_strategy(networks()["sequential"](), CLNPPlugin(margin_shares=0.5), epochs=1)
+    with pytest.raises(MethodError, match="margin_shares has 1 values for 2 hidden layers"):
+        strategy.train(Experiences(make_workplace(n_tasks=1), True)[0])
 
 
 def test_validation_data_held_out_by_the_plugin_are_not_trained_on(make_workplace):

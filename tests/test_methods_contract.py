@@ -19,6 +19,7 @@ TOY = {
     "mas": {"strength": 0.1},
     "psp": {"learning_rate": 0.002},
 }
+NEW_OPTIMIZER = {"clnp", "joint", "single-task"}
 REFUSES_MULTI_HEAD = {"avalanche-si"}
 
 
@@ -55,6 +56,22 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, make_metho
     for task in first.workplace.stream.tasks:
         assert torch.equal(logits(first, task), logits(again, task))
         assert not torch.equal(logits(first, task), logits(other, task))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_kept_optimiser_state_counts_or_is_refused(name, make_method, make_workplace):
+    outcomes = []
+    for reset in (True, False):
+        workplace = make_workplace(**SMALL | {"epochs": 1, "optimizer": "adam"})
+        if name in NEW_OPTIMIZER and not reset:
+            with pytest.raises(SettingError, match=rf"{name}\.reset_optimizer=False"):
+                make_method(name, workplace, reset_optimizer=False)
+            return
+        method = make_method(name, workplace, reset_optimizer=reset)
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        outcomes.append(logits(method, workplace.stream.tasks[1]))
+    assert not torch.equal(*outcomes)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -254,7 +254,10 @@ def kill_while_training(process, place, method, resumed=0):
     while not is_under_way():
         process.join(0.005)
         assert process.is_alive(), (place / "said.txt").read_text()
-    workers_of(process)[0].kill()
+    worker, *others = workers_of(process)
+    # The second time it goes on alone.
+    assert not (resumed and others)
+    worker.kill()
 
 
 def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, place, make_store, tmp_path):

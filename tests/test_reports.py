@@ -326,6 +326,25 @@ def test_epochs_that_all_runs_share_are_said_once(recorded_seeds: MakeRuns) -> N
     assert "epochs per task: 30." in report.summary[0]
 
 
+def test_methods_with_output_weights_of_each_task_are_named_beside_the_single_head(recorded_seeds: MakeRuns) -> None:
+    single = find_suite("permuted-mnist").model_copy(update={"n_tasks": 2})
+    runs = {
+        name: recorded_seeds(name, 0.9, **settings_of(single, resolve_settings(single, name, given)))
+        for name, given in (("clnp", {"output_weights": "shared"}), ("clnp:best", {}))
+    }
+    summary = report_on([*runs["clnp"], *runs["clnp:best"]]).summary[0]
+    assert "and a single head (with output weights of each task: clnp:best); epochs" in summary
+    assert "and a single head; epochs" in report_on(runs["clnp"]).summary[0]
+
+
+def test_the_pdf_parts_the_name_of_a_setting_at_its_joints_alone(recorded_seeds: MakeRuns, tmp_path: Path) -> None:
+    settings = {f"{letter * 11}_{letter * 14}_rate": 0.1 for letter in "abdfghkmnpqrstuvwxyz"}
+    (path,) = write_report(recorded_seeds("naive", 0.9, method_settings=settings), SUITE, tmp_path, formats=("pdf",))
+    _, shown = re.split(r"Table \d+\. Settings\n", pdf_text(path))
+    for name in settings:
+        assert all(part in shown for part in name.split("_"))
+
+
 def test_every_published_entry_is_listed_with_its_source(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("si", 0.9))
     published = table(report, "Where the published values stand")
