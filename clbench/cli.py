@@ -472,19 +472,24 @@ def verify_run_command(
 ) -> None:
     """Check recorded runs: their digests, their ids, their tables; recompute every metric. Nothing is trained.
 
-    A line per run, with the seal that the report prints beside it; exit code 1 if one does not hold.
+    A line per run, with the seal that the report prints beside it, and one for all of them; exit code 1 if one does
+    not hold.
     """
     from clbench.audit import audit, run_folders
     from clbench.screen import Screen
 
     screen = Screen(quiet=False)
-    all_hold = True
+    findings = []
     # All paths first: a slip of the pen in the last should not show after the others' lines.
     for folder in [folder for path in paths for folder in run_folders(path)]:
-        finding = audit(folder)
-        screen.show(finding.line)
-        all_hold = all_hold and finding.holds
-    if not all_hold:
+        findings.append(audit(folder))
+        screen.show(findings[-1].line)
+    held = [finding for finding in findings if finding.holds]
+    if len(findings) > 1:
+        unsealed = sum(finding.run is not None and not finding.run.seal for finding in held)
+        without = f", {unsealed} of them without digests" if unsealed else ""
+        screen.show(f"{len(held)} of {len(findings)} runs hold{without}")
+    if len(held) < len(findings):
         raise SystemExit(1)
 
 
@@ -647,6 +652,7 @@ def _write_report(
     from clbench.reports import write_report
     from clbench.reports.terminal import summary_table
 
+    screen.say(f"writing the report on {suite}")
     with shown(ReportWarning, screen.warn):
         paths = write_report(runs, suite, folder, templates=template)
     screen.show(summary_table(runs, suite))

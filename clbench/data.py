@@ -180,10 +180,11 @@ def load_images(source: str, data_root: Path | None = None, *, offline: bool = F
 def _check_folder(folder: Path, data_root: Path | None) -> None:
     # Only the cache folder is ours to create: a folder that was named and is not there is a slip of the pen.
     was_named = data_root is not None or bool(os.environ.get("CLBENCH_DATA"))
-    if not folder.is_dir() and (was_named or folder.exists()):
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"the data folder {folder} is no folder; name another with --data-root or CLBENCH_DATA")
+    if was_named and not folder.exists():
         raise DataError(
-            f"expected the data folder {folder} to be a folder, but there is none; "
-            "create it, or name another with --data-root or CLBENCH_DATA"
+            f"there is no data folder {folder}; create it, or name another with --data-root or CLBENCH_DATA"
         )
 
 

@@ -223,7 +223,7 @@ class RunFolder:
             config = json.loads(_content(self.path, path.name))
             _check_config(config)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RecordError(f"{path} is not a record that clbench wrote ({_one_line(error)})") from None
+            raise RecordError(f"{path} is not as clbench recorded it ({_one_line(error)})") from None
         return dict(config)
 
     def resume(self) -> None:
@@ -345,7 +345,7 @@ def read_run(folder: Path) -> RecordedRun:
         raise _unreadable(folder / name, error) from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         said = f"the key {error} is missing" if isinstance(error, KeyError) else _one_line(error)
-        raise RecordError(f"{folder / name} is not a record that clbench wrote ({said})") from None
+        raise RecordError(f"{folder / name} is not as clbench recorded it ({said})") from None
 
 
 def run_paths(root: Path) -> list[Path]:

@@ -77,7 +77,8 @@ class Grid(BaseModel):
     def _same_budget(self) -> "Grid":
         counts = {name: len(trials) for name, trials in self.trials.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"every method must have the same number of trials, but got {counts}")
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f"every method must have the same number of trials, but got {listed}")
         return self
 
 
@@ -95,8 +96,10 @@ def load_grid(suite: Suite, path: Path | None) -> Grid:
     else:
         try:
             text, where = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"the grid {path} cannot be read ({error})") from None
+        except OSError as error:
+            raise SettingError(f"the grid {path} cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise SettingError(f"the grid {path} cannot be read (not UTF-8 text)") from None
     try:
         grid = Grid.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

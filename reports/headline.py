@@ -15,6 +15,7 @@ from clbench.specs import recorded_settings
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
     "leads": "leads: differs from every other one of its kind that could be tested",
+    "best tested": "best tested: as leads, but one with too few seeds for a test stands higher",
     "ties": "ties: not shown to differ from the best of its kind",
     "below": "below: differs from the best of its kind",
     "not tested": f"not tested: fewer than {SEEDS_FOR_INTERVAL} shared seeds",

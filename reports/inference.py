@@ -71,7 +71,7 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
         # One lucky seed should not keep all others from being tested.
         candidates = [group for group in alike if len(group.runs) >= SEEDS_FOR_INTERVAL] or alike
         # `select` sorts by accuracy, but not across the suite's own and modified groups.
-        best = max(candidates, key=lambda group: float(group.average_accuracy_curves[:, -1].mean()))
+        best = max(candidates, key=_accuracy)
         accuracy = best.by_seed("average_accuracy")
         pairs = [
             (other, compare_paired(accuracy, other.by_seed("average_accuracy"))) for other in alike if other is not best
@@ -85,20 +85,29 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
     return judgements
 
 
+def _accuracy(group: Group) -> float:
+    return float(group.average_accuracy_curves[:, -1].mean())
+
+
 def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[str, str]:
-    """By label, in a word: `wins`, `leads`, `ties`, `below`, `not tested`, `upper bound`, or `alone` in its kind."""
+    """By label, in words: `wins`, `leads`, `best tested`, `ties`, `below`, `not tested`, `upper bound`, or `alone`."""
     found = {group.label: "upper bound" if group.method in UPPER_BOUNDS else "alone" for group in groups}
     against: dict[str, set[str]] = {}
+    # Those of which a method that has too few seeds for a test, so far, stands higher.
+    surpassed: set[str] = set()
     for judgement in judgements:
         verdict = {"differs": "below", "ties": "ties"}.get(judgement.verdict, "not tested")
         found[judgement.other.label] = verdict
         against.setdefault(judgement.best.label, set()).add(verdict)
+        if verdict == "not tested" and _accuracy(judgement.other) > _accuracy(judgement.best):
+            surpassed.add(judgement.best.label)
     for best, verdicts in against.items():
         if "ties" in verdicts:
             found[best] = "ties"
         elif "not tested" in verdicts:
             # Those that have too few seeds leave open whether it wins, but not what was tested.
-            found[best] = "leads" if "below" in verdicts else "not tested"
+            leads = "best tested" if best in surpassed else "leads"
+            found[best] = leads if "below" in verdicts else "not tested"
         else:
             found[best] = "wins"
     return found

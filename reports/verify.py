@@ -174,9 +174,9 @@ def verification_table(found: Verification) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("method", no_wrap=True, overflow="fold")
     for heading in ("seeds", "published, %", "ours, %"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("ours is")
-    table.add_column("goal, %", justify="right")
+    table.add_column("goal, %", justify="right", no_wrap=True)
     table.add_column("goal reached")
     for verdict in found.verdicts:
         ours = verdict.average_accuracy

@@ -65,7 +65,7 @@ def test_a_run_that_was_just_recorded_holds_with_its_seal_and_every_metric_in_on
     outcome = clbench(recorded["clnp"].parent, "verify-run", *sorted(recorded.values()))
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
-    assert len(lines) == 2
+    assert lines.pop() == "2 of 2 runs hold"
     for line, folder in zip(lines, sorted(recorded.values()), strict=True):
         run = read_run(folder)
         assert line.startswith(f"{folder}: permuted-digits, {run.method} seed 0, finished: holds; seal {run.seal}; ")
@@ -78,7 +78,7 @@ def test_a_folder_of_run_folders_stands_for_all_of_them(clbench, recorded):
     root = recorded["clnp"].parent
     outcome = clbench(root.parent, "verify-run", "clbench-runs")
     assert outcome.code == 0
-    assert [line.split(":")[0] for line in outcome.out.splitlines()] == sorted(
+    assert [line.split(":")[0] for line in outcome.out.splitlines()[:-1]] == sorted(
         f"clbench-runs/{path.name}" for path in recorded.values()
     )
 
@@ -86,8 +86,10 @@ def test_a_folder_of_run_folders_stands_for_all_of_them(clbench, recorded):
 def test_runs_recorded_before_there_were_digests_hold_and_are_said_to_have_none(clbench, tmp_path):
     outcome = clbench(tmp_path, "verify-run", RECORDED_BEFORE)
     assert (outcome.code, outcome.err) == (0, "")
-    lines = outcome.out.splitlines()
+    *lines, summary = outcome.out.splitlines()
     assert len(lines) == len(list(RECORDED_BEFORE.glob("*/status.json")))
+    unsealed = sum("; no digests; " in line for line in lines)
+    assert summary == f"{len(lines)} of {len(lines)} runs hold, {unsealed} of them without digests"
     assert all(": holds; " in line for line in lines)
     assert any(": holds; no digests; average_accuracy=0." in line for line in lines)
 
@@ -175,9 +177,10 @@ def test_one_run_that_does_not_hold_makes_the_exit_code_1_and_the_others_are_tol
     (bad / "tasks.csv").write_text((bad / "tasks.csv").read_text().replace("1,", "2,", 1))
     outcome = clbench(good.parent, "verify-run", good, bad)
     assert outcome.code == 1
-    first, second = outcome.out.splitlines()
+    first, second, summary = outcome.out.splitlines()
     assert ": holds; " in first
-    assert second.startswith(f"{bad}: does not hold: {bad / 'tasks.csv'} is not a record")
+    assert summary == "1 of 2 runs hold"
+    assert second.startswith(f"{bad}: does not hold: {bad / 'tasks.csv'} is not as clbench recorded it")
 
 
 def test_what_is_no_run_is_refused_before_anything_is_said(clbench, assert_refused, recorded, tmp_path):

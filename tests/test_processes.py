@@ -318,7 +318,7 @@ def test_a_damaged_record_fails_its_run_however_many_run_at_once(command, undist
         said = (place / "said.txt").read_text()
         assert process.exitcode == 1, said
         assert said.count("si seed 0: failed: ") == int(jobs)
-        assert "accuracy_matrix.csv is not a record that clbench wrote" in said
+        assert "accuracy_matrix.csv is not as clbench recorded it" in said
 
 
 def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, place):

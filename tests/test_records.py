@@ -202,7 +202,7 @@ def test_a_table_with_other_columns_is_refused_by_name(unsealed, name, change):
     else:
         frame = frame[[*columns[:1], columns[2], columns[1], *columns[3:]]]
     frame.to_csv(path, index=False)
-    with pytest.raises(RecordError, match=re.escape(f"{path} is not a record")) as error:
+    with pytest.raises(RecordError, match=re.escape(f"{path} is not as clbench recorded it")) as error:
         read_run(unsealed.path)
     assert "expected the columns " + ", ".join(columns) in str(error.value)
 
@@ -221,7 +221,7 @@ def test_a_table_with_other_columns_is_refused_by_name(unsealed, name, change):
 )
 def test_an_accuracy_matrix_that_cannot_be_one_is_refused(unsealed, table, said):
     (unsealed.path / "accuracy_matrix.csv").write_text(table)
-    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not a record") as error:
+    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not as clbench recorded it") as error:
         read_run(unsealed.path)
     assert said in str(error.value)
 
@@ -239,7 +239,7 @@ def test_a_table_with_words_for_numbers_is_refused_by_name(unsealed, name):
 @pytest.mark.parametrize("key", ["suite", "method", "seed", "modified", "run_id", "suite_settings"])
 def test_a_config_without_a_key_is_refused_naming_file_and_key(unsealed, key):
     unsealed.write("config.json", json.dumps({k: v for k, v in CONFIG.items() if k != key}))
-    with pytest.raises(RecordError, match=rf"config\.json is not a record.*'{key}'"):
+    with pytest.raises(RecordError, match=rf"config\.json is not as clbench recorded it.*'{key}'"):
         read_run(unsealed.path)
 
 
@@ -249,7 +249,7 @@ def test_a_status_without_a_key_is_refused_naming_file_and_key(folder, key):
     content = json.loads(path.read_text())
     del content[key]
     path.write_text(json.dumps(content))
-    with pytest.raises(RecordError, match=rf"status\.json is not a record.*'{key}'"):
+    with pytest.raises(RecordError, match=rf"status\.json is not as clbench recorded it.*'{key}'"):
         read_run(folder.path)
 
 
@@ -433,14 +433,14 @@ def test_a_file_that_came_after_the_end_is_refused_by_name(tmp_path):
     folder.write_tables(MATRIX, TASKS, [])
     folder.set_status("finished")
     folder.write_tables(MATRIX, TASKS, CAPACITY)
-    with pytest.raises(RecordError, match=r"capacity\.csv is not a record .*status\.json has none"):
+    with pytest.raises(RecordError, match=r"capacity\.csv is not as clbench recorded it .*status\.json has none"):
         read_run(folder.path)
 
 
 def test_another_whole_files_content_is_refused_by_name(folder):
     text = (folder.path / "accuracy_matrix.csv").read_text()
     (folder.path / "accuracy_matrix.csv").write_text(text.replace("0.95", "0.96"))
-    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not a record .*SHA-256"):
+    with pytest.raises(RecordError, match=r"accuracy_matrix\.csv is not as clbench recorded it .*SHA-256"):
         read_run(folder.path)
 
 
@@ -457,7 +457,7 @@ def test_a_status_that_was_rewritten_is_refused_by_name(folder, old, new):
     path = folder.path / "status.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(RecordError, match=r"status\.json is not a record .*seal"):
+    with pytest.raises(RecordError, match=r"status\.json is not as clbench recorded it .*seal"):
         read_run(folder.path)
     with pytest.raises(RecordError, match=r"status\.json cannot be read .*seal"):
         _ = folder.status

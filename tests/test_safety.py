@@ -154,7 +154,7 @@ def test_a_name_with_characters_that_steer_or_that_no_text_has_is_refused(
     (folder / "config.json").write_text(json.dumps(config))
     status = {"status": "finished", "started": "", "ended": "", "reason": ""}
     (folder / "status.json").write_text(json.dumps(status))
-    with pytest.raises(RecordError, match=r"config\.json is not a record") as error:
+    with pytest.raises(RecordError, match=r"config\.json is not as clbench recorded it") as error:
         read_run(folder)
     assert name not in str(error.value)
 

@@ -983,7 +983,9 @@ def test_a_damaged_folder_is_named_and_the_others_are_synced(run, clbench, place
     outcome = clbench(place, "sync", "--tracking-uri", fresh)
     assert outcome.code == 1
     assert outcome.out == f"{fresh}: runs 1 added, 0 completed, 0 up to date, 1 unreadable\n"
-    assert outcome.err.startswith(f"clbench: warning: clbench-runs/{damaged.name}/tasks.csv is not a record")
+    assert outcome.err.startswith(
+        f"clbench: warning: clbench-runs/{damaged.name}/tasks.csv is not as clbench recorded it"
+    )
 
 
 def test_a_point_or_a_run_that_is_there_twice_is_there_once_after_a_sync(run, clbench, place):
