@@ -1,9 +1,9 @@
-"""Avalanche's own EWC and SI plugins, untouched, so that a comparison can show what they give.
+"""Avalanche's own EWC and SI plugins, their code untouched, so that a comparison can show what they give.
 
 Source: avalanche-lib 0.6, `EWCPlugin` and `SynapticIntelligencePlugin`; the strengths are the ones of Avalanche's
 continual-learning-baselines, which reports 0.83 for both on permuted MNIST and calls them not reproduced.
-Departs from it: in nothing; optimiser, rate and network are the suite's, as for every method, and on permuted MNIST the
-strength of EWC is from the search that every method had. What differs from the papers is theirs: EWC squares the
+Departs from it: optimiser, rate and network are the suite's, as for every method, and on permuted MNIST the strength of
+EWC is from a search like the other methods'. What differs from the papers is theirs: EWC squares the
 gradient of the batch mean for the true labels, so its importances are smaller by orders of magnitude and its strength
 must be larger by as much (1e7 where `ewc` has 3000), and keeps a copy of weights and importances per task; SI takes
 the gradient of the total loss, caps importances at 0.001 and lets them turn negative. On a CPU the SI plugin protects

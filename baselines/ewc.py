@@ -18,10 +18,10 @@ the task's own.
 
 Online EWC (`online-ewc`) keeps one running Fisher, F <- gamma F + F_t, around the latest weights.
 
-Departs from it: in the optimiser (the paper has SGD 0.001, dropout and early stopping; here the suite's) and in
-lambda, which the paper does not give. `fisher_images` may limit the expectation over x to that many training
-images, drawn anew for every task. Online EWC's gamma of 0.95 is our choice. Schwarz et al. normalise each task's
-Fisher before they add it; here it is added as it is.
+Departs from it: in the optimiser (the paper has SGD 0.001, dropout and early stopping; here the suite's, its state new
+for every task, of which the paper says nothing) and in lambda, which the paper does not give. `fisher_images` may limit
+the expectation over x to that many training images, drawn anew for every task. Online EWC's gamma of 0.95 is our
+choice. Schwarz et al. normalise each task's Fisher before they add it; here it is added as it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Fine-tuning on one task after another: what forgetting looks like when nothing is done about it.
 
 Source: standard; the lower reference of every comparison.
-Departs from it: in nothing.
+Departs from it: in nothing; the optimiser's state is new for every task, `reset_optimizer=false` keeps it.
 """
 
 from clbench.methods import Method

@@ -48,9 +48,9 @@ METHODS: Mapping[str, Entry] = {
     "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection"),
     "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together"),
     "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task"),
-    "avalanche-ewc": Entry("clbench.baselines.avalanche:AvalancheEWC", "Avalanche's EWCPlugin as it comes"),
+    "avalanche-ewc": Entry("clbench.baselines.avalanche:AvalancheEWC", "Avalanche's EWCPlugin, its code as it comes"),
     "avalanche-si": Entry(
-        "clbench.baselines.avalanche:AvalancheSI", "Avalanche's SynapticIntelligencePlugin as it comes"
+        "clbench.baselines.avalanche:AvalancheSI", "Avalanche's SynapticIntelligencePlugin, its code as it comes"
     ),
 }
 
