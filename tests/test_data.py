@@ -484,13 +484,20 @@ def test_a_file_that_cannot_be_read_is_named(unpacked, root, monkeypatch):
 @pytest.mark.parametrize("offline", [True, False])
 def test_a_folder_that_was_named_but_does_not_exist_is_said_and_not_created(offline, tmp_path, monkeypatch):
     absent = tmp_path / "absent"
-    with pytest.raises(DataError, match=f"the data folder {absent} .* create it, or name another"):
+    with pytest.raises(DataError, match=f"there is no data folder {absent}; create it, or name another"):
         load_images("mnist", absent, offline=offline)
     monkeypatch.setenv("CLBENCH_DATA", str(absent))
-    with pytest.raises(DataError, match=f"the data folder {absent} .* create it, or name another"):
+    with pytest.raises(DataError, match=f"there is no data folder {absent}; create it, or name another"):
         load_images("mnist", offline=offline)
     assert not absent.exists()
     assert load_images("digits").sha256 == DIGITS_SHA256
+
+
+def test_a_file_where_a_data_folder_was_named_is_said_to_be_none(tmp_path):
+    file = tmp_path / "train.csv"
+    file.touch()
+    with pytest.raises(DataError, match=f"the data folder {file} is no folder; name another"):
+        load_images("mnist", file)
 
 
 def test_an_unknown_source_lists_the_right_ones_and_the_nearest():
