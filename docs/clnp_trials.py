@@ -80,7 +80,9 @@ def norm_of(trial: Mapping[str, Any]) -> str:
 def drawing(trials: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(8.4, 3.9), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    ours = PERMUTED_MNIST.method_settings["clnp"]
+    # Most trials leave the rate to the suite.
+    rate = {"learning_rate_schedule": PERMUTED_MNIST.learning_rate_schedule}
+    ours = rate | PERMUTED_MNIST.method_settings["clnp"]
     for layer, axes in enumerate(panels):
         axes.axvspan(FAIR_SHARE, 800, color="#f0f0f0", zorder=0)
         axes.axvline(PAPERS_CLAIMS[layer], color="#555555", linestyle="--", linewidth=0.9, zorder=1)
@@ -95,7 +97,7 @@ def drawing(trials: list[dict[str, Any]]) -> str:
                 zorder=3,
                 gid=f"{trial['run_id']}-{layer + 1}",
             )
-            suites = all(trial.get(key) == value for key, value in ours.items())
+            suites = all((rate | trial).get(key) == value for key, value in ours.items())
             if suites:
                 axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor="black", markersize=10, zorder=2)
             if norm_of(trial) == PAPERS_LOSS:
