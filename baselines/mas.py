@@ -16,8 +16,8 @@ loss is
 around the weights theta* after the task before. The penalty's gradient goes straight onto the task's own.
 
 Departs from it: in the optimiser (its state new for every task) and lambda, which the paper gives for other benchmarks
-only. F(x) are the logits.
-`importance_images` may limit the mean over x to that many training images, drawn anew for every task.
+only. F(x) are the logits. `importance_images` may limit the mean over x to that many training images, drawn anew for
+every task.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

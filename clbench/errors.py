@@ -53,6 +53,11 @@ class MethodWarning(UserWarning):
     """
 
 
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+    """Why a text file cannot be read, in the words of a sentence about it."""
+    return error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+
+
 @contextmanager
 def shown(category: type[Warning], say: Callable[[str], None]) -> Iterator[None]:
     """Within, warnings of this category go to `say`, each text once, and any other as before."""

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from clbench.errors import RecordError
+from clbench.errors import RecordError, why_unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -396,9 +396,8 @@ def _content(folder: Path, name: str) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> RecordError:
-    said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-    return RecordError(f"{path} cannot be read ({said}); move its folder away to run it again")
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> RecordError:
+    return RecordError(f"{path} cannot be read ({why_unreadable(error)}); move its folder away to run it again")
 
 
 def _one_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from clbench.errors import RecordError, SettingError, unknown_name
+from clbench.errors import RecordError, SettingError, unknown_name, why_unreadable
 from clbench.suites import Suite, setting_error
 
 if TYPE_CHECKING:
@@ -96,10 +96,8 @@ def load_grid(suite: Suite, path: Path | None) -> Grid:
     else:
         try:
             text, where = path.read_text(encoding="utf-8"), str(path)
-        except OSError as error:
-            raise SettingError(f"the grid {path} cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError:
-            raise SettingError(f"the grid {path} cannot be read (not UTF-8 text)") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"the grid {path} cannot be read ({why_unreadable(error)})") from None
     try:
         grid = Grid.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -55,6 +55,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def setting(value: object) -> str:
+    """`plain`, of a setting that is recorded: where it is None it is off, or does not apply."""
+    return "none" if value is None else plain(value)
+
+
 def plain(value: object) -> str:
     """A setting's value: no quotes around words, no brackets around sizes."""
     if value is None or value == "":
@@ -66,11 +71,7 @@ def plain(value: object) -> str:
         between = "-" if all(isinstance(item, int) for item in value) else ", "
         return between.join(plain(item) for item in value) if value else "none"
     if isinstance(value, Mapping):
-        # A setting that is None is recorded as such: it is off, or does not apply.
-        return (
-            ", ".join(f"{key}={'none' if item is None else plain(item)}" for key, item in sorted(value.items()))
-            or "none"
-        )
+        return ", ".join(f"{key}={setting(item)}" for key, item in sorted(value.items())) or "none"
     return str(value)
 
 
@@ -78,8 +79,7 @@ def differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Itera
     """`epochs 10 (there 20)` for each of their settings that is another one in ours."""
     for name, value in theirs.items():
         if name in ours and plain(ours[name]) != plain(value):
-            own, other = ("none" if each is None else plain(each) for each in (ours[name], value))
-            yield f"{name.replace('_', ' ')} {own} (there {other})"
+            yield f"{name.replace('_', ' ')} {setting(ours[name])} (there {setting(value)})"
 
 
 def instant(text: str) -> datetime | None:

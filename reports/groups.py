@@ -17,7 +17,7 @@ import pandas as pd
 
 from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records import RecordedRun
-from clbench.reports.formatting import NOT_RECORDED, plain
+from clbench.reports.formatting import NOT_RECORDED, plain, setting
 from clbench.reports.statistics import Estimate, estimate
 from clbench.specs import departures, recorded_settings
 from clbench.suites import base_name
@@ -308,6 +308,5 @@ def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRu
 
 
 def _shown(identity: Mapping[str, Any], key: str) -> str:
-    # A setting that is None is recorded as such: it is off, or does not apply.
-    is_off = "." in key and key in identity and identity[key] is None
-    return "none" if is_off else plain(identity.get(key))
+    # Settings have a dot in their name here; anything else that is None was not recorded.
+    return setting(identity[key]) if "." in key and key in identity else plain(identity.get(key))
