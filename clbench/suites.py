@@ -288,12 +288,11 @@ PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
         "name": "permuted-mnist-25",
         "title": "Permuted MNIST, 25 tasks",
         "n_tasks": 25,
-        # Under the name that it was recorded by; the same as clnp:best of permuted-mnist-50.
-        "methods": ("clnp",),
-        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp": _CLNP_FOR_MANY_TASKS},
+        "methods": ("clnp:best",),
+        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp:best": _CLNP_FOR_MANY_TASKS},
         "source": (
             "permuted-mnist with 25 tasks, the number after which Golkar, Kagan and Cho 2019 (arXiv 1903.04476) "
-            "estimate their network to be full. Here clnp has options beyond its paper, as clnp:best has elsewhere."
+            "estimate their network to be full."
         ),
     }
 )

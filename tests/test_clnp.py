@@ -677,8 +677,7 @@ def test_shares_of_the_margin_with_one_threshold_for_all_layers_are_refused_befo
     resolve_settings(SUITES["permuted-mnist"], "clnp", {"thresholds": "global", "margin_shares": None})
 
 
-# permuted-mnist-25 was recorded with the options under this name.
-@pytest.mark.parametrize("suite", sorted(SUITES.keys() - {"permuted-mnist-25"}))
+@pytest.mark.parametrize("suite", sorted(SUITES))
 def test_under_its_own_name_it_has_nothing_beyond_its_paper(suite):
     settings = resolve_settings(SUITES[suite], "clnp", {})
     assert (settings.l1_activities, settings.fine_tune_dropout) == ([0.0], 0.0)
