@@ -13,7 +13,7 @@ from clbench.records import RecordedRun
 from clbench.reports import figures
 from clbench.reports.bibliography import bibliography
 from clbench.reports.compose import newest_end
-from clbench.reports.formatting import percent, plain, readable_bytes, seconds, signed_percent
+from clbench.reports.formatting import percent, plain, readable_bytes, seconds, setting, signed_percent
 from clbench.reports.groups import Group, select
 from clbench.reports.headline import headline_figure
 from clbench.reports.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
@@ -281,11 +281,14 @@ def _settings_table(groups: tuple[Group, Group]) -> Table:
     settings = []
     for group in groups:
         of_suite, of_method = recorded_settings(group.config).values()
-        told = {"task known at test": group.is_told_the_task, "precision": group.config.get("precision")}
+        told = {
+            "task known at test": plain(group.is_told_the_task),
+            "precision": plain(group.config.get("precision")),
+        }
         settings.append(of_suite | of_method | told)
     names = sorted(settings[0].keys() | settings[1].keys())
     rows = [
-        (Cell(name), *(Cell(plain(each[name]) if name in each else "–") for each in settings))
+        (Cell(name), *(Cell(setting(each[name]) if name in each else "–") for each in settings))
         for name in names
         if settings[0].get(name) != settings[1].get(name)
     ]

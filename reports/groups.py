@@ -79,7 +79,7 @@ class Group:
     def overrides(self) -> str:
         """What was overridden, as `key=value`, comma-separated."""
         given = self.config.get("overrides") or {}
-        return ", ".join(f"{key}={plain(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
+        return ", ".join(f"{key}={setting(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
 
     @cached_property
     def matrices(self) -> npt.NDArray[np.float64]:

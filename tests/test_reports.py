@@ -175,8 +175,10 @@ def test_modified_runs_with_other_overrides_are_groups_of_their_own(recorded_see
     runs = [
         *recorded_seeds("ewc", 0.5, modified=True, overrides={"epochs": 1}),
         *recorded_seeds("ewc", 0.6, modified=True, overrides={"epochs": 2}),
+        *recorded_seeds("ewc", 0.4, modified=True, overrides={"ewc.momentum": None}),
     ]
-    assert [group.overrides for group in select(runs, SUITE).groups] == ["epochs=2", "epochs=1"]
+    groups = select(runs, SUITE).groups
+    assert [group.overrides for group in groups] == ["epochs=2", "epochs=1", "ewc.momentum=none"]
 
 
 def test_a_suite_with_modified_runs_alone_is_reported_and_marked(recorded_seeds: MakeRuns) -> None:
