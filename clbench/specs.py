@@ -17,7 +17,12 @@ from clbench.suites import OVERRIDABLE, SUITES, Suite, base_name
 # so that runs recorded before keep their ids.
 _ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
     "suite_settings": {"steps_per_epoch": None},
-    "method_settings": {"frozen_cache_mib": 1024, "margin_shares": None, "train_on_validation": False},
+    "method_settings": {
+        "frozen_cache_mib": 1024,
+        "initial_scale": 1.0,
+        "margin_shares": None,
+        "train_on_validation": False,
+    },
 }
 
 Precision = Literal["float32", "bfloat16"]

@@ -98,6 +98,8 @@ class CLNPSettings(NewOptimizerSettings):
             them and adds to the outputs of every later task; or `per-task`, where every task has its own, from all
             neurons active then, as with a head per task.
         thresholds: one theta `per-layer`, or one `global` theta for all layers.
+        initial_scale: before every task but the first, free neurons draw their weights from the uniform distribution
+            that PyTorch gives a linear layer, this many times as wide; none: they stay as the task before left them.
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
             neurons give for the training images; 0 for none. The same within rounding.
     """
@@ -112,6 +114,7 @@ class CLNPSettings(NewOptimizerSettings):
     fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
     output_weights: Literal["shared", "per-task"] = "shared"
     thresholds: Literal["per-layer", "global"] = "per-layer"
+    initial_scale: float | None = Field(default=1.0, gt=0, le=10)
     frozen_cache_mib: int = Field(default=1024, ge=0, le=2**20)
 
     @model_validator(mode="after")
@@ -172,7 +175,7 @@ class CLNPPlugin(SupervisedPlugin):
 
     Args:
         margin, margin_shares, l1_weights, l1_proximal, l1_activities, fine_tune_rate, fine_tune_dropout,
-            output_weights, thresholds: see `CLNPSettings`.
+            output_weights, thresholds, initial_scale: see `CLNPSettings`.
         fine_tune_epochs: epochs after pruning, on top of the strategy's own; 0 for none.
         validation_stream: per task, an Avalanche experience or an iterable of `[x, y, task_labels]` batches; None
             lets the plugin hold out `validation_share` of the task's training data.
@@ -203,6 +206,7 @@ class CLNPPlugin(SupervisedPlugin):
         fine_tune_dropout: float = 0.0,
         output_weights: Literal["shared", "per-task"] = "shared",
         thresholds: Literal["per-layer", "global"] = "per-layer",
+        initial_scale: float | None = 1.0,
         validation_stream: Sequence[Any] | None = None,
         validation_share: float = 0.1,
         seed: int = 0,
@@ -219,6 +223,7 @@ class CLNPPlugin(SupervisedPlugin):
         self.fine_tune_dropout = fine_tune_dropout
         self.output_weights = output_weights
         self.thresholds = thresholds
+        self.initial_scale = initial_scale
         self.validation_stream = validation_stream
         self.validation_share = validation_share
         self.seed = seed
@@ -403,6 +408,7 @@ class CLNPPlugin(SupervisedPlugin):
                 fine_tune_dropout=self.fine_tune_dropout,
                 output_weights=self.output_weights,
                 thresholds=self.thresholds,
+                initial_scale=self.initial_scale,
             )
         except ValidationError as error:
             raise setting_error(error, prefix="CLNPPlugin.") from None
@@ -554,7 +560,8 @@ class CLNPPlugin(SupervisedPlugin):
     def _initialise_free(self, strategy: Any) -> None:
         """Free neurons, and what an output layer in its second use reads from them, start anew.
 
-        The distribution is the one that PyTorch gives a linear layer; biases start at 0.
+        The distribution is the one that PyTorch gives a linear layer, of the free neurons' weights as wide as
+        `initial_scale` says; biases start at 0.
         """
         generator = self._generator("weights", strategy)
 
@@ -563,11 +570,12 @@ class CLNPPlugin(SupervisedPlugin):
             values = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).mul_(2 * bound).sub_(bound)
             return values.to(weight.device)
 
-        for layer in self.layers:
-            free = ~layer.active
-            layer.linear.weight[free] = fresh(layer.linear.weight)[free]
-            if layer.linear.bias is not None:
-                layer.linear.bias[free] = 0
+        if self.initial_scale is not None:
+            for layer in self.layers:
+                free = ~layer.active
+                layer.linear.weight[free] = fresh(layer.linear.weight)[free] * self.initial_scale
+                if layer.linear.bias is not None:
+                    layer.linear.bias[free] = 0
         if self._head_name in self.head_of.values():
             kept = self._columns_of_earlier_tasks()
             columns = slice(None) if kept is None else ~kept
@@ -831,6 +839,7 @@ class CLNP(Method):
             fine_tune_dropout=s.fine_tune_dropout,
             output_weights=s.output_weights,
             thresholds=s.thresholds,
+            initial_scale=s.initial_scale,
             validation_stream=_ValidationStream(self.workplace.stream, self.workplace.device),
             seed=self.workplace.seeds.derive("clnp"),
             frozen_cache_bytes=s.frozen_cache_mib * 2**20,

@@ -112,6 +112,8 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
         {"steps_per_epoch": 3},
         {"clnp.margin": 0.5},
         {"clnp.margin_shares": [0.2, 0.8]},
+        {"clnp.initial_scale": 0.5},
+        {"clnp.initial_scale": None},
     ):
         for spec in make_specs(find_suite("permuted-digits"), ["clnp"], [7], overrides, digits, "bfloat16", "cpu"):
             config = json.loads(json.dumps(config_of(spec, find_method("clnp"), torch.device("cpu"))))

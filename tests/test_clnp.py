@@ -133,9 +133,12 @@ def test_frozen_weights_do_not_change_and_free_ones_start_anew(make_method, make
         assert not torch.isclose(layer.linear.weight[~was_active], weight[~was_active]).any(1).all()
 
 
-def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0(make_method, make_workplace, monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, 0.5, None])
+def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0_unless_they_stay(
+    scale, make_method, make_workplace, monkeypatch
+):
     workplace = make_workplace(**SMALL | {"n_tasks": 2})
-    method = make_method("clnp", workplace, **CLAIMING_LITTLE)
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE, initial_scale=scale)
     seen = []
 
     def parameters():
@@ -157,8 +160,12 @@ def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0(make_met
     method.learn(second)
     for (active, weight, bias), (_, old_weight, old_bias) in zip(seen[0], learned, strict=True):
         assert old_bias[~active].any()
+        if scale is None:
+            assert torch.equal(weight, old_weight)
+            assert torch.equal(bias, old_bias)
+            continue
         assert not bias[~active].any()
-        anew, bound = weight[~active], weight.shape[1] ** -0.5
+        anew, bound = weight[~active], scale * weight.shape[1] ** -0.5
         assert not torch.isclose(anew, old_weight[~active]).any(1).all()
         assert anew.abs().max() <= bound
         assert anew.std() == pytest.approx(bound / 3**0.5, rel=0.05)
@@ -591,6 +598,7 @@ def test_evaluating_all_tasks_in_the_midst_of_training_forgets_nothing(make_work
         ({"thresholds": "each"}, r"CLNPPlugin\.thresholds.*'per-layer' or 'global'"),
         ({"output_weights": "own"}, r"CLNPPlugin\.output_weights.*'shared' or 'per-task'"),
         ({"l1_weights": 2}, r"CLNPPlugin\.l1_weights.*less than or equal to 1"),
+        ({"initial_scale": 0.0}, r"CLNPPlugin\.initial_scale.*greater than 0"),
         ({"fine_tune_dropout": 1.0}, r"CLNPPlugin\.fine_tune_dropout.*less than 1"),
         ({"margin_shares": (0.0, 1.0)}, r"CLNPPlugin\.margin_shares.*greater than 0"),
         ({"validation_share": 0.0}, "0 < validation_share < 1, but got 3 and 0.0"),
