@@ -17,11 +17,10 @@ included. As in the authors' code it is the sum that is kept from turning negati
 
 The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
 
-Departs from it: the paper does not say where negative importances are cut off, and a reading of it cuts each task's own
-term; that the sum is cut is from the authors' code. The first task's drift is taken from the initial weights, where theirs is taken from 0, which is little
-beside xi. Unless `train_on_validation` is set, some images are held out, where the authors train on all. (Avalanche's
-plugin, kept as `avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and
-free to turn negative.)
+Departs from it: the paper's sum is kept from turning negative by nothing. The first task's drift is taken from the
+initial weights, where the authors' is taken from 0, which is little beside xi. Unless `train_on_validation` is set,
+some images are held out, where the authors train on all. (Avalanche's plugin, kept as `avalanche-si`, follows a later
+variant: gradient of the total loss, importances capped at 0.001 and free to turn negative.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence

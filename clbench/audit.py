@@ -62,14 +62,14 @@ class Finding:
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The run folder that a path names, or those that lie in the folder it names.
+    """The run folder that a path names, or all that lie in the folder it names, however deep.
 
     Raises:
         RecordError: if there is none.
     """
     if any((path / name).exists() for name in REQUIRED_FILES):
         return [path]
-    found = sorted({file.parent for name in REQUIRED_FILES for file in path.glob(f"*/{name}")})
+    found = sorted({file.parent for name in REQUIRED_FILES for file in path.rglob(name)})
     if not found:
         raise RecordError(f"{path} is no run folder and holds none; expected one such as clbench-runs/0123456789abcdef")
     return found

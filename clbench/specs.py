@@ -150,9 +150,17 @@ def make_specs(
             of_method.setdefault(owner, {})[setting] = value
         else:
             find_method(owner)
-            raise SettingError(f"--set {key}: '{owner}' is not among the methods of this run ({', '.join(methods)})")
+            raise SettingError(
+                f"--set {key}: '{owner}' is not among the methods of this run ({', '.join(methods)}); add it to "
+                "--methods, or leave the setting out"
+            )
     unknown = [key for key in of_suite if key not in OVERRIDABLE]
     if unknown:
+        for name in methods:
+            if unknown[0] in find_method(name).Settings.model_fields:
+                raise SettingError(
+                    f"--set {unknown[0]}: the suite has no such setting, but {name} has; give {name}.{unknown[0]}"
+                )
         raise unknown_name("setting", unknown[0], [*OVERRIDABLE, *(f"{name}.SETTING" for name in methods)])
     changed = suite.with_overrides(of_suite)
     data = {

@@ -126,13 +126,17 @@ def without_sign_of_zero(value: Any) -> Any:
     return 0.0 if isinstance(value, float) and value == 0 else value
 
 
+# What pydantic says in Python's words.
+_SAID = {"tuple_type": "expected numbers with commas between them, such as 100,100"}
+
+
 def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     """Says the first thing that a pydantic validation found wrong, in one sentence."""
     first = error.errors()[0]
     where = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return SettingError(f"the setting {where} is missing")
-    what = first["msg"][:1].lower() + first["msg"][1:]
+    what = _SAID.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
     if not first["loc"]:
         # A check of the whole says itself what it is about.
         return SettingError(what.removeprefix("value error, "))
@@ -147,8 +151,8 @@ def _short(value: Any) -> str:
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
 
-    Values are read as JSON (numbers, true, false, null, lists); a comma-separated list of numbers needs no brackets,
-    and a number no digit on both sides of its point; anything else is a string.
+    Values are read as JSON (numbers, true, false, null, lists), none as null, as reports write it; a comma-separated
+    list of numbers needs no brackets, and a number no digit on both sides of its point; anything else is a string.
 
     Raises:
         SettingError: for an item without `=`, or a name given twice.
@@ -166,6 +170,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
+    if text == "none":
+        return None
     listed = f"[{text}]" if "," in text and not text.startswith("[") else text
     try:
         return json.loads(listed)

@@ -156,15 +156,13 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     best = max(curve[:, -1].mean() for curve in curves)
     leading = [curve for curve in curves if curve[:, -1].mean() > best - _CLOSE_UP]
     finals = [group.metric("average_accuracy") for group in groups]
-    ends = [
-        (100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width))
-        for found in finals
-        if found is not None and found.half_width is not None and 100 * found.mean > best - _CLOSE_UP
-    ]
+    intervals = [found for found in finals if found is not None and found.half_width is not None]
+    ends = [(100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width)) for found in intervals]
+    ends_of_leading = [end for end, found in zip(ends, intervals, strict=True) if 100 * found.mean > best - _CLOSE_UP]
     lowest = min(float(curve.min()) for curve in curves)
     # With room for the intervals, which are drawn beside the curves.
-    lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends])
-    highest = max([float(curve.max()) for curve in curves] + [min(high, 100.0) for _, high in ends])
+    lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends_of_leading])
+    highest = max([float(curve.max()) for curve in curves] + [min(high, 100.0) for _, high in ends_of_leading])
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
     prices = [
@@ -189,6 +187,13 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             panels[0].set_title("all", loc="left")
             panels[1].set_title("close-up of the leading ones", loc="left")
         if priced:
+            if not close_up and ends:
+                # The close-up has room for the intervals already.
+                low, high = panels[0].get_ylim()
+                room = 0.02 * (high - low)
+                panels[0].set_ylim(
+                    min([low, *(end - room for end, _ in ends)]), max([high, *(end + room for _, end in ends)])
+                )
             priced.set_ylim(panels[-1].get_ylim())
             spots += _priced(priced, prices)
             priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")

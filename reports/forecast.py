@@ -24,7 +24,8 @@ import pandas as pd
 CONFIDENCE = 0.95
 FULL = 0.01  # share of free neurons up to which a layer counts as full; the last few are claimed by chance
 FARTHEST = 10  # times as many tasks as were seen; beyond, an end is open
-_FEWEST_CLAIMS = 3  # of which a line and a noise can be told
+_FEWEST_CLAIMS = 3  # of which a line and a noise can be told,
+_FEWEST_TASKS = 2  # and of each seed, because seeds alone do not say what comes with the tasks
 _CONTINUATIONS = 2000
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +68,8 @@ def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> l
     tables = [table.apply(pd.to_numeric) for table in capacities]
     seen = min(int(table["task"].max()) for table in tables) if tasks is None else tasks
     tables = [table[table["task"] <= seen] for table in tables]
-    if len(tables) * (seen - seen // 2) < _FEWEST_CLAIMS:
+    later = seen - seen // 2
+    if later < _FEWEST_TASKS or len(tables) * later < _FEWEST_CLAIMS:
         return []
     return [
         _forecast(int(layer), [table[table["layer"] == layer] for table in tables], seen)

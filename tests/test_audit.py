@@ -185,6 +185,14 @@ def test_one_run_that_does_not_hold_makes_the_exit_code_1_and_the_others_are_tol
     assert second.startswith(f"{bad}: does not hold: {bad / 'tasks.csv'} is not as clbench recorded it")
 
 
+def test_runs_are_found_however_deep_they_lie(clbench, recorded, tmp_path):
+    shutil.copytree(recorded["clnp"], tmp_path / "results" / "one" / recorded["clnp"].name)
+    shutil.copytree(recorded["naive"], tmp_path / "results" / recorded["naive"].name)
+    outcome = clbench(tmp_path, "verify-run", "results")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == "2 of 2 runs hold"
+
+
 def test_what_is_no_run_is_refused_before_anything_is_said(clbench, assert_refused, recorded, tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         outcome = clbench(tmp_path, "verify-run", recorded["clnp"], path)

@@ -37,6 +37,11 @@ def test_claims_that_shrink_with_what_is_free_fill_a_layer_by_halves():
     assert found.next_claim == pytest.approx(8)
 
 
+def test_two_tasks_are_too_few_however_many_seeds():
+    assert forecasts([table([[30, 20]])] * 5) == []
+    assert forecasts([table([[30, 20, 10]])] * 5)
+
+
 def test_the_first_half_of_the_tasks_has_no_say():
     one, other = (forecasts([table([[*first, 5, 5, 5]])])[0] for first in ([30, 20, 5], [25, 25, 5]))
     assert one.full_after == other.full_after == 6 + 30 // 5

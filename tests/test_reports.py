@@ -455,6 +455,28 @@ def test_a_methods_look_depends_on_its_name_alone(recorded_run: MakeRun) -> None
             assert colour in average_accuracy(groups(method, *others), "x").lower()
 
 
+@pytest.mark.parametrize("values", [(0.3, 0.4, 0.5), (0.9, 0.9, 0.99)])
+def test_every_interval_lies_within_the_axes(
+    recorded_seeds: MakeRuns, monkeypatch: pytest.MonkeyPatch, values: tuple[float, ...]
+) -> None:
+    groups = select([*recorded_seeds("ewc", *values), *recorded_seeds("si", 0.4, 0.4, 0.41)], SUITE).groups
+    drawn = []
+    priced = figures._priced
+
+    def noting(axes: Any, prices: Any) -> Any:
+        drawn.append(axes)
+        return priced(axes, prices)
+
+    monkeypatch.setattr(figures, "_priced", noting)
+    figures.average_accuracy(groups, "name")
+    low, high = drawn[0].get_ylim()
+    for group in groups:
+        found = group.metric("average_accuracy")
+        assert found is not None
+        assert found.half_width is not None
+        assert low < 100 * (found.mean - found.half_width) < 100 * (found.mean + found.half_width) < high
+
+
 def test_the_known_methods_can_be_told_apart_in_colour_and_in_grey() -> None:
     names = [*METHODS, *(name for suite in SUITES.values() for name in suite.variants)]
     names = list(dict.fromkeys(names))

@@ -234,6 +234,7 @@ def test_a_method_refuses_settings_that_are_not_a_number(plain, field):
         ('optimizer="sgd"', "optimizer", "sgd"),
         (" epochs = 2 ", "epochs", 2),
         ("ewc.fisher_images=null", "ewc.fisher_images", None),
+        ("ewc.fisher_images=none", "ewc.fisher_images", None),
         ("optimizer=", "optimizer", ""),
         ("optimizer=a=b", "optimizer", "a=b"),
         ("optimizer=sgd,adam", "optimizer", "sgd,adam"),
