@@ -24,7 +24,7 @@ from clbench.tuning import load_grid
 TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
 LOGS = ("permuted-mnist-clnp-paper", "permuted-mnist", "permuted-mnist-clnp")
 
-PAPERS_LOSS = "L1 on weights, the paper's loss (number: the layer's margin, points)"
+PAPERS_LOSS = "L1 on weights, the paper's loss"
 PROXIMAL, BOTH = "L1 on weights, proximal", "L1 on weights and activities"
 NORMS = {PAPERS_LOSS: "#0072b2", PROXIMAL: "#cc79a7", BOTH: "#d55e00"}
 EPOCHS = {10: "o", 20: "s", 30: "^"}
@@ -80,9 +80,9 @@ def norm_of(trial: Mapping[str, Any]) -> str:
 def drawing(trials: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(8.4, 3.9), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    # Most trials leave the rate to the suite.
-    rate = {"learning_rate_schedule": PERMUTED_MNIST.learning_rate_schedule}
-    ours = rate | PERMUTED_MNIST.method_settings["clnp"]
+    # What most trials do not say.
+    usual = {"learning_rate_schedule": PERMUTED_MNIST.learning_rate_schedule, "initial_scale": 1.0}
+    ours = usual | PERMUTED_MNIST.method_settings["clnp"]
     for layer, axes in enumerate(panels):
         axes.axvspan(FAIR_SHARE, 800, color="#f0f0f0", zorder=0)
         axes.axvline(PAPERS_CLAIMS[layer], color="#555555", linestyle="--", linewidth=0.9, zorder=1)
@@ -93,19 +93,13 @@ def drawing(trials: list[dict[str, Any]]) -> str:
                 y,
                 EPOCHS[trial["epochs"]],
                 color=NORMS[norm_of(trial)],
+                fillstyle="none" if (usual | trial)["learning_rate_schedule"] == "constant" else "full",
                 markersize=5.5,
                 zorder=3,
                 gid=f"{trial['run_id']}-{layer + 1}",
             )
-            suites = all((rate | trial).get(key) == value for key, value in ours.items())
-            if suites:
+            if all((usual | trial).get(key) == value for key, value in ours.items()):
                 axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor="black", markersize=10, zorder=2)
-            if norm_of(trial) == PAPERS_LOSS:
-                shares = trial["margin_shares"] or [0.5, 0.5]
-                margin = f"{shares[layer] * trial['margin']:.3g}"
-                axes.annotate(
-                    margin, (x, y), (0, -14 if suites else 6), textcoords="offset points", fontsize=7, ha="center"
-                )
         axes.set_xscale("log")
         axes.set_xlim(60, 800)
         axes.set_xticks([75, 100, 150, 200, 300, 400, 600], ["75", "100", "150", "200", "300", "400", "600"])
@@ -120,6 +114,7 @@ def drawing(trials: list[dict[str, Any]]) -> str:
         for epochs, marker in EPOCHS.items()
     ]
     marks += [
+        Line2D([], [], linestyle="", marker="o", fillstyle="none", color="#777777", label="hollow: at a constant rate"),
         Line2D([], [], color="#555555", linestyle="--", linewidth=0.9, label="what the paper's ten tasks claimed"),
         Line2D([], [], linestyle="", marker="s", color="#e4e4e4", markersize=9, label="ten tasks do not fit"),
         Line2D(
