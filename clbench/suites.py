@@ -238,7 +238,16 @@ PERMUTED_MNIST = Suite(
             "fine_tune_rate": 1.0,
             "output_weights": "per-task",
         },
-        "clnp:10-epochs": {"epochs": 10},
+        # The suite's ten epochs suffice at a constant rate, at which the L1 norm works faster. Of two trials of ten tasks
+        # the one with more accuracy (baselines/tuning), its margin wider for the second layer, of which both left less
+        # than the paper's 40 %.
+        "clnp:10-epochs": {
+            "epochs": 10,
+            "learning_rate_schedule": "constant",
+            "l1_weights": 2e-5,
+            "margin": 2.75,
+            "margin_shares": [0.1, 0.9],
+        },
         # The L1 norm on activities and the dropped inputs are ours (docs/clnp.md). What is left after pruning is small,
         # so that 24 epochs of fine-tuning take about as long as 6 before it.
         "clnp:best": {
