@@ -238,9 +238,8 @@ PERMUTED_MNIST = Suite(
             "fine_tune_rate": 1.0,
             "output_weights": "per-task",
         },
-        # The suite's ten epochs suffice at a constant rate, at which the L1 norm works faster. Of two trials of ten tasks
-        # the one with more accuracy (baselines/tuning), its margin wider for the second layer, of which both left less
-        # than the paper's 40 %.
+        # At a constant rate the L1 norm works faster. Of two trials of ten tasks (baselines/tuning) the one with more
+        # accuracy, its margin wider for the second layer, of which both left less than the paper's 40 %.
         "clnp:10-epochs": {
             "epochs": 10,
             "learning_rate_schedule": "constant",
