@@ -526,7 +526,8 @@ def test_a_setting_of_an_unknown_method_is_refused_with_all_methods(message_of):
 
 def test_a_setting_of_a_method_that_does_not_run_is_refused(message_of):
     assert message_of(["naive", "clnp"], ewc__strength=1) == (
-        "--set ewc.strength: 'ewc' is not among the methods of this run (naive, clnp)"
+        "--set ewc.strength: 'ewc' is not among the methods of this run (naive, clnp); add it to --methods, or leave "
+        "the setting out"
     )
 
 
