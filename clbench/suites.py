@@ -311,13 +311,11 @@ PERMUTED_MNIST_25 = PERMUTED_MNIST.model_copy(
     }
 )
 
-PERMUTED_MNIST_50 = PERMUTED_MNIST.model_copy(
+PERMUTED_MNIST_50 = PERMUTED_MNIST_25.model_copy(
     update={
         "name": "permuted-mnist-50",
         "title": "Permuted MNIST, 50 tasks",
         "n_tasks": 50,
-        "methods": ("clnp:best",),
-        "method_settings": {**_AS_IN_PERMUTED_MNIST, "clnp:best": _CLNP_FOR_MANY_TASKS},
         "source": "permuted-mnist with 50 tasks, which shows what happens when the network is full.",
     }
 )

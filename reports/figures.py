@@ -187,13 +187,10 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             panels[0].set_title("all", loc="left")
             panels[1].set_title("close-up of the leading ones", loc="left")
         if priced:
-            if not close_up and ends:
-                # The close-up has room for the intervals already.
-                low, high = panels[0].get_ylim()
-                room = 0.02 * (high - low)
-                panels[0].set_ylim(
-                    min([low, *(end - room for end, _ in ends)]), max([high, *(end + room for _, end in ends)])
-                )
+            if not close_up:
+                # A close-up has room for the intervals already.
+                panels[0].update_datalim([(1, end) for interval in ends for end in interval])
+                panels[0].autoscale_view(scalex=False)
             priced.set_ylim(panels[-1].get_ylim())
             spots += _priced(priced, prices)
             priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")
