@@ -468,7 +468,9 @@ def verify_command(
 
 @app.command("verify-run")
 def verify_run_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Run folders, or folders of run folders.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Run folders, or folders that hold some, however deep.")
+    ],
 ) -> None:
     """Check recorded runs: their digests, their ids, their tables; recompute every metric. Nothing is trained.
 
