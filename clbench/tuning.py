@@ -54,8 +54,8 @@ class Grid(BaseModel):
         suite: name of the suite.
         n_tasks: how many of its tasks each trial learns.
         seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
-        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it,
-            stands for None, which TOML has no word for.
+        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it, and
+            "none", as reports do, stand for None, which TOML has no word for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -69,7 +69,9 @@ class Grid(BaseModel):
     @classmethod
     def _null_is_none(cls, trials: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, list[dict[str, Any]]]:
         return {
-            name: [{key: None if value == "null" else value for key, value in trial.items()} for trial in listed]
+            name: [
+                {key: None if value in ("null", "none") else value for key, value in trial.items()} for trial in listed
+            ]
             for name, listed in trials.items()
         }
 
@@ -159,7 +161,10 @@ def search(
     for name in methods or grid.trials:
         for number, settings in enumerate(grid.trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
-            (spec,) = make_specs(suite, [name], [grid.seed], overrides, images, precision, device.type)
+            try:
+                (spec,) = make_specs(suite, [name], [grid.seed], overrides, images, precision, device.type)
+            except SettingError as error:
+                raise SettingError(f"trial {number} of '{name}' in the grid: {error}") from None
             if getattr(spec.settings, "train_on_validation", False):
                 raise SettingError(
                     f"trial {number} of '{name}' trains on the images that a search measures on; give it "

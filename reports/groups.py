@@ -260,7 +260,8 @@ def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
         siblings.setdefault((runs[0].method, runs[0].is_modified), []).append(runs)
     groups = []
     for (method, modified), alike in sorted(siblings.items()):
-        alike.sort(key=lambda runs: (-len(runs), json.dumps(_identity(runs[0]), sort_keys=True)))
+        # Of as many seeds the one recorded first, so that a run added later leaves the letters as they are.
+        alike.sort(key=lambda runs: (-len(runs), min(run.started for run in runs), runs[0].run_id))
         for number, runs in enumerate(alike):
             marks = ["modified"] if modified else []
             if len(alike) > 1:

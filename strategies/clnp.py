@@ -346,6 +346,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._leave()
         validation = Validation(self, strategy.model, self._validation_batches(strategy))
         masks, thresholds, spent = self._prune(activity, validation)
+        self._warn_if_empty(masks)
         new = [mask & ~layer.active for mask, layer in zip(masks, self.layers, strict=True)]
         self._cut_interference(masks, new)
         if self.fine_tune_epochs and any(bool(claimed.any()) for claimed in new):
@@ -596,6 +597,17 @@ class CLNPPlugin(SupervisedPlugin):
                 warnings.warn(
                     f"CLNP has only {free} of {len(layer.active)} neurons of hidden layer {number + 1} left for the "
                     "next task; a wider network, a wider margin or more L1 leaves more",
+                    MethodWarning,
+                    stacklevel=2,
+                )
+
+    @staticmethod
+    def _warn_if_empty(masks: list[Tensor]) -> None:
+        for number, mask in enumerate(masks, start=1):
+            if not mask.any():
+                warnings.warn(
+                    f"CLNP's pruning left no neuron of hidden layer {number}: the task now gets the same answer for "
+                    "every image; a smaller margin or less L1 keeps some",
                     MethodWarning,
                     stacklevel=2,
                 )

@@ -550,6 +550,17 @@ def test_full_layers_stop_neither_learning_nor_remembering(full, make_method, ma
     assert torch.count_nonzero(method.clnp.output_bias[second.index]) > 0
 
 
+def test_a_task_that_is_left_no_neuron_is_announced_and_the_next_one_learned(make_method, make_workplace):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2, "epochs": 2})
+    method = make_method("clnp", workplace, margin=100.0)
+    first, second = workplace.stream.tasks
+    with pytest.warns(MethodWarning, match="left no neuron of hidden layer 2: the task now gets the same answer"):
+        method.learn(first)
+    method.clnp.margin = 1.0
+    method.learn(second)
+    assert all(layer.new > 0 for layer in method.clnp.reports[1])
+
+
 def test_a_margin_finer_than_one_image_is_announced(make_method, make_workplace):
     workplace = make_workplace(**SMALL | {"n_tasks": 1, "epochs": 1})
     method = make_method("clnp", workplace, margin=0.1)

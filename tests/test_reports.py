@@ -212,6 +212,19 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
     assert column(table(report, "Results"), "Seeds") == ["3", "1"]
 
 
+def test_a_run_added_later_leaves_the_letters_of_the_others_as_they_are(recorded_run: MakeRun) -> None:
+    def modified(hour: int, momentum: float) -> RecordedRun:
+        overrides = {"ewc.momentum": momentum}
+        settings = {"momentum": momentum}
+        run = recorded_run("ewc", 0, modified=True, overrides=overrides, method_settings=settings, run_id=f"{9 - hour}")
+        return replace(run, started=f"2025-01-01T0{hour}:00:00+00:00")
+
+    runs = [modified(0, 0.9), modified(1, 0.5), modified(2, 0.1)]
+    labels = [{group.runs[0].run_id: group.label for group in select(runs[:n], SUITE).groups} for n in (2, 3)]
+    assert labels[0] == {"9": "ewc (modified a)", "8": "ewc (modified b)"}
+    assert labels[1] == labels[0] | {"7": "ewc (modified c)"}
+
+
 def test_host_device_and_commit_do_not_split_a_group_but_are_told(recorded_run: MakeRun) -> None:
     runs = [
         recorded_run("ewc", 0),

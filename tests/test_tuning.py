@@ -226,8 +226,9 @@ def test_the_picture_of_clnps_trials_has_every_trial_of_three_tasks_that_is_logg
     assert drawn == {f"{run_id}-{layer}" for run_id in clnps for layer in (1, 2)}
 
 
-def test_null_in_a_grid_stands_for_none_as_clbench_show_prints_it(tune):
-    (trial,) = tune({"clnp": [{"epochs": 1, "margin_shares": "null"}]})
+@pytest.mark.parametrize("word", ["null", "none"])
+def test_null_and_none_in_a_grid_stand_for_none_as_clbench_show_and_reports_print_it(tune, word):
+    (trial,) = tune({"clnp": [{"epochs": 1, "margin_shares": word}]})
     assert trial.settings["margin_shares"] is None
     assert json.loads(trial.row["settings"])["margin_shares"] is None
 
@@ -239,7 +240,11 @@ def test_null_in_a_grid_stands_for_none_as_clbench_show_prints_it(tune):
         ({"nayve": [{"epochs": 1}]}, None, "unknown method 'nayve': did you mean 'naive'?"),
         (TRIALS, ["si"], "unknown method of the grid 'si': expected one of ewc, naive"),
         (TRIALS, ["naive", "ewcc"], "unknown method of the grid 'ewcc': did you mean 'ewc'?"),
-        ({"naive": [{"epochs": 1}, {"strength": 1.0}]}, None, "unknown setting of naive 'strength'"),
+        (
+            {"naive": [{"epochs": 1}, {"strength": 1.0}]},
+            None,
+            "trial 2 of 'naive' in the grid: unknown setting of naive 'strength'",
+        ),
         ({"naive": [{"epochs": 1}, {"n_tasks": 1}]}, None, "unknown setting of naive 'n_tasks'"),
         ({"naive": [{"epochs": 1}, {"momentum": 2.0}]}, None, "the setting naive.momentum=2.0 does not fit"),
     ],
