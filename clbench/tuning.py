@@ -54,8 +54,8 @@ class Grid(BaseModel):
         suite: name of the suite.
         n_tasks: how many of its tasks each trial learns.
         seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
-        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it, and
-            "none", as reports do, stand for None, which TOML has no word for.
+        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it,
+            and "none", as reports do, stand for None, which TOML has no word for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
