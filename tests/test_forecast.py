@@ -120,11 +120,15 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
 def capacities(suite, method="clnp"):
-    return [run.capacity for run in read_runs(RESULTS / suite) if run.method == method]
+    """The capacity tables of the recorded runs, by seed."""
+    runs = [run for run in read_runs(RESULTS / suite) if run.method == method]
+    return [run.capacity for run in sorted(runs, key=lambda run: run.seed)]
 
 
-def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before():
-    (recorded,) = capacities("permuted-mnist-25", "clnp:best")
+# The model was made with the first seed in sight; the other two were trained after it.
+@pytest.mark.parametrize(("seed", "inside"), [(0, 33), (1, 31), (2, 27)])
+def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before(seed, inside):
+    recorded = capacities("permuted-mnist-25", "clnp:best")[seed]
     in_the_end = recorded[recorded["task"] == 25].set_index("layer")
     held = []
     for seen in range(5, 25):
@@ -134,7 +138,7 @@ def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before(
             # Neither layer was full by then, and no interval said that it would be.
             assert found.high > 25
     # Less than 95 %, because the true line bends; the module says so.
-    assert (sum(held), len(held)) == (33, 40)
+    assert (sum(held), len(held)) == (inside, 40)
 
 
 def test_a_layer_of_50_tasks_filled_up_later_than_most_intervals_said_and_the_other_never_did():
