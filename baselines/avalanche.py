@@ -60,7 +60,9 @@ class AvalancheEWC(Method):
         """Fills the plugin's dictionaries again."""
         for key, tensor in extra.items():
             store, task, name = key.split("/")
-            getattr(self.ewc, store)[int(task)][name] = ParamData(name, init_tensor=tensor.clone())
+            getattr(self.ewc, store)[int(task)][name] = ParamData(
+                name, device=self.workplace.device, init_tensor=tensor.to(self.workplace.device, copy=True)
+            )
 
 
 class AvalancheSISettings(MethodSettings):
@@ -122,4 +124,5 @@ class AvalancheSI(Method):
         stores = self._stores()
         for key, tensor in extra.items():
             store, name = key.split("/")
+            # On the CPU, where Avalanche's SI keeps them whatever the device.
             stores[store][name] = ParamData(name, init_tensor=tensor.clone())

@@ -189,7 +189,7 @@ class EWC(Method):
         """Takes the two sums back."""
         for key, tensor in extra.items():
             kind, _, name = key.partition(".")
-            getattr(self.ewc, kind)[name] = tensor.clone()
+            getattr(self.ewc, kind)[name] = tensor.to(self.workplace.device, copy=True)
 
 
 class OnlineEWC(EWC):

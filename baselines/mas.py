@@ -118,4 +118,4 @@ class MAS(Method):
         """Takes importance and reference back."""
         for key, tensor in extra.items():
             kind, _, name = key.partition(".")
-            getattr(self.mas, kind)[name] = tensor.clone()
+            getattr(self.mas, kind)[name] = tensor.to(self.workplace.device, copy=True)

@@ -56,8 +56,11 @@ def mean_over_samples(
     model.eval()
     hooks = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
     seen = 0
+    device = next(model.parameters()).device
     try:
-        for x, y, task_labels in batches:
+        for batch in batches:
+            # Loaders other than ours leave this to the training loop.
+            x, y, task_labels = (tensor.to(device) for tensor in batch)
             if n_images is not None:
                 x, y, task_labels = (tensor[: n_images - seen] for tensor in (x, y, task_labels))
             inputs.clear()

@@ -177,4 +177,4 @@ class SI(Method):
         """Takes importance and reference back."""
         for key, tensor in extra.items():
             kind, _, name = key.partition(".")
-            getattr(self.si, kind)[name] = tensor.clone()
+            getattr(self.si, kind)[name] = tensor.to(self.workplace.device, copy=True)

@@ -240,7 +240,15 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
             test=samples(images.test_images, images.test_labels, torch.arange(len(images.test_labels))),
         )
 
-    return Stream([task(index) for index in range(suite.n_tasks)], shape, per_task)
+    tasks = [task(index) for index in range(suite.n_tasks)]
+    for made in tasks:
+        for what, part in (("training", made.train), ("validation", made.validation), ("test", made.test)):
+            if not len(part):
+                raise SettingError(
+                    f"task {made.index + 1} of {suite.n_tasks} has no {what} image, with "
+                    f"validation_share={suite.validation_share:g}; give another share, or more images"
+                )
+    return Stream(tasks, shape, per_task)
 
 
 def _split_validation(labels: Tensor, share: float, seeds: RandomStreams) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ more. It is fitted by least squares to the tasks of the second half so far (the 
 seed's. From what each seed has left, continuations are then simulated, each with a line and a noise that the fit leaves
 possible (Student's t), and their quantiles are the forecast: an interval for a run like these, not for a mean.
 
-What it leaves out: a line that bends, and noise that lasts longer than a task. On the recorded runs of 25 tasks the
-95 % intervals for what is free in the end, made after 5, 6, ... 24 tasks, held 33, 31 and 27 times of 40, and where they
-did not, more was free than they said. On that of 50 tasks a
-layer's last fifth lasted twice as long as the line said, because tasks claim less when little is left: it was full
-after 41 tasks, and 17 of 36 intervals held that, the others ending up to ten tasks early (`docs/results.md`). So it
-says when a layer is scarce, rather than when its last neuron is gone.
+What it leaves out: a line that bends, and noise that lasts longer than a task. On the recorded runs of 25 tasks the 95
+% intervals for what is free in the end, made after 5, 6, ... 24 tasks, held 33, 31 and 27 times of 40, and where they
+did not, more was free than they said. On that of 50 tasks a layer's last fifth lasted twice as long as the line said,
+because tasks claim less when little is left: it was full after 41 tasks, and 17 of 36 intervals held that, the others
+ending up to ten tasks early (`docs/results.md`). So it says when a layer is scarce, rather than when its last neuron is
+gone.
 """
 
 import math

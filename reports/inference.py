@@ -53,7 +53,10 @@ class Judgement:
 
 
 def judge(groups: Sequence[Group]) -> list[Judgement]:
-    """Every group against the best of its kind by average accuracy; modified runs are of no kind.
+    """Every group against the best of its kind by average accuracy.
+
+    The kinds are those that are told the task at test time and those that are not; where that is not recorded, a group
+    is of none.
 
     The best is one of those with seeds enough for a test, where there are any.
     """

@@ -17,6 +17,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 SEEDS_FOR_INTERVAL = 3
+# Differences of accuracies below this are rounding: one image in a million is 1e-6.
+_ROUNDING = 1e-12
 _RESAMPLES = 9999
 _GENERATOR_SEED = 20190304
 
@@ -61,7 +63,7 @@ def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float] | None:
     array = np.asarray(values, dtype=np.float64)
     if array.size < SEEDS_FOR_INTERVAL:
         return None
-    if np.ptp(array) == 0:
+    if np.ptp(array) <= _ROUNDING:
         # The acceleration would be 0 / 0; every resample has this mean.
         return float(array[0]), float(array[0])
     found = stats.bootstrap(
@@ -101,8 +103,8 @@ class PairedComparison:
 def compare_paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedComparison | None:
     """Compares values by seed; None where no seed is shared.
 
-    The same seed gives both methods the same stream, initial weights and order of images, so a difference within a
-    seed is free of what these contribute.
+    The same seed gives both methods the same stream and, unless one has its own, the same initial weights and order of
+    images, so a difference within a seed is free of what these contribute.
     """
     seeds = tuple(sorted(first.keys() & second.keys()))
     if not seeds:
@@ -112,10 +114,11 @@ def compare_paired(first: Mapping[int, float], second: Mapping[int, float]) -> P
     effect = p = None
     if len(seeds) >= SEEDS_FOR_INTERVAL:
         spread = float(differences.std(ddof=1))
-        if spread == 0:
+        if spread <= _ROUNDING:
             # The t statistic is x / 0 or 0 / 0: no noise at all, so the difference is certain, or there is none.
-            effect = math.copysign(math.inf, found.mean) if found.mean else 0.0
-            p = 0.0 if found.mean else 1.0
+            is_none = abs(found.mean) <= _ROUNDING
+            effect = 0.0 if is_none else math.copysign(math.inf, found.mean)
+            p = 1.0 if is_none else 0.0
         else:
             correction = 1 - 3 / (4 * (len(seeds) - 1) - 1)
             effect = correction * found.mean / spread

@@ -773,15 +773,17 @@ class CLNPPlugin(SupervisedPlugin):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave; call after `attach`."""
+        device = self.layers[0].active.device
         for key, tensor in state.items():
             kind, task, name = key.split("/")
+            own = tensor.to(device, copy=True)
             if kind == "mask":
-                self.masks.setdefault(int(task), []).append(tensor.clone())
+                self.masks.setdefault(int(task), []).append(own)
             elif kind == "weight":
-                self.output_weight[int(task)] = tensor.clone()
+                self.output_weight[int(task)] = own
             else:
                 self.head_of[int(task)] = name
-                self.output_bias[int(task)] = tensor.clone()
+                self.output_bias[int(task)] = own
         for masks in self.masks.values():
             for layer, mask in zip(self.layers, masks, strict=True):
                 layer.active |= mask

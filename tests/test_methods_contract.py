@@ -1,5 +1,7 @@
 """What every method must do, whatever it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ TOY = {
 }
 NEW_OPTIMIZER = {"clnp", "joint", "single-task"}
 REFUSES_MULTI_HEAD = {"avalanche-si"}
+KEEPS_ITS_STATE_ON_THE_CPU = {"avalanche-si"}
 
 
 def trained(make_method, name, workplace, n_tasks):
@@ -97,6 +100,22 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(name, make_method, mak
 
     for task in workplace.stream.tasks:
         assert torch.equal(logits(whole, task), logits(continued, task))
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - KEEPS_ITS_STATE_ON_THE_CPU))
+def test_a_saved_state_goes_on_on_the_device_that_the_network_is_on(name, make_method, make_workplace):
+    small = SMALL | {"epochs": 1}
+    extra = {
+        key: tensor.cpu()
+        for key, tensor in trained(make_method, name, make_workplace(**small), 1).extra_state().items()
+    }
+    # Stands for a GPU: a device that every machine has and that no tensor of the CPU can be mixed with.
+    elsewhere = torch.device("meta")
+    continued = make_method(name, replace(make_workplace(**small), device=elsewhere), **TOY.get(name, {}))
+    continued.load_extra_state(extra)
+    taken = continued.extra_state()
+    assert taken.keys() == extra.keys()
+    assert {tensor.device for tensor in taken.values()} <= {elsewhere}
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - REFUSES_MULTI_HEAD))

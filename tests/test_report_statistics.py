@@ -94,6 +94,18 @@ def test_equal_runs_do_not_differ_and_a_difference_without_noise_is_certain() ->
     assert (shifted.p, shifted.effect) == (0.0, -math.inf)
 
 
+def test_a_difference_of_as_many_images_in_every_seed_is_one_without_noise_however_floats_round() -> None:
+    images = 359 * 10
+    first = {seed: (3000 + 7 * seed) / images for seed in range(3)}
+    second = {seed: (2995 + 7 * seed) / images for seed in range(3)}
+    assert len({first[seed] - second[seed] for seed in range(3)}) > 1
+    found = compare_paired(first, second)
+    assert found is not None
+    assert (found.p, found.effect) == (0.0, math.inf)
+    assert found.bootstrap == pytest.approx((5 / images, 5 / images))
+    assert bootstrap_interval([0.5, 0.5, 0.5000000000000001]) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005], [0.5], [0.02, 0.02, 0.9], [], [0.6, 0.7]])
 def test_holms_correction_is_that_of_statsmodels(p_values: list[float]) -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest")

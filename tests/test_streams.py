@@ -111,6 +111,12 @@ def test_a_validation_share_that_leaves_nothing_is_refused(make_tasks, share):
     assert str(error.value) == (f"validation_share={share:g} of 1438 images leaves none for training or for validation")
 
 
+@pytest.mark.parametrize(("share", "what"), [(0.0015, "validation"), (0.998, "training")])
+def test_a_validation_share_that_leaves_one_task_nothing_is_refused_naming_the_task(make_tasks, share, what):
+    with pytest.raises(SettingError, match=rf"task \d of 5 has no {what} image, with validation_share={share:g}"):
+        make_tasks("split", validation_share=share)
+
+
 @pytest.mark.parametrize("class_order", ["sorted", "random"])
 def test_split_tasks_share_out_all_classes_and_count_labels_from_zero_in_each_head(make_tasks, digits, class_order):
     stream = make_tasks("split", class_order=class_order)
