@@ -91,9 +91,9 @@ class CLNPSettings(NewOptimizerSettings):
             layers, or one for each, which shifts the claims from one layer to another. Beyond the paper.
         fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs; 0 is the paper's plain
             form.
-        fine_tune_rate: their learning rate, as a share of the task's; it falls to 0.
-        fine_tune_dropout: share of the network's inputs (pixels) that are set to 0 at random while fine-tuning.
-            Beyond the paper.
+        fine_tune_rate: their learning rate, as a share of the task's; it falls linearly, from epoch to epoch.
+        fine_tune_dropout: share d of the network's inputs (pixels) that are set to 0 at random while fine-tuning, the
+            rest times 1 / (1 - d). Beyond the paper.
         output_weights: of a single head: `shared`, where what leads from a task's neurons to the outputs is frozen with
             them and adds to the outputs of every later task; or `per-task`, where every task has its own, from all
             neurons active then, as with a head per task.

@@ -96,7 +96,8 @@ def choose_thresholds(
         activity: per hidden layer, mean output of every neuron, [N_l].
         active: per hidden layer, bool [N_l]: neurons of earlier tasks, which stay.
         validation: measures the accuracy.
-        margin: accuracy in percentage points that may be lost, by all layers together.
+        margin: accuracy in percentage points that may be lost, by all layers together. As floats round, what costs
+            exactly so much may be one image too much.
         shares: in what proportion the layers may spend it, one number for each; None for evenly. What an early layer
             does not spend passes on to the later.
         global_threshold: one threshold for all layers, instead of one for each; it takes no shares.
