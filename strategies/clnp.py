@@ -36,9 +36,10 @@ Options beyond the paper, both off by default: `l1_activities`, the L1 norm of t
 What matters, by docs/clnp.md: the margin together with fine-tuning, which gives back what a wide margin costs; the
 strength of the L1 norm of the weights, which Adam's scaling makes slow, so that the suite gives it more epochs, and a
 falling learning rate slower, so that on three tasks a constant one claimed a quarter to a third fewer neurons; output
-weights per task, without which later tasks claim more and more; and beyond the paper, the norm on activities, which
-does in few epochs what that of the weights does in many, and inputs dropped while fine-tuning, which make many epochs
-of it pay.
+weights per task, without which later tasks claim more and more. The proximal norm was the worse one, one threshold for
+both layers as well, and how free weights start anew made no difference that shows. What matters beyond the paper: the
+norm on activities, which does in few epochs what that of the weights does in many, and inputs dropped while
+fine-tuning, which make many epochs of it pay.
 """
 
 import itertools

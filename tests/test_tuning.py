@@ -213,7 +213,7 @@ def test_a_grid_says_all_that_its_logged_trials_depended_on_whatever_the_suite_s
         assert line["run_id"] in planned
 
 
-def test_the_picture_of_clnps_trials_has_every_trial_of_three_tasks_that_is_logged():
+def test_the_picture_of_clnps_trials_has_every_trial_of_three_tasks_that_is_logged_with_at_least_97_per_cent():
     picture = (Path(__file__).resolve().parents[1] / "docs" / "clnp-trials.svg").read_text()
     drawn = set(re.findall(r'id="([0-9a-f]{16}-[12])"', picture))
     of_permuted_mnist = [log for log in LOGS if log.stem.startswith("permuted-mnist")]
@@ -221,7 +221,7 @@ def test_the_picture_of_clnps_trials_has_every_trial_of_three_tasks_that_is_logg
         line["run_id"]
         for log in of_permuted_mnist
         for line in logged(log)
-        if line["method"] == "clnp" and line["n_tasks"] == "3"
+        if line["method"] == "clnp" and line["n_tasks"] == "3" and float(line["validation_accuracy"]) >= 0.97
     ]
     assert drawn == {f"{run_id}-{layer}" for run_id in clnps for layer in (1, 2)}
 
