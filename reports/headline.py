@@ -149,6 +149,8 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
     if any(group.epochs != epochs for group in groups):
         epochs = said("suite_settings", "epochs")
         epochs += f" ({', '.join(f'{group.label} {group.epochs}' for group in groups if group.epochs != epochs)})"
+    if any((group.config.get("suite_settings") or {}).get("steps_per_epoch") for group in groups):
+        epochs += f", of {said('suite_settings', 'steps_per_epoch')} steps each"
     head = said("suite_settings", "head")
     heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
     own_outputs = [

@@ -341,6 +341,12 @@ def test_epochs_that_all_runs_share_are_said_once(recorded_seeds: MakeRuns) -> N
     assert "epochs per task: 30." in report.summary[0]
 
 
+def test_epochs_that_are_counted_in_steps_are_said_to_be(recorded_run: MakeRun) -> None:
+    suite_settings = {"n_tasks": 2, "scenario": "permuted", "hidden_sizes": [20], "epochs": 1, "steps_per_epoch": 1000}
+    report = report_on([recorded_run("psp", suite_settings=suite_settings)])
+    assert "epochs per task: 1, of 1000 steps each." in report.summary[0]
+
+
 def test_methods_with_output_weights_of_each_task_are_named_beside_the_single_head(recorded_seeds: MakeRuns) -> None:
     single = find_suite("permuted-mnist").model_copy(update={"n_tasks": 2})
     runs = {
