@@ -257,7 +257,9 @@ def _several_at_once(
                     )
     finally:
         # Nobody is left here, unless we were interrupted in the midst of it.
-        for child in children.values():
+        for connection, child in children.items():
+            # A child that waits for room to say something would wait for ever, and record nothing.
+            connection.close()
             child.process.terminate()
         for child in children.values():
             child.process.join(_SECONDS_TO_END)

@@ -338,6 +338,24 @@ def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, pl
     assert "Traceback" not in (place / "said.txt").read_text()
 
 
+def test_runs_that_wait_to_be_heard_stop_as_well(command, place):
+    process = command(place, "clnp,si,naive", "--jobs", "2", tasks=500)
+    wait_for(place / "said.txt", "task 1/500 learned", process)
+    os.kill(process.pid, signal.SIGSTOP)
+    workers, before = workers_of(process), None
+    # Until nobody computes any more, because what they have to say finds no room.
+    while before != (before := [sum(worker.cpu_times()[:2]) for worker in workers]):
+        time.sleep(1)
+    # Both are there when it wakes up: the first tells it to stop, and the second at once.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 130
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert {found["status"] for found in statuses(place).values()} == {"stopped"}
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     number, code, command, outcomes, undisturbed, place
