@@ -153,7 +153,7 @@ def _ranks(by_suite: Mapping[str, Mapping[str, Group]], methods: Sequence[str]) 
             continue
         scores = pd.DataFrame(
             {
-                method: [float(found[method].average_accuracy_curves[:, -1].mean()) for found in by_suite.values()]
+                method: [found[method].average_accuracy for found in by_suite.values()]
                 for method in alike
             },
             index=list(by_suite),

@@ -80,13 +80,14 @@ def _find(groups: Sequence[Group], name: str) -> Group:
     if labelled:
         return labelled[0]
     # A method without the letter of its group, where there is one group to mean.
-    of_method = [group for group in groups if group.method == name]
+    method = name.removesuffix(" (modified)")
+    of_method = [group for group in groups if group.method == method and group.is_modified >= (method != name)]
     own = [group for group in of_method if not group.is_modified]
     if len(own) == 1:
         return own[0]
     if of_method:
         labels = ", ".join(f"'{group.label}'" for group in own or of_method)
-        said = "several groups of runs" if own else "no run in the suite's own setting"
+        said = "several groups of runs" if own or method != name else "no run in the suite's own setting"
         raise SettingError(f"'{name}' has {said}; name one of {labels}, or the id of a run")
     if len(name) >= _FEWEST_DIGITS and not own:
         single = [(group, run) for group in groups for run in group.runs if run.run_id.startswith(name)]
@@ -134,7 +135,7 @@ def verdict(pair: Pair) -> str:
     comparison = compare_metrics(pair)[0]
     found = comparison.comparison
     if found is None:
-        means = [float(group.average_accuracy_curves[:, -1].mean()) for group in (pair.first, pair.second)]
+        means = [group.average_accuracy for group in (pair.first, pair.second)]
         shown = " % against ".join(map(percent, means))
         return f"{names} share no seed, so nothing is paired or tested: {shown} %."
     size = f"{signed_percent(found.difference.mean)} points of average accuracy"

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
 from clbench.reports import figures
 from clbench.reports.cells import UNDEFINED, cost_cell
 from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenths, thousands
 from clbench.reports.groups import Group
-from clbench.reports.inference import UPPER_BOUNDS
+from clbench.reports.inference import kinds
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.statistics import on_front
 
@@ -116,16 +114,13 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
         if not costs:
             continue
         unit, size = byte_unit(max(cost for _, cost in costs)) if "{unit}" in label else ("", 1.0)
-        accuracies = {group.label: float(np.mean(group.average_accuracy_curves[:, -1])) for group, _ in costs}
+        accuracies = {group.label: group.average_accuracy for group, _ in costs}
         front: dict[str, bool] = {}
-        for told in (True, False):
-            alike = [
-                (group, cost)
-                for group, cost in costs
-                if bool(group.is_told_the_task) is told and group.method not in UPPER_BOUNDS
-            ]
-            best = on_front([cost for _, cost in alike], [accuracies[group.label] for group, _ in alike])
-            front.update({group.label: mark for (group, _), mark in zip(alike, best, strict=True)})
+        price = {group.label: cost for group, cost in costs}
+        for alike in kinds([group for group, _ in costs]):
+            labels = [group.label for group in alike]
+            best = on_front([price[label] for label in labels], [accuracies[label] for label in labels])
+            front.update(zip(labels, best, strict=True))
         points = tuple(
             (group, cost / size, accuracies[group.label], front.get(group.label, False)) for group, cost in costs
         )

@@ -34,6 +34,7 @@ from matplotlib.ticker import MaxNLocator
 from clbench.reports.forecast import Forecast
 from clbench.reports.formatting import byte_unit, counted, percent, readable_bytes, seconds
 from clbench.reports.groups import Group
+from clbench.reports.inference import UPPER_BOUNDS, kinds
 from clbench.reports.statistics import Estimate, Ranks
 
 WIDTH = 6.7
@@ -153,12 +154,12 @@ def look_of(method: str) -> Look:
 def average_accuracy(groups: Sequence[Group], name: str) -> str:
     """Average accuracy against tasks learned; a close-up beside it where the best lie too near each other."""
     curves = [100 * group.average_accuracy_curves for group in groups]
-    best = max(curve[:, -1].mean() for curve in curves)
-    leading = [curve for curve in curves if curve[:, -1].mean() > best - _CLOSE_UP]
+    close = 100 * _least_of_the_leading(groups)
+    leading = [curve for curve in curves if curve[:, -1].mean() > close]
     finals = [group.metric("average_accuracy") for group in groups]
     intervals = [found for found in finals if found is not None and found.half_width is not None]
     ends = [(100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width)) for found in intervals]
-    ends_of_leading = [end for end, found in zip(ends, intervals, strict=True) if 100 * found.mean > best - _CLOSE_UP]
+    ends_of_leading = [end for end, found in zip(ends, intervals, strict=True) if 100 * found.mean > close]
     lowest = min(float(curve.min()) for curve in curves)
     # With room for the intervals, which are drawn beside the curves.
     lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends_of_leading])
@@ -192,7 +193,9 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
                 panels[0].update_datalim([(1, end) for interval in ends for end in interval])
                 panels[0].autoscale_view(scalex=False)
             priced.set_ylim(panels[-1].get_ylim())
-            spots += _priced(priced, prices)
+            # Of the others a close-up would show the end of an interval at most.
+            shown = [(group, price) for group, price in prices if not close_up or group.average_accuracy > close / 100]
+            spots += _priced(priced, shown)
             priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")
             priced.set_xlabel("Training (s per task, log)")
         spots = _within(spots)
@@ -200,6 +203,12 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
         return spots
 
     return _svg(draw, name, 3.3)
+
+
+def _least_of_the_leading(groups: Sequence[Group]) -> float:
+    """The average accuracy above which a group is in a close-up: near the best that is no upper bound, if there is."""
+    judged = [group for group in groups if group.method not in UPPER_BOUNDS] or groups
+    return max(group.average_accuracy for group in judged) - _CLOSE_UP / 100
 
 
 def _priced(axes: Axes, prices: Sequence[tuple[Group, float]]) -> list[Spot]:
@@ -563,9 +572,9 @@ class Tradeoff:
 
 def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
     """Accuracy against each cost, and close up; rings and lines mark the fronts of both kinds of method."""
-    best = max(accuracy for _, _, accuracy, _ in panels[0].points)
+    close = 100 * _least_of_the_leading([group for group, *_ in panels[0].points])
     accuracies = [100 * accuracy for _, _, accuracy, _ in panels[0].points]
-    leading = [value for value in accuracies if value > 100 * best - _CLOSE_UP]
+    leading = [value for value in accuracies if value > close]
     span = max(accuracies) - min(leading)
     close_up = len(leading) > 1 and max(accuracies) - min(accuracies) > 3 * span
     limits = [None, (min(leading) - 0.15 * span, max(accuracies) + 0.15 * span)] if close_up else [None]
@@ -592,14 +601,13 @@ def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
 
 def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
     spots = []
-    for told, line in ((True, "-"), (False, "--")):
-        front = sorted(
-            (cost, 100 * accuracy)
-            for group, cost, accuracy, best in panel.points
-            if best and bool(group.is_told_the_task) is told
-        )
+    on_fronts = {group.label: (cost, 100 * accuracy) for group, cost, accuracy, best in panel.points if best}
+    for alike in kinds([group for group, *_ in panel.points]):
+        labels = {group.label for group in alike}
+        front = sorted(point for label, point in on_fronts.items() if label in labels)
         if front:
             costs, accuracies = zip(*front, strict=True)
+            line = "-" if alike[0].is_told_the_task else "--"
             # From one point of the front to the next, what is reached at a cost stays until more is paid.
             axes.step(costs, accuracies, where="post", color=INK, linewidth=0.7, linestyle=line, zorder=1)
             ring: Any = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.7}

@@ -20,7 +20,7 @@ from clbench.records import RecordedRun
 from clbench.reports.formatting import NOT_RECORDED, plain, setting
 from clbench.reports.statistics import Estimate, estimate
 from clbench.specs import departures, recorded_settings
-from clbench.suites import base_name
+from clbench.suites import OVERRIDABLE, base_name
 
 # What is most likely to move a number when nothing else does.
 VERSIONS_TO_MARK = ("clbench", "torch")
@@ -75,6 +75,17 @@ class Group:
         """The configuration that the runs share (and the seed, host and command of the first)."""
         return self.runs[0].config
 
+    @cached_property
+    def circumstances(self) -> str:
+        """What groups must share to be held against each other: the number of tasks, the network, the data and so on.
+
+        Everything that the suite sets for all methods; a method's own settings are the method's.
+        """
+        settings = recorded_settings(self.config)["suite_settings"]
+        given = {key: settings.get(key) for key in OVERRIDABLE}
+        given["data"] = (self.config.get("data") or {}).get("sha256")
+        return json.dumps(given, sort_keys=True)
+
     @property
     def overrides(self) -> str:
         """What was overridden, as `key=value`, comma-separated."""
@@ -91,6 +102,11 @@ class Group:
         """Average accuracy over the tasks learned so far, [n, T]."""
         matrices = self.matrices
         return np.stack([matrices[:, t, :t].mean(axis=1) for t in range(1, matrices.shape[2] + 1)], axis=1)
+
+    @property
+    def average_accuracy(self) -> float:
+        """After the last task, mean over seeds."""
+        return float(self.average_accuracy_curves[:, -1].mean())
 
     @property
     def forgetting_per_task(self) -> npt.NDArray[np.float64]:
@@ -195,7 +211,7 @@ class Selection:
 
 
 def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
-    """Sorts a suite's runs into groups by decreasing accuracy, and sets aside those that cannot count."""
+    """Sorts a suite's runs into groups in the order of a report, and sets aside those that cannot count."""
     counted: dict[str, dict[int, RecordedRun]] = {}
     left_out = []
     for run in sorted(runs, key=lambda run: (run.started, run.ended, run.run_id), reverse=True):
@@ -212,14 +228,23 @@ def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
             left_out.append(LeftOut(run, reason))
     groups = _labelled([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
     return Selection(
-        groups=tuple(sorted(_marked_by_version(groups), key=_by_accuracy)),
+        groups=tuple(_in_order(list(_marked_by_version(groups)))),
         left_out=tuple(sorted(left_out, key=lambda item: (item.run.method, item.run.seed, item.run.run_id))),
     )
 
 
-def _by_accuracy(group: Group) -> tuple[bool, float, str]:
-    accuracy = group.metric("average_accuracy")
-    return group.is_modified, -(accuracy.mean if accuracy else 0.0), group.label
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    """By accuracy; the suite's own setting first, and what can be held against each other together."""
+    best: dict[tuple[bool, str], float] = {}
+    for group in groups:
+        block = (group.is_modified, group.circumstances)
+        best[block] = max(best.get(block, 0.0), group.average_accuracy)
+
+    def key(group: Group) -> tuple[Any, ...]:
+        block = (group.is_modified, group.circumstances)
+        return group.is_modified, -best[block], group.circumstances, -group.average_accuracy, group.label
+
+    return sorted(groups, key=key)
 
 
 def _reason_to_leave_out(run: RecordedRun) -> str:
@@ -260,8 +285,8 @@ def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
         siblings.setdefault((runs[0].method, runs[0].is_modified), []).append(runs)
     groups = []
     for (method, modified), alike in sorted(siblings.items()):
-        # Of as many seeds the one recorded first, so that a run added later leaves the letters as they are.
-        alike.sort(key=lambda runs: (-len(runs), min(run.started for run in runs), runs[0].run_id))
+        # As they were recorded, so that a run added later leaves the letters as they are.
+        alike.sort(key=lambda runs: (min(run.started for run in runs), -len(runs), runs[0].run_id))
         for number, runs in enumerate(alike):
             marks = ["modified"] if modified else []
             if len(alike) > 1:
@@ -303,9 +328,16 @@ def _letters(number: int) -> str:
 def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRun, ...]]) -> str:
     identities = [_identity(other[0]) for other in alike]
     own = _identity(runs[0])
-    keys = sorted({key for identity in identities for key in identity} - {"overrides"})
+    keys = sorted({key for identity in identities for key in identity} - {"overrides"} - _told_by_overrides(identities))
     differing = [key for key in keys if any(identity.get(key) != own.get(key) for identity in identities)]
     return ", ".join(f"{key}={_shown(own, key)}" for key in differing)
+
+
+def _told_by_overrides(identities: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What a report shows as overrides, which need not be said again under other names."""
+    names = {key.rpartition(".")[2] for identity in identities for key in identity["overrides"]}
+    told = {f"{kind}.{name}" for kind in ("suite", "method") for name in names}
+    return told | {"tasks"} if "n_tasks" in names else told
 
 
 def _shown(identity: Mapping[str, Any], key: str) -> str:

@@ -57,6 +57,10 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         notes.insert(
             1, f"By test, among those told the task and among the others: {meanings}. The tests: see Statistics."
         )
+    if len({group.circumstances for group in groups}) > 1:
+        notes.append(
+            "Runs of the same tasks, network and training stand together; only these can be held against each other."
+        )
     return Table(
         name,
         f"{mark}Results after the last task, by average accuracy",

@@ -1,7 +1,8 @@
 """Who is best by test: every method against the best of its kind, on shared seeds, corrected for their number.
 
-Methods that are told the task at test solve an easier problem, so the two kinds are judged apart. Joint training and a
-network per task bound what continual learning can reach; they are shown and not judged.
+Methods that are told the task at test solve an easier problem, so the two kinds are judged apart; so are runs of other
+tasks or another network, which modified runs may have. Joint training and a network per task bound what continual
+learning can reach; they are shown and not judged.
 """
 
 import math
@@ -52,29 +53,32 @@ class Judgement:
         return "differs" if self.corrected_p < SIGNIFICANCE else "ties"
 
 
+def kinds(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups that may be held against each other, those that are told the task first.
+
+    Of a kind are groups in the same circumstances that are told the task at test time, or are not; where that is not
+    recorded, a group is of none, as upper bounds are.
+    """
+    found: dict[tuple[bool, str], list[Group]] = {}
+    for group in groups:
+        if group.method not in UPPER_BOUNDS and group.is_told_the_task is not None:
+            found.setdefault((not group.is_told_the_task, group.circumstances), []).append(group)
+    return [alike for _, alike in sorted(found.items(), key=lambda item: item[0][0])]
+
+
 def judge(groups: Sequence[Group]) -> list[Judgement]:
     """Every group against the best of its kind by average accuracy.
-
-    The kinds are those that are told the task at test time and those that are not; where that is not recorded, a group
-    is of none.
 
     The best is one of those with seeds enough for a test, where there are any.
     """
     judgements = []
-    for told in (True, False):
-        alike = [
-            group
-            for group in groups
-            if group.method not in UPPER_BOUNDS
-            and group.is_told_the_task is not None
-            and group.is_told_the_task is told
-        ]
+    for alike in kinds(groups):
         if len(alike) < 2:
             continue
         # One lucky seed should not keep all others from being tested.
         candidates = [group for group in alike if len(group.runs) >= SEEDS_FOR_INTERVAL] or alike
         # `select` sorts by accuracy, but not across the suite's own and modified groups.
-        best = max(candidates, key=_accuracy)
+        best = max(candidates, key=lambda group: group.average_accuracy)
         accuracy = best.by_seed("average_accuracy")
         pairs = [
             (other, compare_paired(accuracy, other.by_seed("average_accuracy"))) for other in alike if other is not best
@@ -88,10 +92,6 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
     return judgements
 
 
-def _accuracy(group: Group) -> float:
-    return float(group.average_accuracy_curves[:, -1].mean())
-
-
 def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[str, str]:
     """By label, in words: `wins`, `leads`, `best tested`, `ties`, `below`, `not tested`, `upper bound`, or `alone`."""
     found = {group.label: "upper bound" if group.method in UPPER_BOUNDS else "alone" for group in groups}
@@ -102,7 +102,7 @@ def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[
         verdict = {"differs": "below", "ties": "ties"}.get(judgement.verdict, "not tested")
         found[judgement.other.label] = verdict
         against.setdefault(judgement.best.label, set()).add(verdict)
-        if verdict == "not tested" and _accuracy(judgement.other) > _accuracy(judgement.best):
+        if verdict == "not tested" and judgement.other.average_accuracy > judgement.best.average_accuracy:
             surpassed.add(judgement.best.label)
     for best, verdicts in against.items():
         if "ties" in verdicts:

@@ -134,6 +134,17 @@ def test_what_cannot_be_compared_is_refused(recorded_seeds: MakeRuns, first: str
         find_pair(runs, SUITE, first, second)
 
 
+def test_a_name_that_means_several_groups_by_now_is_answered_with_all_of_them(recorded_seeds: MakeRuns) -> None:
+    runs = []
+    for epochs in (1, 2):
+        runs += recorded_seeds("ewc", 0.5, modified=True, overrides={"epochs": epochs}, run_id=f"{epochs}" * 16)
+    with pytest.raises(SettingError, match=r"several groups.*'ewc \(modified a\)', 'ewc \(modified b\)'"):
+        find_pair(runs, SUITE, "ewc (modified)", "ewc (modified b)")
+    # Where there is one, it is what the name means.
+    pair = find_pair([*runs[:1], *recorded_seeds("si", 0.4)], SUITE, "ewc (modified)", "si")
+    assert pair.first.overrides == "epochs=1"
+
+
 def test_without_runs_it_says_what_to_do() -> None:
     with pytest.raises(RecordError, match=f"clbench run --suite {SUITE}"):
         find_pair([], SUITE, "ewc", "si")

@@ -3,6 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,6 +154,33 @@ def test_methods_told_the_task_are_judged_apart_and_upper_bounds_not_at_all(reco
         "joint": "upper bound",
         "single-task": "upper bound",
     }
+
+
+def test_only_what_learned_the_same_tasks_in_the_same_network_is_judged_together(recorded_seeds: MakeRuns) -> None:
+    def modified(method: str, *accuracies: float, **overrides: Any) -> list[RecordedRun]:
+        settings = {"hidden_sizes": [100], "epochs": 3, **overrides}
+        runs = recorded_seeds(method, *accuracies, modified=True, overrides=overrides, suite_settings=settings)
+        return [replace(run, run_id=f"{run.run_id}-{overrides}") for run in runs]
+
+    runs = [
+        *modified("ewc", 0.80, 0.81, 0.82, epochs=3),
+        *modified("naive", 0.60, 0.61, 0.63, epochs=3),
+        # Easier, because the network is wider, or is trained for longer.
+        *modified("naive", 0.90, 0.91, 0.93, hidden_sizes=[200]),
+        *modified("naive", 0.95, 0.95, 0.96, epochs=9),
+    ]
+    groups = select(runs, "permuted-mnist").groups
+    judgements = judge(groups)
+    assert [(found.best.label, found.other.overrides) for found in judgements] == [("ewc (modified)", "epochs=3")]
+    found = {(group.method, group.overrides): standings(groups, judgements)[group.label] for group in groups}
+    assert found == {
+        ("naive", "epochs=9"): "alone",
+        ("naive", "hidden_sizes=200"): "alone",
+        ("ewc", "epochs=3"): "wins",
+        ("naive", "epochs=3"): "below",
+    }
+    # What may be compared stands together.
+    assert list(found) == [(group.method, group.overrides) for group in groups]
 
 
 def test_with_two_seeds_nobody_wins(recorded_seeds: MakeRuns) -> None:

@@ -181,6 +181,16 @@ def test_modified_runs_with_other_overrides_are_groups_of_their_own(recorded_see
     assert [group.overrides for group in groups] == ["epochs=2", "epochs=1", "ewc.momentum=none"]
 
 
+def test_what_was_overridden_is_said_once_and_in_the_words_that_were_given(recorded_seeds: MakeRuns) -> None:
+    runs = []
+    for number, overrides in enumerate(({"epochs": 1}, {"epochs": 2})):
+        settings = {"method_settings": overrides, "suite_settings": overrides, "run_id": str(number)}
+        runs += recorded_seeds("ewc", 0.5, modified=True, overrides=overrides, **settings)
+    shown = table(report_on(runs), "Results")
+    assert column(shown, "Method") == ["ewc (modified a)", "ewc (modified b)"]
+    assert column(shown, "Overrides") == ["epochs=1", "epochs=2"]
+
+
 def test_a_suite_with_modified_runs_alone_is_reported_and_marked(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("clnp", 0.9, 0.8, 0.7, modified=True, overrides={"margin": 2}))
     assert "published" not in [section.name for section in report.sections]
@@ -213,16 +223,18 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
 
 
 def test_a_run_added_later_leaves_the_letters_of_the_others_as_they_are(recorded_run: MakeRun) -> None:
-    def modified(hour: int, momentum: float) -> RecordedRun:
+    def modified(hour: int, momentum: float, seed: int = 0) -> RecordedRun:
         overrides = {"ewc.momentum": momentum}
         settings = {"momentum": momentum}
-        run = recorded_run("ewc", 0, modified=True, overrides=overrides, method_settings=settings, run_id=f"{9 - hour}")
+        changes = {"overrides": overrides, "method_settings": settings, "run_id": f"{9 - hour}"}
+        run = recorded_run("ewc", seed, modified=True, **changes)
         return replace(run, started=f"2025-01-01T0{hour}:00:00+00:00")
 
-    runs = [modified(0, 0.9), modified(1, 0.5), modified(2, 0.1)]
-    labels = [{group.runs[0].run_id: group.label for group in select(runs[:n], SUITE).groups} for n in (2, 3)]
-    assert labels[0] == {"9": "ewc (modified a)", "8": "ewc (modified b)"}
-    assert labels[1] == labels[0] | {"7": "ewc (modified c)"}
+    runs = [modified(0, 0.9), modified(1, 0.5), modified(2, 0.1), modified(3, 0.1, seed=1)]
+    labels = [{group.overrides[-3:]: group.label for group in select(runs[:n], SUITE).groups} for n in (2, 3, 4)]
+    assert labels[0] == {"0.9": "ewc (modified a)", "0.5": "ewc (modified b)"}
+    # However many seeds it has.
+    assert labels[1] == labels[2] == labels[0] | {"0.1": "ewc (modified c)"}
 
 
 def test_host_device_and_commit_do_not_split_a_group_but_are_told(recorded_run: MakeRun) -> None:
@@ -494,6 +506,34 @@ def test_every_interval_lies_within_the_axes(
         assert found is not None
         assert found.half_width is not None
         assert low < 100 * (found.mean - found.half_width) < 100 * (found.mean + found.half_width) < high
+
+
+def test_the_close_up_is_on_the_best_of_those_that_are_judged(
+    recorded_seeds: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        *recorded_seeds("joint", 0.99, 0.99, 0.99),
+        # Beyond reach of a close-up on joint training.
+        *recorded_seeds("ewc", 0.85, 0.86, 0.87),
+        *recorded_seeds("si", 0.84, 0.83, 0.84),
+        # Its interval reaches into the close-up, it does not.
+        *recorded_seeds("naive", 0.60, 0.70, 0.80),
+    ]
+    for run in runs:
+        if run.method == "naive":
+            run.accuracy_matrix[1:, 0] = 0.1
+    drawn = {}
+    priced = figures._priced
+
+    def noting(axes: Any, prices: Any) -> Any:
+        drawn["limits"] = axes.get_ylim()
+        drawn["methods"] = [group.method for group, _ in prices]
+        return priced(axes, prices)
+
+    monkeypatch.setattr(figures, "_priced", noting)
+    figures.average_accuracy(select(runs, SUITE).groups, "name")
+    assert drawn["limits"][0] > 60
+    assert drawn["methods"] == ["joint", "ewc", "si"]
 
 
 def test_the_known_methods_can_be_told_apart_in_colour_and_in_grey() -> None:
