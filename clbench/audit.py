@@ -6,6 +6,7 @@ configuration. Whether the numbers are good is another question; see `clbench.re
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from clbench.records import REQUIRED_FILES, RecordedRun, read_run, run_id_of
 
 # An accuracy is a whole number of images over their number, which no float of that size misses by more.
 _ROUNDING = 1e-6
+_RUN_ID = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ def run_folders(path: Path) -> list[Path]:
     """
     if any((path / name).exists() for name in REQUIRED_FILES):
         return [path]
-    found = sorted({file.parent for name in REQUIRED_FILES for file in path.rglob(name)})
+    found = {file.parent for name in REQUIRED_FILES for file in path.rglob(name)}
+    # Nothing tells such a folder from one whose files are all lost.
+    found |= {folder for folder in path.rglob("*") if _RUN_ID.fullmatch(folder.name) and folder.is_dir()}
     if not found:
         raise RecordError(f"{path} is no run folder and holds none; expected one such as clbench-runs/0123456789abcdef")
-    return found
+    return sorted(found)
 
 
 def audit(folder: Path) -> Finding:

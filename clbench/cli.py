@@ -128,13 +128,13 @@ def list_command() -> None:
 def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")]) -> None:
     """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
     from clbench.methods import find_method, method_names, resolve_settings
-    from clbench.suites import find_suite
+    from clbench.suites import OVERRIDABLE, find_suite
 
     chosen = find_suite(suite)
     print(f"{chosen.name}: {chosen.title}\n")
     for key, value in chosen.model_dump(exclude={"name", "title", "source", "method_settings"}).items():
-        if value is not None:
-            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        if value is not None or key in OVERRIDABLE:
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else _setting(value)
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
     for name in [*method_names(), *chosen.variants]:
@@ -148,7 +148,7 @@ def _setting(value: Any) -> str:
     """A setting as `--set` takes it."""
     if isinstance(value, tuple | list):
         return str(value[0]) if len(value) == 1 else ",".join(map(str, value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @app.command("run")
@@ -346,14 +346,12 @@ def report_command(
 
     With several suites, one report each, and one over all of them with average ranks.
     """
-    from clbench.records import check_writable
     from clbench.reports import write_files
     from clbench.screen import Screen
     from clbench.suites import find_suite
 
     screen = Screen(quiet=quiet)
     names = list(dict.fromkeys(find_suite(name).name for name in suite))
-    check_writable(reports, "--reports")
     recorded = {name: _recorded(name, runs, tracking_uri) for name in names}
     paths = [path for name in names for path in _write_report(recorded[name], name, reports, screen, template)]
     if len(names) > 1:
@@ -378,7 +376,6 @@ def compare_command(
     quiet: QuietOption = False,
 ) -> None:
     """Compare two methods, or two runs, on the seeds they share: differences, intervals, tests, and a page on them."""
-    from clbench.records import check_writable
     from clbench.reports import write_files
     from clbench.reports.compare import comparison_table, compose_comparison, find_pair
     from clbench.screen import Screen
@@ -386,7 +383,6 @@ def compare_command(
 
     screen = Screen(quiet=quiet)
     chosen = find_suite(suite)
-    check_writable(reports, "--reports")
     pair = find_pair(_recorded(chosen.name, runs, tracking_uri), chosen.name, first, second)
     screen.show(comparison_table(pair))
     name = f"{chosen.name}-{first}-and-{second}"

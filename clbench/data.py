@@ -224,8 +224,8 @@ def _download(source: Source, folder: Path, *, offline: bool) -> None:
     """Adds the missing files to `folder`, each whole or not at all; files that are there stay untouched."""
     missing = _missing_files(source, folder)
     advice = (
-        "run without --offline on a machine with network, or copy these files there and pass --data-root DIR "
-        "or set CLBENCH_DATA; the suite permuted-digits needs no files"
+        f"run {'without --offline ' if offline else ''}on a machine with network, or copy these files there and pass "
+        "--data-root DIR or set CLBENCH_DATA; the suite permuted-digits needs no files"
     )
     names = ", ".join(map(str, missing))
     absent = f"the data set {source.name} is not complete in {folder} (missing: {names})"

@@ -14,13 +14,14 @@ from clbench.errors import RecordError
 from clbench.memory import keep_freed_memory
 from clbench.methods import Method, Workplace, find_method
 from clbench.records import RunFolder, read_run
-from clbench.runner import images_to_train
+from clbench.runner import images_to_train, steps_to_train
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
 from clbench.specs import RunSpec
 from clbench.streams import make_stream
 
 _STEPS, _WARM_UP = 12, 3
+_SECONDS = 5.0
 
 
 def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device, output: Path) -> None:
@@ -44,8 +45,9 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
         status, learned = _progress(RunFolder(output, spec.run_id))
-        count, batch = images_to_train(method, stream.tasks[learned:]), spec.settings.batch_size or 1
-        key = (spec.settings.optimizer, batch)
+        tasks = stream.tasks[learned:]
+        count, steps = images_to_train(method, tasks), steps_to_train(method, tasks)
+        key = (spec.settings.optimizer, spec.settings.batch_size or 1)
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
@@ -58,7 +60,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
             str(spec.seed),
             str(spec.settings.epochs),
             f"{count:,}",
-            f"{count // batch:,}",
+            f"{steps:,}",
             status or duration(seconds),
         )
     screen.show(table)
@@ -103,20 +105,22 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
 
 
 def images_per_second(method: Method) -> float:
-    """Speed of plain training steps with the method's network, optimiser and batches."""
+    """Speed of plain training steps with the method's network, optimiser and batches, measured for some seconds."""
     model = method.build_model()
     optimizer = method.build_optimizer(model)
-    size = method.settings.batch_size
+    # A task's last batch is smaller than the others, and may be its only one.
+    size = min(method.settings.batch_size, len(method.workplace.stream.tasks[0].train))
     device = method.workplace.device
     x = torch.rand(size, *method.workplace.stream.image_shape, device=device)
     y = torch.zeros(size, dtype=torch.long, device=device)
     labels = torch.zeros(size, dtype=torch.long, device=device)
     from avalanche.models.utils import avalanche_forward
 
-    start = 0.0
+    began = time.perf_counter()
+    start, done = began, 0
     for step in range(_STEPS + _WARM_UP):
         if step == _WARM_UP:
-            start = time.perf_counter()
+            start, done = time.perf_counter(), 0
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=method.workplace.precision == "bfloat16"):
             logits = avalanche_forward(model, x, labels)
@@ -124,4 +128,7 @@ def images_per_second(method: Method) -> float:
         loss.backward()
         optimizer.step()
         loss.item()
-    return size * _STEPS / (time.perf_counter() - start)
+        done += 1
+        if time.perf_counter() - began > _SECONDS:
+            break
+    return size * done / (time.perf_counter() - start)

@@ -174,6 +174,17 @@ def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
     )
 
 
+def steps_to_train(method: Method, tasks: "Sequence[Task]") -> int:
+    """Steps of the optimiser that learning these tasks takes; the last batch of a pass may be smaller."""
+    steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
+    found = 0
+    for samples in map(method.training_samples, tasks):
+        # Samples of several tasks are mixed in every batch.
+        batches = -(-sum(map(len, samples)) // batch_size) if steps is None else steps * len(samples)
+        found += method.settings.epochs * batches
+    return found
+
+
 def measure(method: Method, tasks: "Sequence[Task]", learned: int, matrix: metrics.Matrix) -> None:
     """Fills row `learned` of the accuracy matrix: the tasks learned so far and, if it can be tried, the next.
 

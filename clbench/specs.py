@@ -15,7 +15,7 @@ from clbench.suites import OVERRIDABLE, SUITES, Suite, base_name
 
 # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it out,
 # so that runs recorded before keep their ids.
-_ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
+ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
     "suite_settings": {"steps_per_epoch": None},
     "method_settings": {
         "frozen_cache_mib": 1024,
@@ -33,7 +33,7 @@ def settings_of(suite: Suite, settings: MethodSettings) -> dict[str, dict[str, A
     of_suite = suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
     resolved = {"suite_settings": of_suite, "method_settings": settings.model_dump(mode="json")}
     return {
-        kind: {key: value for key, value in given.items() if (key, value) not in _ADDED_LATER[kind].items()}
+        kind: {key: value for key, value in given.items() if (key, value) not in ADDED_LATER[kind].items()}
         for kind, given in resolved.items()
     }
 
@@ -46,7 +46,7 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Args:
         config: what config.json of the run says, or `settings_of`.
     """
-    settings = {kind: {**left_out, **(config.get(kind) or {})} for kind, left_out in _ADDED_LATER.items()}
+    settings = {kind: {**left_out, **(config.get(kind) or {})} for kind, left_out in ADDED_LATER.items()}
     # Words about a suite, which may be put otherwise.
     for key in ("title", "source"):
         settings["suite_settings"].pop(key, None)

@@ -54,8 +54,8 @@ class Grid(BaseModel):
         suite: name of the suite.
         n_tasks: how many of its tasks each trial learns.
         seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
-        trials: by method, the settings of each trial; every method has as many. "null", as `clbench show` prints it,
-            and "none", as reports do, stand for None, which TOML has no word for.
+        trials: by method, the settings of each trial; every method has as many. "none", as `clbench show` and
+            reports print it, and "null" stand for None, which TOML has no word for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -105,6 +105,9 @@ def load_grid(suite: Suite, path: Path | None) -> Grid:
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the grid {where} is no TOML: {error}") from None
     except ValidationError as error:
+        strange = [str(found["loc"][0]) for found in error.errors() if found["type"] == "extra_forbidden"]
+        if strange:
+            raise unknown_name(f"entry of the grid {where}", strange[0], Grid.model_fields) from None
         raise SettingError(f"the grid {where}: {setting_error(error)}") from None
     if grid.suite != suite.name:
         raise SettingError(f"the grid {where} is for the suite '{grid.suite}', not for '{suite.name}'")

@@ -152,10 +152,7 @@ def _ranks(by_suite: Mapping[str, Mapping[str, Group]], methods: Sequence[str]) 
         if len(alike) < 2:
             continue
         scores = pd.DataFrame(
-            {
-                method: [found[method].average_accuracy for found in by_suite.values()]
-                for method in alike
-            },
+            {method: [found[method].average_accuracy for found in by_suite.values()] for method in alike},
             index=list(by_suite),
         )
         ranks = ranks_over_suites(scores)

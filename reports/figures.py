@@ -107,6 +107,7 @@ _LOOKS = {
     "clnp:best": Look("#A63A00", "p", "-"),
     "clnp:10-epochs": Look("#F0965A", "*", "-."),
     "si:10-epochs": Look("#44BB99", "H", "--"),
+    "ewc:20-epochs": Look("#004D80", "x", "--"),
     "psp:complex": Look("#994F88", "h", "--"),
     "psp:rotation": Look("#EE99CC", "+", "-."),
     "classp": Look("#882255", "1", "-"),
@@ -132,7 +133,7 @@ _LAYER_MARKERS = ("o", "s", "^", "D", "v")
 _MORE_COLOURS = ("#661100", "#AA4466", "#44AA99", "#888888", "#4477AA")
 COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *_LAYER_COLOURS)
 """Every colour that means a method or a layer."""
-_MORE_MARKERS = ("4", "x", "|", "_")
+_MORE_MARKERS = ("4", "|", "_")
 # By which further groups of a method are told apart.
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 _STROKES = ("1", "2", "3", "4", "+", "x", "|", "_")  # markers that are all edge

@@ -8,6 +8,7 @@ from clbench.records import RecordedRun
 from clbench.reports.formatting import counted, minute, percent, plain
 from clbench.reports.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.model import Cell, Column, Table
+from clbench.specs import ADDED_LATER
 
 _DIGITS = 12  # of a commit, in a sentence; the table of the environment has it in full
 
@@ -26,6 +27,10 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
             "Settings",
             (Column("Of", "text", 1), Column("Settings", "code", 4)),
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
+            (
+                "Where one of these is not listed it has this value, if the method has it at all: "
+                f"{plain({key: value for added in ADDED_LATER.values() for key, value in added.items()})}.",
+            ),
         ),
         *_runs(groups),
     )

@@ -208,6 +208,11 @@ def test_a_folder_without_a_status_is_not_passed_over(clbench, copied):
         outcome = clbench(folder.parent, "verify-run", path)
         assert outcome.code == 1
         assert f"{folder / 'status.json'} cannot be read" in outcome.out
+    for file in folder.iterdir():
+        file.unlink()
+    outcome = clbench(folder.parent, "verify-run", folder.parent)
+    assert outcome.code == 1
+    assert f"{folder / 'status.json'} cannot be read" in outcome.out
 
 
 def test_a_name_that_would_steer_the_terminal_is_shown_as_text(clbench, copied):

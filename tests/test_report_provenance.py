@@ -77,7 +77,7 @@ def test_no_report_is_made_of_a_run_whose_digests_do_not_hold(
         read_run(bad)
     outcome = clbench(tmp_path, "report", "--suite", SUITE, "--runs", "runs")
     assert_refused(outcome, str(table.relative_to(tmp_path)), "SHA-256")
-    assert list((tmp_path / "clbench-reports").iterdir()) == []
+    assert not (tmp_path / "clbench-reports").exists()
 
 
 @pytest.mark.parametrize(("package", "other"), [("clbench", "0.0.9"), ("torch", "2.8.0")])

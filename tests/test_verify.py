@@ -30,6 +30,7 @@ EXPECTED = (
     "clnp:10-epochs",
     "clnp:best",
     "ewc",
+    "ewc:20-epochs",
     "mas",
     "naive",
     "online-ewc",
