@@ -305,6 +305,28 @@ def test_pruning_costs_no_more_than_the_margin_on_the_validation_data(
         assert spent <= margin + 1e-6
 
 
+def test_where_the_silent_neurons_alone_cost_more_than_the_margin_nothing_is_pruned_and_that_is_said():
+    # In the first layer one neuron is silent, and costs a point like any other here; in the second none is.
+    activity = [torch.tensor([0.0, 0.2, 0.3]), torch.tensor([0.1, 0.2, 0.3])]
+    active = [torch.zeros(3, dtype=torch.bool)] * 2
+    with pytest.warns(MethodWarning, match="pruned nothing in hidden layer 1"):
+        masks, thresholds, spent = choose_thresholds(activity, active, ByHand(), 0.5, global_threshold=False)
+    assert [int(mask.sum()) for mask in masks] == [3, 3]
+    assert (thresholds, spent) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_what_is_pruned_on_are_the_validation_images(make_workplace, make_method):
+    workplace = make_workplace(**SMALL)
+    batches = make_method("clnp", workplace).clnp.validation_stream
+    assert len(batches) == 3
+    for task in workplace.stream.tasks:
+        x, y, labels = (torch.cat(parts) for parts in zip(*batches[task.index], strict=True))
+        expected = task.validation.tensors()
+        assert torch.equal(x, expected[0])
+        assert torch.equal(y, expected[1])
+        assert set(labels.tolist()) == {task.index}
+
+
 def test_a_wider_margin_frees_more_neurons(make_method, make_workplace):
     free = []
     for margin in (0.0, 10.0):
@@ -479,6 +501,27 @@ def test_in_plain_avalanche_its_defaults_leave_room_for_four_tasks(make_workplac
     for task in workplace.stream.tasks:
         predicted = collected_logits(strategy, experiences.benchmark.test_stream[task.index]).argmax(1)
         assert float((predicted == task.test.labels).float().mean()) > 0.9
+        assert all(report.new > 0 for report in strategy.plugins[0].reports[task.index])
+
+
+@pytest.mark.parametrize("norm", ["l1_weights", "l1_proximal", "l1_activities"])
+def test_while_fine_tuning_there_is_no_norm(norm, make_method, make_workplace):
+    learned = []
+    for strength in (0.0, 10.0):
+        workplace = make_workplace(**SMALL | {"n_tasks": 1})
+        method = make_method("clnp", workplace, **CLAIMING_LITTLE | {"l1_activities": 0.0}, fine_tune_share=0.5)
+        original = method.clnp._fine_tune
+
+        def fine_tune(*given, plugin=method.clnp, original=original, strength=strength):
+            # Up to here both are the same.
+            setattr(plugin, norm, strength)
+            original(*given)
+
+        method.clnp._fine_tune = fine_tune
+        method.learn(workplace.stream.tasks[0])
+        learned.append([parameter.detach().clone() for parameter in method.model.parameters()])
+    for without, with_norm in zip(*learned, strict=True):
+        assert torch.equal(without, with_norm)
 
 
 def test_fine_tuning_that_costs_accuracy_is_undone(make_method, make_workplace):

@@ -87,6 +87,30 @@ def test_the_complex_layer_equals_torchs_complex_product():
     torch.testing.assert_close(layer(x), x @ torch.complex(real, imag).T)
 
 
+def test_the_parts_of_a_complex_weight_share_the_variance_of_a_real_one():
+    real, imag = ComplexLinear(500, 400).weight.detach().chunk(2)
+    # PyTorch's linear layer: uniform up to 1 / sqrt(fan-in).
+    assert float((real**2 + imag**2).mean()) == pytest.approx(1 / (3 * 500), rel=0.02)
+    assert float((real**2).mean()) == pytest.approx(float((imag**2).mean()), rel=0.02)
+
+
+def test_pixels_are_normalised_before_they_are_superposed():
+    plain = network("binary")
+    torch.manual_seed(0)
+    model = SuperposedMLP((12, 16, 16, 4), 1, "binary", lambda task, layer: 1000 * task + layer, 0.25, 0.5)
+    x = torch.rand(7, 12)
+    torch.testing.assert_close(model(x, 3), plain((x - 0.25) / 0.5, 3))
+
+
+def test_contexts_come_from_the_seed_of_the_run(make_method, make_workplace):
+    def contexts(seed):
+        return make_method("psp", make_workplace(n_tasks=2, hidden_sizes=[64], seed=seed)).model.contexts(1)
+
+    for same, again, other in zip(contexts(0), contexts(0), contexts(1), strict=True):
+        assert torch.equal(same, again)
+        assert not torch.equal(same, other)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_interference_between_tasks_falls_as_one_over_the_width(kind):
     def in_context(x, seed):

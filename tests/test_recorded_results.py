@@ -1,0 +1,70 @@
+"""The runs in docs/results against the suites as they are now, and the tables of the documents against the runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from clbench.records import read_runs
+from clbench.reports.formatting import percent
+from clbench.reports.groups import select
+from clbench.reports.verify import verify
+from clbench.specs import departures
+from clbench.suites import SUITES
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+RECORDED = [name for name in SUITES if (RESULTS / name).is_dir() and name != "permuted-digits"]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """By suite, the runs that lie in its folder."""
+    return {name: read_runs(RESULTS / name) for name in RECORDED}
+
+
+@pytest.mark.parametrize("suite", RECORDED)
+def test_every_run_is_in_the_setting_that_its_suite_gives_the_method(recorded, suite):
+    assert {
+        f"{run.method} {run.seed}": departures(run.config) for run in recorded[suite] if departures(run.config)
+    } == {}
+    assert {run.suite for run in recorded[suite]} == {suite}
+    assert not any(run.is_modified for run in recorded[suite])
+
+
+@pytest.mark.parametrize(
+    ("suite", "reached", "missed"),
+    [
+        ("permuted-mnist", {"single-task", "clnp", "clnp:best", "psp", "ewc"}, {"si", "clnp:10-epochs"}),
+        ("permuted-mnist-25", {"clnp:best"}, set()),
+    ],
+)
+def test_the_goals_are_reached_but_for_those_that_the_documents_name(recorded, suite, reached, missed):
+    verdicts = [verdict for verdict in verify(recorded[suite], suite).verdicts if verdict.goal]
+    assert all(verdict.is_complete for verdict in verdicts)
+    assert {verdict.label for verdict in verdicts if not verdict.misses} == reached
+    assert {verdict.label for verdict in verdicts if verdict.misses} == missed
+
+
+def row(group):
+    """What the documents say of a method: accuracy, seeds, forgetting, and what is free in the end."""
+    accuracy, forgetting = group.metric("average_accuracy"), group.metric("forgetting")
+    interval = "" if accuracy.half_width is None else f" ± {percent(accuracy.half_width)}"
+    free = "–"
+    if len(group.capacity):
+        last = group.capacity[group.capacity["task"] == group.capacity["task"].max()]
+        free = " / ".join(f"{100 * share:.0f}" for share in last["free"] / last["neurons"]) + " %"
+    return percent(accuracy.mean) + interval, str(len(group.runs)), percent(forgetting.mean), free
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
+def test_the_table_of_a_document_is_that_of_the_runs(recorded, document):
+    found = re.findall(
+        r"^\| `([\w:-]+)`[^|]*\| (\d\d\.\d\d[^|]*) \| (\d+) \|[^|]*\| ([\d.]+) \| ([^|]*) \| (?:yes|no) ",
+        (ROOT / document).read_text(),
+        re.MULTILINE,
+    )
+    groups = select(recorded["permuted-mnist"], "permuted-mnist").groups
+    assert {method: tuple(cells) for method, *cells in found} == {group.method: row(group) for group in groups}
+    # By accuracy, as the report has them.
+    assert [method for method, *_ in found] == [group.method for group in groups]
