@@ -137,6 +137,11 @@ class Method:
         """Why the method cannot run on this suite, in one sentence; empty where it can."""
         return ""
 
+    @classmethod
+    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+        """Why these settings, each right by itself, do not fit the suite, in one sentence; empty where they do."""
+        return ""
+
     def prepare(self, observers: "Sequence[SupervisedPlugin]" = ()) -> None:
         """Builds network, optimiser, plugins and the Avalanche strategy; `observers` hear its events."""
         self.observers = observers

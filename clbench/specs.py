@@ -177,6 +177,8 @@ def make_specs(
         for name in methods:
             canonical = resolve_settings(changed, name, {})
             settings = resolve_settings(changed, name, of_method.get(name, {}))
+            if reason := find_method(name).misfit(settings, changed):
+                raise SettingError(f"the settings of {name} do not fit: {reason}")
             effective = {
                 **{k: getattr(changed, k) for k in of_suite if getattr(changed, k) != getattr(suite, k)},
                 **{

@@ -60,12 +60,12 @@ from torch.utils.data import DataLoader
 
 from clbench.errors import MethodError, MethodWarning
 from clbench.loading import TensorLoader
-from clbench.methods import EVALUATION_BATCH, Method, NewOptimizerSettings
+from clbench.methods import EVALUATION_BATCH, Method, MethodSettings, NewOptimizerSettings
 from clbench.seeding import RandomStreams
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds
 from clbench.streams import Stream, Task
-from clbench.suites import setting_error
+from clbench.suites import Suite, setting_error
 
 
 def _as_list(value: Any) -> Any:
@@ -123,7 +123,7 @@ class CLNPSettings(NewOptimizerSettings):
         if self.margin_shares is not None and self.thresholds == "global":
             raise ValueError(
                 "CLNP's margin_shares need thresholds per-layer, but got global, which has no shares; give "
-                "margin_shares=null with it"
+                "margin_shares=none with it"
             )
         return self
 
@@ -276,16 +276,8 @@ class CLNPPlugin(SupervisedPlugin):
             torch.tensor([int(sample[-1])], device=strategy.device),
         )
         self._head = self._heads[self._head_name]
-        if len(self._activity_strengths()) != len(self.layers):
-            raise MethodError(
-                f"CLNP's l1_activities has {len(self._activity_strengths())} values for {len(self.layers)} hidden "
-                "layers; give one for each, or a single number for all"
-            )
-        if self.margin_shares is not None and len(self.margin_shares) != len(self.layers):
-            raise MethodError(
-                f"CLNP's margin_shares has {len(self.margin_shares)} values for {len(self.layers)} hidden layers; give "
-                "one for each, or none"
-            )
+        if reason := _misfit_of_layers(self._given_activity_strengths(), self.margin_shares, len(self.layers)):
+            raise MethodError(f"CLNP's settings do not fit: {reason}")
         if self.masks:
             self._initialise_free(strategy)
         self._warn_if_full()
@@ -331,8 +323,11 @@ class CLNPPlugin(SupervisedPlugin):
             for weight in self._trainable_weights():
                 weight.sub_(weight.clamp(-bound, bound))
 
+    def _given_activity_strengths(self) -> Sequence[float]:
+        return self.l1_activities if isinstance(self.l1_activities, Sequence) else (self.l1_activities,)
+
     def _activity_strengths(self) -> Sequence[float]:
-        given = self.l1_activities if isinstance(self.l1_activities, Sequence) else (self.l1_activities,)
+        given = self._given_activity_strengths()
         return given if len(given) > 1 else [given[0]] * len(self.layers)
 
     def _trainable_weights(self) -> list[nn.Parameter]:
@@ -820,6 +815,18 @@ def _bias_of(linear: nn.Linear) -> Tensor:
     return linear.weight.new_empty(0) if linear.bias is None else linear.bias.detach()
 
 
+def _misfit_of_layers(l1_activities: Sequence[float], margin_shares: Sequence[float] | None, n_layers: int) -> str:
+    """What is wrong with the number of values; empty where nothing is."""
+    if len(l1_activities) not in (1, n_layers):
+        return (
+            f"l1_activities has {len(l1_activities)} values for {n_layers} hidden layers; give one for each, or a "
+            "single number for all"
+        )
+    if margin_shares is not None and len(margin_shares) != n_layers:
+        return f"margin_shares has {len(margin_shares)} values for {n_layers} hidden layers; give one for each, or none"
+    return ""
+
+
 class _ValidationStream(Sequence[TensorLoader]):
     """The validation batches of every task, made when they are asked for."""
 
@@ -839,6 +846,13 @@ class CLNP(Method):
 
     Settings = CLNPSettings
     task_known_at_test = True
+
+    @classmethod
+    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+        """Where settings for each hidden layer are for another number of them."""
+        assert isinstance(settings, CLNPSettings)
+        n_layers = len(suite.hidden_sizes)
+        return _misfit_of_layers(settings.l1_activities, settings.margin_shares, n_layers)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The CLNP plugin, with the suite's validation images."""

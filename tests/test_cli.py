@@ -75,6 +75,14 @@ def assert_nothing_recorded(folder):
             ["--set", "hidden_sizes=100,0"],
             ["the setting hidden_sizes with 0 in it does not fit: input should be greater"],
         ),
+        (
+            ["--methods", "naive,clnp", "--set", "clnp.margin_shares=1,2,3"],
+            ["the settings of clnp do not fit: margin_shares has 3 values for 2 hidden layers; give one for each"],
+        ),
+        (
+            ["--methods", "clnp", "--set", "clnp.l1_activities=0.1,0.2", "--set", "hidden_sizes=9,9,9"],
+            ["l1_activities has 2 values for 3 hidden layers"],
+        ),
         (["--set", "naive.learning_rate=inf"], ["naive.learning_rate=inf does not fit: expected a finite number"]),
         (["--set", "naive.learning_rate=NaN"], ["naive.learning_rate=nan does not fit: expected a finite number"]),
         (["--set", "hidden_sizes=a,b"], ["hidden_sizes=a,b", "numbers with commas between them, such as 100,100"]),

@@ -734,7 +734,7 @@ def test_shares_of_the_margin_for_another_number_of_layers_are_refused(make_meth
 
 
 def test_shares_of_the_margin_with_one_threshold_for_all_layers_are_refused_before_anything_is_trained():
-    with pytest.raises(SettingError, match=r"margin_shares need thresholds per-layer.*margin_shares=null"):
+    with pytest.raises(SettingError, match=r"margin_shares need thresholds per-layer.*margin_shares=none"):
         resolve_settings(SUITES["permuted-mnist"], "clnp", {"thresholds": "global"})
     resolve_settings(SUITES["permuted-mnist"], "clnp", {"thresholds": "global", "margin_shares": None})
 
