@@ -21,7 +21,9 @@ Online EWC (`online-ewc`) keeps one running Fisher, F <- gamma F + F_t, around t
 Departs from it: in the optimiser (the paper has SGD 0.001, dropout and early stopping; here the suite's, its state new
 for every task, of which the paper says nothing) and in lambda, which the paper does not give. `fisher_images` may limit
 the expectation over x to that many training images, drawn anew for every task. Online EWC's gamma of 0.95 is our
-choice. Schwarz et al. normalise each task's Fisher before they add it; here it is added as it is.
+choice. Schwarz et al. normalise each task's Fisher before they add it; here it is added as it is. Their penalty weighs
+with gamma F, ours with F, so our lambda stands for one that is 1 / gamma times as large. The paper has 20 epochs in
+figure 3A and up to 100 in 3B; a suite says how many there are (`ewc:20-epochs` in `permuted-mnist`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
