@@ -115,15 +115,6 @@ class EWCPlugin(SupervisedPlugin):
                 self.fisher[name] = fisher[name].clone()
                 self.fisher_anchor[name] = fisher[name] * parameter
 
-    def penalty_up_to_constant(self, model: nn.Module) -> Tensor:
-        """lambda / 2 * (theta^2 sum F - 2 theta sum F theta*), a scalar; the constant term is not kept."""
-        terms = [
-            (self.fisher[name] * p.square() - 2 * self.fisher_anchor[name] * p).sum()
-            for name, p in model.named_parameters()
-            if name in self.fisher
-        ]
-        return self.strength / 2 * torch.stack(terms).sum()
-
 
 def fisher_diagonal(
     model: nn.Module,

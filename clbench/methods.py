@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clbench.errors import SettingError, unknown_name
 from clbench.seeding import RandomStreams, seeded
@@ -83,11 +83,25 @@ class MethodSettings(BaseModel):
     def _zero_has_no_sign(cls, value: Any) -> Any:
         return without_sign_of_zero(value)
 
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> Self:
+        if self.momentum and self.optimizer not in (None, "sgd"):
+            raise ValueError(
+                f"momentum={self.momentum:g} would change nothing with optimizer={self.optimizer}; give optimizer=sgd "
+                "with it, or leave it out"
+            )
+        return self
+
 
 class NewOptimizerSettings(MethodSettings):
     """Of a method that builds an optimiser for every task, because what it trains is another."""
 
-    reset_optimizer: Literal[True] = True
+    @field_validator("reset_optimizer")
+    @classmethod
+    def _is_always_new(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("what is trained is another for every task, and so is the optimiser; leave it out")
+        return value
 
 
 @dataclass(frozen=True)

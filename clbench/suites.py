@@ -143,10 +143,10 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     where = prefix + ".".join(map(str, path if within else first["loc"]))
     if first["type"] == "missing":
         return SettingError(f"the setting {where} is missing")
-    what = _SAID.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+    what = _SAID.get(first["type"]) or (first["msg"][:1].lower() + first["msg"][1:]).removeprefix("value error, ")
     if not first["loc"]:
         # A check of the whole says itself what it is about.
-        return SettingError(what.removeprefix("value error, "))
+        return SettingError(what)
     given = f"{where} with {_short(first['input'])} in it" if within else f"{where}={_short(first['input'])}"
     return SettingError(f"the setting {given} does not fit: {what}")
 

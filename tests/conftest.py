@@ -85,7 +85,7 @@ def digits_with_variants() -> Suite:
             "method_settings": {
                 "psp": {"learning_rate": 0.5},
                 "psp:complex": {"kind": "complex"},
-                "psp:rotation": {"kind": "rotation", "momentum": 0.25},
+                "psp:rotation": {"kind": "rotation", "weight_decay": 0.25},
             },
         }
     )

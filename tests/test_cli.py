@@ -101,6 +101,11 @@ def assert_nothing_recorded(folder):
         (["--set", "validation_share=1"], ["validation_share=1"]),
         (["--set", "naive.momentum=1"], ["naive.momentum=1", "less than 1"]),
         (["--set", "naive.momentum=NaN"], ["naive.momentum=nan"]),
+        (
+            ["--set", "naive.momentum=0.9"],
+            ["momentum=0.9 would change nothing with optimizer=adam; give optimizer=sgd"],
+        ),
+        (["--set", "joint.reset_optimizer=1", "--methods", "joint"], ["joint.reset_optimizer=1", "valid boolean"]),
         (["--set", "epochs"], ["--set expects NAME=VALUE", "'epochs'"]),
         (["--set", "=2"], ["--set expects NAME=VALUE", "'=2'"]),
         (["--set", "epochs=2", "--set", "epochs=3"], ["--set gives 'epochs' twice"]),
@@ -461,19 +466,19 @@ def test_overrides_make_another_run_that_is_recorded_as_modified(digits):
     assert all(other.overrides for other in others)
     assert len({item.run_id for item in [canonical, *others]}) == 5
     # What the suite says anyway changes nothing.
-    same = spec(epochs=canonical.suite.epochs, **{"naive.momentum": 0})
+    same = spec(epochs=canonical.suite.epochs, **{"naive.weight_decay": 0})
     assert (same.run_id, dict(same.overrides)) == (canonical.run_id, {})
 
 
 def test_a_modified_run_says_so_in_its_folder(run, place):
-    outcome = run(place, "--no-report", "--set", "naive.momentum=0.5", methods="naive,joint")
+    outcome = run(place, "--no-report", "--set", "naive.weight_decay=0.5", methods="naive,joint")
     assert outcome.code == 0
     of_suite = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16, 16]}
     for (method, _), folder in folders(place).items():
         config = json.loads((folder / "config.json").read_text())
         assert config["modified"] is True
-        assert config["overrides"] == of_suite | ({"naive.momentum": 0.5} if method == "naive" else {})
-        assert config["method_settings"]["momentum"] == (0.5 if method == "naive" else 0.0)
+        assert config["overrides"] == of_suite | ({"naive.weight_decay": 0.5} if method == "naive" else {})
+        assert config["method_settings"]["weight_decay"] == (0.5 if method == "naive" else 0.0)
         assert config["run_id"] == folder.name
 
 
@@ -589,7 +594,7 @@ def test_a_suites_own_methods_may_be_variants(clbench, tmp_path, variants, monke
 def test_show_tells_the_settings_of_a_suites_variants(clbench, tmp_path, variants):
     outcome = clbench(tmp_path, "show", variants)
     assert re.search(r"^  psp:complex \* .*learning_rate=0\.5, .*kind=complex", outcome.out, re.MULTILINE)
-    assert re.search(r"^  psp:rotation \* .*momentum=0\.25, .*kind=rotation", outcome.out, re.MULTILINE)
+    assert re.search(r"^  psp:rotation \* .*weight_decay=0\.25, .*kind=rotation", outcome.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["psp:rotation", "psp:", "naive:rotation", ":rotation"])

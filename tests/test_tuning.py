@@ -383,7 +383,7 @@ def test_a_second_search_runs_nothing_and_leaves_the_log_as_it_is(tune, tmp_path
 @pytest.mark.parametrize("batches", [5, 30])
 def test_an_interrupted_search_keeps_whole_trials_and_goes_on_after_them(tune, tmp_path, batches):
     # 1222 training images in batches of 64 are 20 batches per task, 40 per trial.
-    trials = {"naive": [{"epochs": 1}, {"epochs": 1, "momentum": 0.5}, {"epochs": 1, "momentum": 0.25}]}
+    trials = {"naive": [{"epochs": 1}, {"epochs": 1, "weight_decay": 0.5}, {"epochs": 1, "weight_decay": 0.25}]}
     asked = []
 
     def should_stop():
