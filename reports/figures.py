@@ -207,8 +207,12 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
 
 
 def _least_of_the_leading(groups: Sequence[Group]) -> float:
-    """The average accuracy above which a group is in a close-up: near the best that is no upper bound, if there is."""
-    judged = [group for group in groups if group.method not in UPPER_BOUNDS] or groups
+    """The average accuracy above which a group is in a close-up.
+
+    It is on the best that is no upper bound, and among runs of several circumstances on the first of these.
+    """
+    first = [group for group in groups if group.circumstances == groups[0].circumstances]
+    judged = [group for group in first if group.method not in UPPER_BOUNDS] or first
     return max(group.average_accuracy for group in judged) - _CLOSE_UP / 100
 
 

@@ -234,15 +234,12 @@ def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
 
 
 def _in_order(groups: Sequence[Group]) -> list[Group]:
-    """By accuracy; the suite's own setting first, and what can be held against each other together."""
-    best: dict[tuple[bool, str], float] = {}
-    for group in groups:
-        block = (group.is_modified, group.circumstances)
-        best[block] = max(best.get(block, 0.0), group.average_accuracy)
+    """By accuracy; the suite's own setting first, and what can be held against each other together, the most first."""
+    alike = Counter((group.is_modified, group.circumstances) for group in groups)
 
     def key(group: Group) -> tuple[Any, ...]:
         block = (group.is_modified, group.circumstances)
-        return group.is_modified, -best[block], group.circumstances, -group.average_accuracy, group.label
+        return group.is_modified, -alike[block], group.circumstances, -group.average_accuracy, group.label
 
     return sorted(groups, key=key)
 
