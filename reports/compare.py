@@ -81,7 +81,7 @@ def _find(groups: Sequence[Group], name: str) -> Group:
         return labelled[0]
     # A method without the letter of its group, where there is one group to mean.
     method = name.removesuffix(" (modified)")
-    of_method = [group for group in groups if group.method == method and group.is_modified >= (method != name)]
+    of_method = [group for group in groups if group.method == method and (group.is_modified or method == name)]
     own = [group for group in of_method if not group.is_modified]
     if len(own) == 1:
         return own[0]

@@ -155,7 +155,7 @@ def look_of(method: str) -> Look:
 def average_accuracy(groups: Sequence[Group], name: str) -> str:
     """Average accuracy against tasks learned; a close-up beside it where the best lie too near each other."""
     curves = [100 * group.average_accuracy_curves for group in groups]
-    close = 100 * _least_of_the_leading(groups)
+    close = _least_of_the_leading(groups)
     leading = [curve for curve in curves if curve[:, -1].mean() > close]
     finals = [group.metric("average_accuracy") for group in groups]
     intervals = [found for found in finals if found is not None and found.half_width is not None]
@@ -195,7 +195,7 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
                 panels[0].autoscale_view(scalex=False)
             priced.set_ylim(panels[-1].get_ylim())
             # Of the others a close-up would show the end of an interval at most.
-            shown = [(group, price) for group, price in prices if not close_up or group.average_accuracy > close / 100]
+            shown = [(group, price) for group, price in prices if not close_up or 100 * group.average_accuracy > close]
             spots += _priced(priced, shown)
             priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")
             priced.set_xlabel("Training (s per task, log)")
@@ -207,13 +207,13 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
 
 
 def _least_of_the_leading(groups: Sequence[Group]) -> float:
-    """The average accuracy above which a group is in a close-up.
+    """The average accuracy, in %, above which a group is in a close-up.
 
     It is on the best that is no upper bound, and among runs of several circumstances on the first of these.
     """
     first = [group for group in groups if group.circumstances == groups[0].circumstances]
     judged = [group for group in first if group.method not in UPPER_BOUNDS] or first
-    return max(group.average_accuracy for group in judged) - _CLOSE_UP / 100
+    return 100 * max(group.average_accuracy for group in judged) - _CLOSE_UP
 
 
 def _priced(axes: Axes, prices: Sequence[tuple[Group, float]]) -> list[Spot]:
@@ -577,7 +577,7 @@ class Tradeoff:
 
 def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
     """Accuracy against each cost, and close up; rings and lines mark the fronts of both kinds of method."""
-    close = 100 * _least_of_the_leading([group for group, *_ in panels[0].points])
+    close = _least_of_the_leading([group for group, *_ in panels[0].points])
     accuracies = [100 * accuracy for _, _, accuracy, _ in panels[0].points]
     leading = [value for value in accuracies if value > close]
     span = max(accuracies) - min(leading)
