@@ -20,10 +20,10 @@ from avalanche.training.utils import ParamData
 from pydantic import Field
 from torch import Tensor
 
+from clbench.data.streams import Task
 from clbench.errors import MethodWarning
-from clbench.methods import Method, MethodSettings
-from clbench.streams import Task
-from clbench.suites import Suite
+from clbench.methods.method import Method, MethodSettings
+from clbench.suites.suite import Suite
 
 
 class AvalancheEWCSettings(MethodSettings):

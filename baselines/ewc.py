@@ -34,8 +34,8 @@ from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.baselines.per_sample import mean_over_samples
-from clbench.methods import Method, MethodSettings
+from clbench.methods.method import Method, MethodSettings
+from clbench.networks.per_sample import mean_over_samples
 
 
 class EWCSettings(MethodSettings):

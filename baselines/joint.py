@@ -7,8 +7,8 @@ costs k times the first.
 
 from collections.abc import Sequence
 
-from clbench.methods import Method, NewOptimizerSettings
-from clbench.streams import Samples, Task
+from clbench.data.streams import Samples, Task
+from clbench.methods.method import Method, NewOptimizerSettings
 
 
 class Joint(Method):

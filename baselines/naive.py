@@ -4,7 +4,7 @@ Source: standard; the lower reference of every comparison.
 Departs from it: in nothing; the optimiser's state is new for every task, `reset_optimizer=false` keeps it.
 """
 
-from clbench.methods import Method
+from clbench.methods.method import Method
 
 
 class Naive(Method):

@@ -32,9 +32,9 @@ from avalanche.models import MultiTaskModule
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods import Method, MethodSettings
-from clbench.models import initialise
-from clbench.suites import Optimizer
+from clbench.methods.method import Method, MethodSettings
+from clbench.networks.mlp import initialise
+from clbench.suites.settings import Optimizer
 
 Kind = Literal["binary", "complex", "rotation"]
 ContextSeed = Callable[[int, int], int]

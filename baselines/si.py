@@ -32,10 +32,10 @@ from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods import Method, MethodSettings
-from clbench.models import glorot
-from clbench.optim import PiecewiseAdam, piece_of
-from clbench.streams import Samples, Task
+from clbench.data.streams import Samples, Task
+from clbench.methods.method import Method, MethodSettings
+from clbench.methods.optimizers import PiecewiseAdam, piece_of
+from clbench.networks.mlp import glorot
 
 
 class SISettings(MethodSettings):

@@ -11,8 +11,8 @@ from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
-from clbench.methods import Method, NewOptimizerSettings
-from clbench.streams import Task
+from clbench.data.streams import Task
+from clbench.methods.method import Method, NewOptimizerSettings
 
 
 class SingleTask(Method):

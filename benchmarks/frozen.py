@@ -13,8 +13,8 @@ import time
 import torch
 from torch.nn import functional as F
 
-from clbench.memory import keep_freed_memory
-from clbench.models import MLP
+from clbench.networks.mlp import MLP
+from clbench.runs.memory import keep_freed_memory
 from clbench.strategies.compact import CompactChain, Neurons
 
 FROZEN = ((0, 0), (400, 250), (800, 500), (1200, 750), (1600, 1000))  # neurons of each layer, of 2000

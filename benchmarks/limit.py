@@ -17,12 +17,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from clbench.bench import bare_loop, bench_images
 from clbench.data import ImageSet
-from clbench.memory import keep_freed_memory
-from clbench.methods import Workplace, find_method
+from clbench.data.streams import make_stream
+from clbench.methods.method import Workplace
+from clbench.methods.table import find_method
+from clbench.runs.memory import keep_freed_memory
+from clbench.runs.spec import Precision, make_specs
 from clbench.seeding import RandomStreams
-from clbench.specs import Precision, make_specs
-from clbench.streams import make_stream
-from clbench.suites import PERMUTED_MNIST
+from clbench.suites.catalogue import PERMUTED_MNIST
 
 METHODS = ("naive", "ewc", "si", "psp", "clnp")
 CPU = torch.device("cpu")

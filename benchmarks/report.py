@@ -16,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RunFolder, read_run, run_id_of, run_paths
+from clbench.records.folder import RunFolder
+from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
+from clbench.records.identity import run_id_of
+from clbench.records.reading import read_run, run_paths
 
 METHODS = ("clnp", "ewc", "online-ewc", "mas", "si", "psp", "naive", "joint", "single-task", "avalanche-ewc")
 RECORDED = Path(__file__).parent.parent / "docs" / "results" / "permuted-mnist"  # whose configuration serves for all

@@ -19,17 +19,19 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from clbench.data import ImageSet, load_images
+from clbench.data.streams import Stream, make_stream
 from clbench.errors import DataError
-from clbench.memory import keep_freed_memory
-from clbench.models import MLP
-from clbench.runner import RunResult, train
+from clbench.networks.mlp import MLP
+from clbench.records.result import RunResult
+from clbench.runs.memory import keep_freed_memory
+from clbench.runs.runner import train
+from clbench.runs.spec import make_specs
 from clbench.seeding import RandomStreams
-from clbench.specs import make_specs
-from clbench.streams import Stream, make_stream
-from clbench.suites import PERMUTED_MNIST, Suite
+from clbench.suites.catalogue import PERMUTED_MNIST
+from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
-    from clbench.specs import Precision
+    from clbench.runs.spec import Precision
 
 METHODS = ("naive", "ewc", "si", "psp", "clnp")
 STOCK = ("avalanche-stock-naive", "avalanche-stock-ewc", "avalanche-stock-si")
@@ -285,7 +287,7 @@ def as_json(
     rows: Sequence[Row], images: ImageSet, device: torch.device, precision: str, **settings: int
 ) -> dict[str, Any]:
     """The rows with everything that is needed to compare them with another machine's."""
-    from clbench.provenance import git_state, package_versions, processor_name
+    from clbench.records.environment import git_state, package_versions, processor_name
 
     commit, changes = git_state()
     return {

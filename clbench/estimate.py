@@ -10,15 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.data import ImageSet
+from clbench.data.streams import make_stream
 from clbench.errors import RecordError
-from clbench.memory import keep_freed_memory
-from clbench.methods import Method, Workplace, find_method
-from clbench.records import RunFolder, read_run
-from clbench.runner import images_to_train, steps_to_train
+from clbench.methods.method import Method, Workplace, images_to_train, steps_to_train
+from clbench.methods.table import find_method
+from clbench.records.folder import RunFolder
+from clbench.records.reading import read_run
+from clbench.runs.memory import keep_freed_memory
+from clbench.runs.spec import RunSpec
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
-from clbench.specs import RunSpec
-from clbench.streams import make_stream
 
 _STEPS, _WARM_UP = 12, 3
 _SECONDS = 5.0

@@ -14,9 +14,9 @@ from rich.text import Text
 from clbench.metrics import average_accuracy
 
 if TYPE_CHECKING:
-    from clbench.runner import RunResult
-    from clbench.specs import RunSpec
-    from clbench.watching import Progress
+    from clbench.records.result import RunResult
+    from clbench.runs.spec import RunSpec
+    from clbench.runs.watching import Progress
 
 
 class _Patient(Console):

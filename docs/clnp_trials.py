@@ -19,8 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clbench.suites import PERMUTED_MNIST
-from clbench.tuning import load_grid
+from clbench.search.trials import load_grid
+from clbench.suites.catalogue import PERMUTED_MNIST
 
 TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
 LOGS = ("permuted-mnist-clnp-paper", "permuted-mnist", "permuted-mnist-clnp")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench.errors import RecordError, SettingError, unknown_name
-from clbench.records import RecordedRun, write_whole
+from clbench.records.files import write_whole
+from clbench.records.reading import RecordedRun
 
 if TYPE_CHECKING:
     from clbench.reports.model import Report
@@ -46,8 +47,8 @@ def write_report(
         SettingError: for a format that does not exist, or a template that cannot be used.
     """
     # Plotting takes a second to import, which the command line's other commands don't owe.
+    from clbench.reports.analysis.groups import select
     from clbench.reports.compose import compose
-    from clbench.reports.groups import select
 
     check_formats(formats)
     selection = select(runs, suite)
@@ -74,9 +75,9 @@ def write_files(
     report: "Report", name: str, output: Path, formats: Sequence[str] = FORMATS, *, templates: Path | None = None
 ) -> list[Path]:
     """Writes a composed report under a name; arguments, result and errors as for `write_report`."""
-    from clbench.reports.for_authors import parts
-    from clbench.reports.html import render_html
-    from clbench.reports.pdf import render_pdf
+    from clbench.reports.formats.for_authors import parts
+    from clbench.reports.formats.html import render_html
+    from clbench.reports.formats.pdf import render_pdf
 
     check_formats(formats)
     if templates is not None and not templates.is_dir():

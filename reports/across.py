@@ -9,17 +9,17 @@ from dataclasses import replace
 import pandas as pd
 
 from clbench.errors import RecordError
-from clbench.records import RecordedRun
+from clbench.records.reading import RecordedRun
 from clbench.reports import figures
-from clbench.reports.bibliography import bibliography
+from clbench.reports.analysis.groups import Group, select
+from clbench.reports.analysis.statistics import FEWEST_METHODS, FEWEST_SUITES, SIGNIFICANCE, Ranks, ranks_over_suites
 from clbench.reports.cells import accuracy_cell, points_cell
 from clbench.reports.compose import newest_end
 from clbench.reports.formatting import counted, percent, plain
-from clbench.reports.groups import Group, select
-from clbench.reports.inference import UPPER_BOUNDS, p_cell
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
-from clbench.reports.provenance import provenance
-from clbench.reports.statistics import FEWEST_METHODS, FEWEST_SUITES, SIGNIFICANCE, Ranks, ranks_over_suites
+from clbench.reports.sections.bibliography import bibliography
+from clbench.reports.sections.inference import UPPER_BOUNDS, p_cell
+from clbench.reports.sections.provenance import provenance
 
 
 def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from clbench.reports.analysis.statistics import Estimate
 from clbench.reports.formatting import percent
 from clbench.reports.model import Cell
-from clbench.reports.statistics import Estimate
 
 UNDEFINED = Cell("n/a")
 

@@ -9,18 +9,18 @@ import rich.table
 from rich.text import Text
 
 from clbench.errors import RecordError, SettingError
-from clbench.records import RecordedRun
+from clbench.records.identity import recorded_settings
+from clbench.records.reading import RecordedRun
 from clbench.reports import figures
-from clbench.reports.bibliography import bibliography
+from clbench.reports.analysis.groups import Group, select
+from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
 from clbench.reports.compose import newest_end
 from clbench.reports.formatting import percent, plain, readable_bytes, seconds, setting, signed_percent
-from clbench.reports.groups import Group, select
-from clbench.reports.headline import headline_figure
-from clbench.reports.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
-from clbench.reports.provenance import provenance
-from clbench.reports.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
-from clbench.specs import recorded_settings
+from clbench.reports.sections.bibliography import bibliography
+from clbench.reports.sections.headline import headline_figure
+from clbench.reports.sections.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
+from clbench.reports.sections.provenance import provenance
 
 _METRICS = {
     "average_accuracy": "Average accuracy",

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from clbench.records import RecordedRun
-from clbench.reports.accuracy import accuracy_section, stream_table
-from clbench.reports.against_published import published_section
-from clbench.reports.bibliography import bibliography, citation_table
-from clbench.reports.capacity import capacity_section
-from clbench.reports.costs import costs_section
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.groups import Group, LeftOut, Selection
+from clbench.reports.analysis.published import published_results
 from clbench.reports.formatting import counted, instant
-from clbench.reports.glossary import glossary
-from clbench.reports.groups import Group, LeftOut, Selection
-from clbench.reports.headline import headline_figure, headline_table, summary
-from clbench.reports.inference import judge, standings, statistics_section
 from clbench.reports.model import Report, Section
-from clbench.reports.provenance import left_out_table, provenance
-from clbench.reports.published import published_results
+from clbench.reports.sections.accuracy import accuracy_section, stream_table
+from clbench.reports.sections.against_published import published_section
+from clbench.reports.sections.bibliography import bibliography, citation_table
+from clbench.reports.sections.capacity import capacity_section
+from clbench.reports.sections.costs import costs_section
+from clbench.reports.sections.glossary import glossary
+from clbench.reports.sections.headline import headline_figure, headline_table, summary
+from clbench.reports.sections.inference import judge, standings, statistics_section
+from clbench.reports.sections.provenance import left_out_table, provenance
 
 MODIFIED = "Modified runs: not the suite's setting"
 MODIFIED_MARK = "Modified runs. "

@@ -12,12 +12,12 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from clbench.records import RecordedRun
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.groups import Group, select
+from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
+from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
 from clbench.reports.formatting import percent
-from clbench.reports.groups import Group, select
-from clbench.reports.published import Goal, PublishedResult, goals, published_results
-from clbench.reports.statistics import SEEDS_FOR_INTERVAL, Estimate
-from clbench.suites import find_suite
+from clbench.suites.catalogue import find_suite
 
 # Far below what one image more or less is worth.
 _ROUNDING = 1e-12

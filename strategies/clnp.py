@@ -58,14 +58,15 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from clbench.data.loading import TensorLoader
+from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError, MethodWarning
-from clbench.loading import TensorLoader
-from clbench.methods import EVALUATION_BATCH, Method, MethodSettings, NewOptimizerSettings
+from clbench.methods.method import EVALUATION_BATCH, Method, MethodSettings, NewOptimizerSettings
 from clbench.seeding import RandomStreams
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds
-from clbench.streams import Stream, Task
-from clbench.suites import Suite, setting_error
+from clbench.suites.settings import setting_error
+from clbench.suites.suite import Suite
 
 
 def _as_list(value: Any) -> Any:

@@ -16,13 +16,17 @@ import torch
 from clbench import cli
 from clbench.baselines.naive import Naive
 from clbench.data import ImageSet, load_images
-from clbench.methods import Method, Workplace, find_method, resolve_settings
-from clbench.models import MLP
-from clbench.records import CAPACITY_COLUMNS, TASK_COLUMNS, RecordedRun, RunFolder, read_run
+from clbench.data.streams import make_stream
+from clbench.methods.method import Method, Workplace
+from clbench.methods.table import find_method, resolve_settings
+from clbench.networks.mlp import MLP
+from clbench.records.folder import RunFolder
+from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
+from clbench.records.reading import RecordedRun, read_run
 from clbench.seeding import RandomStreams
-from clbench.streams import make_stream
-from clbench.suites import Suite, find_suite
-from clbench.tracking import Tracker
+from clbench.suites.catalogue import find_suite
+from clbench.suites.suite import Suite
+from clbench.tracking.tracker import Tracker
 
 ENVIRONMENT = (
     "CLBENCH_DATA",

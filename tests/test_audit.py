@@ -8,13 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clbench.audit import audit
-from clbench.methods import find_method
+from clbench.methods.table import find_method
 from clbench.metrics import summarise
-from clbench.provenance import config_of, package_versions, recorded_identity
-from clbench.records import read_run, run_id_of
-from clbench.specs import make_specs
-from clbench.suites import find_suite
+from clbench.records.audit import audit
+from clbench.records.environment import package_versions
+from clbench.records.identity import recorded_identity, run_id_of
+from clbench.records.reading import read_run
+from clbench.runs.config import config_of
+from clbench.runs.spec import make_specs
+from clbench.suites.catalogue import find_suite
 
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "permuted-mnist"
 
@@ -125,7 +127,7 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
 
 def test_the_version_recorded_is_that_of_the_code_that_runs(monkeypatch):
     # As with an editable installation whose version was raised since.
-    monkeypatch.setattr("clbench.provenance.__version__", "9.9.9")
+    monkeypatch.setattr("clbench.records.identity.__version__", "9.9.9")
     assert package_versions()["clbench"] == "9.9.9"
 
 

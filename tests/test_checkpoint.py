@@ -10,13 +10,14 @@ from hashlib import sha256
 import pytest
 import torch
 
-from clbench.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights_digest
 from clbench.errors import Interrupted, MethodWarning, RecordError
-from clbench.methods import METHODS, find_method
-from clbench.provenance import config_of
-from clbench.records import RunFolder, read_run, run_paths
-from clbench.runner import execute
-from clbench.specs import make_specs
+from clbench.methods.table import METHODS, find_method
+from clbench.records.folder import RunFolder
+from clbench.records.reading import read_run, run_paths
+from clbench.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights_digest
+from clbench.runs.config import config_of
+from clbench.runs.runner import execute
+from clbench.runs.spec import make_specs
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [24, 24]}

@@ -20,11 +20,11 @@ from clbench import __version__
 from clbench.baselines.joint import Joint
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, MethodError
-from clbench.methods import METHODS, method_names
-from clbench.records import read_run, run_paths
-from clbench.specs import make_specs
-from clbench.suites import SUITES, find_suite
-from clbench.tracking import load_runs
+from clbench.methods.table import METHODS, method_names
+from clbench.records.reading import read_run, run_paths
+from clbench.runs.spec import make_specs
+from clbench.suites.catalogue import SUITES, find_suite
+from clbench.tracking.sync import load_runs
 
 SUITE = "permuted-digits"
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench.audit import audit
 from clbench.errors import ClbenchError, RecordError
-from clbench.records import CAPACITY_COLUMNS, OPTIONAL_FILES, REQUIRED_FILES, RecordedRun, RunFolder, read_run
-from clbench.tuning import LOG_COLUMNS, _append, _logged
+from clbench.records.audit import audit
+from clbench.records.folder import RunFolder
+from clbench.records.format import CAPACITY_COLUMNS, OPTIONAL_FILES, REQUIRED_FILES
+from clbench.records.reading import RecordedRun, read_run
+from clbench.search.trials import LOG_COLUMNS, _append, _logged
 
 FLIPS, TRUNCATIONS = 200, 50
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "earlier"

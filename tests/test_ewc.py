@@ -8,10 +8,10 @@ from torch import nn
 from torch.distributions import Normal
 
 from clbench.baselines.ewc import EWCPlugin, fisher_diagonal
+from clbench.data.loading import TensorLoader
 from clbench.errors import MethodError, SettingError
-from clbench.loading import TensorLoader
-from clbench.methods import resolve_settings
-from clbench.models import MultiHeadMLP
+from clbench.methods.table import resolve_settings
+from clbench.networks.mlp import MultiHeadMLP
 
 
 def brute_force(model, x, shares=None, task=None):

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clbench.records import read_runs
-from clbench.reports.forecast import forecasts
+from clbench.records.reading import read_runs
+from clbench.reports.analysis.forecast import forecasts
 
 
 def table(claims_by_layer, neurons=100):
@@ -168,8 +168,8 @@ def test_layers_that_did_fill_up_did_so_within_their_interval(seen):
 def test_the_report_says_when_each_layer_will_be_full(recorded_run):
     from dataclasses import replace
 
+    from clbench.reports.analysis.groups import select
     from clbench.reports.compose import compose
-    from clbench.reports.groups import select
     from clbench.reports.model import Figure, Table
 
     claims = table([[10] * 6, [30, 30, 40, 0, 0, 0], [5, 5, 0, 0, 0, 0], [1, 1, 1, 0, 9, 0]])
@@ -198,8 +198,8 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
 def test_seeds_that_filled_a_layer_already_are_counted(recorded_run):
     from dataclasses import replace
 
+    from clbench.reports.analysis.groups import select
     from clbench.reports.compose import compose
-    from clbench.reports.groups import select
     from clbench.reports.model import Table
 
     claims = ([40, 40, 20, 0, 0, 0], [20, 20, 20, 20, 20, 0], [10] * 6)

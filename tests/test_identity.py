@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from clbench.methods import resolve_settings
-from clbench.provenance import recorded_identity
-from clbench.records import read_runs, run_id_of
-from clbench.specs import settings_of
-from clbench.suites import SUITES
+from clbench.methods.table import resolve_settings
+from clbench.records.identity import recorded_identity, run_id_of, settings_of
+from clbench.records.reading import read_runs
+from clbench.suites.catalogue import SUITES
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 

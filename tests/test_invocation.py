@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from clbench.errors import RecordError
-from clbench.invocation import last_invocation, remember, standings
-from clbench.records import RunFolder
+from clbench.execution.invocation import last_invocation, remember
+from clbench.records.folder import RunFolder
+from clbench.records.standing import standings
 
 
 def test_the_last_invocation_is_remembered_with_its_folder(tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from clbench.loading import TensorLoader, TensorStrategy
-from clbench.models import MLP, initialise
-from clbench.streams import Permutation, Samples, Unchanged
+from clbench.data.loading import TensorLoader
+from clbench.data.streams import Permutation, Samples, Unchanged
+from clbench.methods.strategy import TensorStrategy
+from clbench.networks.mlp import MLP, initialise
 
 CPU = torch.device("cpu")
 ORDERS = ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2])

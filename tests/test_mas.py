@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from clbench.baselines.mas import MASPlugin, importance_of
+from clbench.data.loading import TensorLoader
 from clbench.errors import MethodError, SettingError
-from clbench.loading import TensorLoader
-from clbench.methods import resolve_settings
-from clbench.models import MultiHeadMLP
+from clbench.methods.table import resolve_settings
+from clbench.networks.mlp import MultiHeadMLP
 
 
 def brute_force(model, x, tasks=None):

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clbench.memory import peak_memory_bytes, reset_peak_memory
-from clbench.methods import METHODS
-from clbench.runner import train
-from clbench.specs import make_specs
-from clbench.suites import SUITES
+from clbench.methods.table import METHODS
+from clbench.runs.memory import peak_memory_bytes, reset_peak_memory
+from clbench.runs.runner import train
+from clbench.runs.spec import make_specs
+from clbench.suites.catalogue import SUITES
 
 MEGABYTE = 2**20
 CPU = SimpleNamespace(type="cpu")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from avalanche.models.utils import avalanche_forward
 
-from clbench.models import MLP, MultiHeadMLP, initialise
+from clbench.networks.mlp import MLP, MultiHeadMLP, initialise
 
 
 def named(model):

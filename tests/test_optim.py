@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from clbench.optim import FusedRMSprop, PiecewiseAdam, piece_of
+from clbench.methods.optimizers import FusedRMSprop, PiecewiseAdam, piece_of
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"alpha": 0.9, "eps": 1e-3}], ids=str)
@@ -67,7 +67,7 @@ def test_a_closure_works_from_the_first_step_on():
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9), "eps": 1e-3}], ids=str)
 def test_adam_piece_by_piece_takes_adams_steps(options, monkeypatch):
-    monkeypatch.setattr("clbench.optim._PIECE", 16)
+    monkeypatch.setattr("clbench.methods.optimizers._PIECE", 16)
     torch.manual_seed(0)
     start = [torch.randn(7, 5), torch.randn(16), torch.randn(3)]
     ours, theirs = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))

@@ -27,7 +27,10 @@ DATA_FILES = [
 
 
 def folder_of(package):
-    return SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
+    """Where a package lies: as `package-dir` says of it, else below its parent."""
+    parent, _, name = package.rpartition(".")
+    below = f"{folder_of(parent)}/{name}" if parent else name
+    return SETUPTOOLS["package-dir"].get(package, below)
 
 
 def isolated(code, *first_on_path, cwd):
@@ -54,7 +57,7 @@ def wheel(tmp_path_factory):
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for package in SETUPTOOLS["packages"]:
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder_of(package), source / folder_of(package), ignore=ignored)
+        shutil.copytree(ROOT / folder_of(package), source / folder_of(package), ignore=ignored, dirs_exist_ok=True)
     for name in ("pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]):
         shutil.copy(ROOT / name, source / name)
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

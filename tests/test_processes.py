@@ -18,22 +18,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clbench.methods import METHODS
-from clbench.records import RunFolder, read_run, run_paths
+from clbench.methods.table import METHODS
+from clbench.records.folder import RunFolder
+from clbench.records.reading import read_run, run_paths
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Makes processes in which everything is imported already, and nothing was computed yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.cli", "clbench.runner", "clbench.tracking", "mlflow", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["clbench.cli.running", "clbench.runs.runner", "clbench.tracking", "mlflow", "sklearn.datasets"]
+    )
     return context
 
 
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from clbench.records import RunFolder
+from clbench.records.folder import RunFolder
 with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
     print(is_ours, flush=True)
     signal.pause()

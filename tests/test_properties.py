@@ -17,17 +17,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clbench import cli, metrics
-from clbench.audit import audit
 from clbench.errors import ClbenchError, SettingError
-from clbench.methods import METHODS, MethodSettings, find_method, resolve_settings
-from clbench.provenance import config_of, recorded_identity
-from clbench.records import RunFolder, read_run, run_id_of
-from clbench.reports.groups import select
-from clbench.reports.provenance import left_out_table, provenance
-from clbench.reports.terminal import summary_table
-from clbench.specs import make_specs
-from clbench.suites import OVERRIDABLE, SUITES, Suite, find_suite, parse_overrides
-from clbench.tuning import load_grid
+from clbench.methods.method import MethodSettings
+from clbench.methods.table import METHODS, find_method, resolve_settings
+from clbench.records.audit import audit
+from clbench.records.folder import RunFolder
+from clbench.records.identity import recorded_identity, run_id_of
+from clbench.records.reading import read_run
+from clbench.reports.analysis.groups import select
+from clbench.reports.formats.terminal import summary_table
+from clbench.reports.sections.provenance import left_out_table, provenance
+from clbench.runs.config import config_of
+from clbench.runs.spec import make_specs
+from clbench.search.trials import load_grid
+from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.settings import parse_overrides
+from clbench.suites.suite import OVERRIDABLE, Suite
 
 SUITE = "permuted-digits"
 GRID = Path(__file__).resolve().parents[1] / "baselines" / "tuning" / "permuted-mnist.toml"

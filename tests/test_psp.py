@@ -147,7 +147,7 @@ def test_the_optimisers_state_is_kept_between_tasks_as_in_the_authors_code(make_
 
 
 def test_kinds_are_a_setting_and_each_learns(make_method, make_workplace):
-    from clbench.runner import accuracy
+    from clbench.runs.runner import accuracy
 
     for kind in KINDS:
         workplace = make_workplace(n_tasks=2, hidden_sizes=[128, 128], epochs=4)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from clbench.methods import find_method, resolve_settings
-from clbench.reports.published import PublishedResult, goals, published_results
-from clbench.suites import SUITES, find_suite
+from clbench.methods.table import find_method, resolve_settings
+from clbench.reports.analysis.published import PublishedResult, goals, published_results
+from clbench.suites.catalogue import SUITES, find_suite
 
 FILE = tomllib.loads((resources.files("clbench.baselines") / "published.toml").read_text(encoding="utf-8"))
 ENTRIES = [(kind, entry) for kind in ("result", "goal") for entry in FILE[kind]]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from clbench.records import read_runs
+from clbench.records.reading import read_runs
+from clbench.reports.analysis.departures import departures
+from clbench.reports.analysis.groups import select
 from clbench.reports.formatting import percent
-from clbench.reports.groups import select
 from clbench.reports.verify import verify
-from clbench.specs import departures
-from clbench.suites import SUITES
+from clbench.suites.catalogue import SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -13,16 +13,11 @@ import pandas as pd
 import pytest
 
 from clbench.errors import RecordError
-from clbench.records import (
-    CAPACITY_COLUMNS,
-    REQUIRED_FILES,
-    TASK_COLUMNS,
-    RunFolder,
-    check_writable,
-    read_run,
-    read_runs,
-    run_id_of,
-)
+from clbench.records.files import check_writable
+from clbench.records.folder import RunFolder
+from clbench.records.format import CAPACITY_COLUMNS, REQUIRED_FILES, TASK_COLUMNS
+from clbench.records.identity import run_id_of
+from clbench.records.reading import read_run, read_runs
 
 RUN_ID = "0123456789abcdef"
 CONFIG = {
@@ -416,7 +411,7 @@ def test_the_end_of_a_run_seals_every_recorded_file(tmp_path):
 
 
 def test_runs_that_differ_in_one_digit_have_different_seals(tmp_path, monkeypatch):
-    monkeypatch.setattr("clbench.records.now", lambda: "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr("clbench.records.folder.now", lambda: "2026-01-01T00:00:00+00:00")
     seals = []
     for number, matrix in enumerate([MATRIX, MATRIX, np.where(MATRIX == 0.95, np.nextafter(0.95, 1), MATRIX)]):
         folder = RunFolder(tmp_path / str(number), RUN_ID)

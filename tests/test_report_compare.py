@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from clbench.errors import RecordError, SettingError
-from clbench.records import RecordedRun
+from clbench.records.reading import RecordedRun
 from clbench.reports.across import compose_across
+from clbench.reports.analysis.statistics import FEWEST_SUITES, holm
 from clbench.reports.compare import compare_metrics, compose_comparison, find_pair, verdict
 from clbench.reports.model import Report, Table
-from clbench.reports.statistics import FEWEST_SUITES, holm
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]

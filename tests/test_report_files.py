@@ -14,15 +14,15 @@ import pytest
 from scipy import stats
 
 from clbench.data import SOURCES
-from clbench.methods import METHODS
-from clbench.records import RecordedRun
+from clbench.methods.table import METHODS
+from clbench.records.reading import RecordedRun
 from clbench.reports import write_report
-from clbench.reports.bibliography import bibliography, citations, entries
+from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.statistics import bootstrap_interval
 from clbench.reports.compose import compose
-from clbench.reports.for_authors import latex, parts, table_as_csv, table_as_latex
-from clbench.reports.groups import select
+from clbench.reports.formats.for_authors import latex, parts, table_as_csv, table_as_latex
 from clbench.reports.model import Cell, Column, Figure, Report, Table
-from clbench.reports.statistics import bootstrap_interval
+from clbench.reports.sections.bibliography import bibliography, citations, entries
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from clbench.records import CAPACITY_COLUMNS, RecordedRun
+from clbench.records.format import CAPACITY_COLUMNS
+from clbench.records.reading import RecordedRun
 from clbench.reports import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

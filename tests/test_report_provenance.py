@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from clbench.errors import RecordError
-from clbench.records import RecordedRun, read_run, read_runs
+from clbench.records.reading import RecordedRun, read_run, read_runs
 from clbench.reports import write_report
+from clbench.reports.analysis.groups import select
 from clbench.reports.compose import compose
-from clbench.reports.groups import select
 from clbench.reports.model import Table
 
 SUITE = "permuted-mnist"

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from clbench.records import RecordedRun
-from clbench.reports.groups import select
-from clbench.reports.inference import judge, standings
-from clbench.reports.statistics import (
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.statistics import (
     FEWEST_SUITES,
     bootstrap_interval,
     compare_paired,
@@ -22,6 +21,7 @@ from clbench.reports.statistics import (
     on_front,
     ranks_over_suites,
 )
+from clbench.reports.sections.inference import judge, standings
 
 MakeRuns = Callable[..., list[RecordedRun]]
 

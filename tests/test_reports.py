@@ -19,17 +19,19 @@ import pytest
 from scipy import stats
 
 from clbench.errors import RecordError, SettingError
-from clbench.methods import METHODS, resolve_settings
-from clbench.records import CAPACITY_COLUMNS, RecordedRun
+from clbench.methods.table import METHODS, resolve_settings
+from clbench.records.format import CAPACITY_COLUMNS
+from clbench.records.identity import settings_of
+from clbench.records.reading import RecordedRun
 from clbench.reports import figures, write_report
+from clbench.reports.analysis.groups import Group, select
+from clbench.reports.analysis.statistics import estimate
 from clbench.reports.compose import MODIFIED, compose
-from clbench.reports.figures import average_accuracy, look_of
+from clbench.reports.figures.accuracy import average_accuracy
+from clbench.reports.figures.looks import look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
-from clbench.reports.groups import Group, select
 from clbench.reports.model import Report, Table
-from clbench.reports.statistics import estimate
-from clbench.specs import settings_of
-from clbench.suites import SUITES, find_suite
+from clbench.suites.catalogue import SUITES, find_suite
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -727,7 +729,7 @@ def test_a_suites_name_cannot_lead_out_of_the_folder(recorded_run: MakeRun, tmp_
 def test_reporting_imports_no_training_library() -> None:
     script = (
         "import sys\n"
-        "import clbench.reports, clbench.reports.compose, clbench.reports.html, clbench.reports.pdf\n"
+        "import clbench.reports, clbench.reports.compose, clbench.reports.formats.html, clbench.reports.formats.pdf\n"
         "print([name for name in ('torch', 'mlflow', 'avalanche') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -8,11 +8,12 @@ from avalanche.core import SupervisedPlugin
 
 from clbench import metrics
 from clbench.errors import DivergenceError, Interrupted, SettingError
-from clbench.methods import METHODS, find_method, resolve_settings
-from clbench.records import run_id_of
-from clbench.runner import images_to_train, measure, train
-from clbench.specs import make_specs
-from clbench.suites import OVERRIDABLE
+from clbench.methods.method import images_to_train
+from clbench.methods.table import METHODS, find_method, resolve_settings
+from clbench.records.identity import run_id_of
+from clbench.runs.runner import measure, train
+from clbench.runs.spec import make_specs
+from clbench.suites.suite import OVERRIDABLE
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 1, "hidden_sizes": [16]}

@@ -22,7 +22,7 @@ import torchvision.datasets
 
 from clbench.data import load_images
 from clbench.errors import DataError, RecordError
-from clbench.records import RecordedRun, read_run, read_runs, run_paths
+from clbench.records.reading import RecordedRun, read_run, read_runs, run_paths
 from clbench.reports import write_report
 
 SUITE = "permuted-mnist"

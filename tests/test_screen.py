@@ -10,8 +10,8 @@ import pytest
 import rich.console
 from rich.text import Text
 
+from clbench.runs.watching import Progress, seldom
 from clbench.screen import Screen, duration
-from clbench.watching import Progress, seldom
 
 HOSTILE = ["[red]", "[/red]", "[bold]x[/bold]", "[link=file:///]y", "a\\[b", ":bomb:", "[", "100%"]
 
@@ -108,7 +108,7 @@ def test_a_row_tells_task_epoch_accuracy_speed_time_left_and_how_it_ended(make_s
 
 def test_what_is_asked_too_often_is_done_seldom(monkeypatch):
     clock = iter(np.arange(200) / 128)
-    monkeypatch.setattr("clbench.watching.time.monotonic", functools.partial(next, clock))
+    monkeypatch.setattr("clbench.runs.watching.time.monotonic", functools.partial(next, clock))
     done = []
     show = seldom(0.5, done.append)
     for number in range(200):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clbench.baselines.si import SIPlugin
-from clbench.optim import FusedRMSprop, PiecewiseAdam
+from clbench.methods.optimizers import FusedRMSprop, PiecewiseAdam
 
 
 class Line(nn.Module):
@@ -106,7 +106,7 @@ def test_adams_own_steps_count_not_the_gradient_times_a_rate():
 
 
 def test_piece_by_piece_is_the_same_as_all_at_once(make_method, make_workplace, monkeypatch):
-    monkeypatch.setattr("clbench.optim._PIECE", 128)
+    monkeypatch.setattr("clbench.methods.optimizers._PIECE", 128)
     workplace = make_workplace(n_tasks=3, hidden_sizes=[16], epochs=2)
     ours, plain = make_method("si", workplace), make_method("si", workplace)
     assert isinstance(ours.strategy.optimizer, PiecewiseAdam)
@@ -132,7 +132,7 @@ class Shaped(nn.Module):
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, FusedRMSprop, PiecewiseAdam])
 def test_with_any_optimiser_it_is_what_the_definition_says(kind, monkeypatch):
-    monkeypatch.setattr("clbench.optim._PIECE", 8)
+    monkeypatch.setattr("clbench.methods.optimizers._PIECE", 8)
     torch.manual_seed(0)
     model, strength = Shaped(), 0.3
     theta, phi = ({"importance": 0.0, "reference": p.detach().clone(), "p": p} for p in model.parameters())

@@ -2,7 +2,7 @@
 
 import torch
 
-from clbench.methods import Method
+from clbench.methods.method import Method
 
 
 def test_every_task_begins_with_weights_of_its_own(make_method, make_workplace, monkeypatch):

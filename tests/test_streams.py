@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from clbench.data.streams import Permutation, Rotation, Samples, Unchanged, make_stream
 from clbench.errors import SettingError
 from clbench.seeding import RandomStreams
-from clbench.streams import Permutation, Rotation, Samples, Unchanged, make_stream
-from clbench.suites import find_suite
+from clbench.suites.catalogue import find_suite
 
 SPLITS = ("train", "validation", "test")
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from clbench.baselines.ewc import EWC
-from clbench.records import read_run, run_paths
+from clbench.records.reading import read_run, run_paths
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_clock_that_goes_backwards_changes_nothing_but_the_times_of_day(
     real, behind = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() - behind[0])
     monkeypatch.setattr(
-        "clbench.records.now", lambda: datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+        "clbench.records.folder.now", lambda: datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
     )
     during_task(2, lambda: behind.__setitem__(0, 3600.0))
     outcome = run(place, "--tracking-uri", uri, seeds="0-1")

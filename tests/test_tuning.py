@@ -14,10 +14,10 @@ import torch
 
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, SettingError
-from clbench.methods import METHODS, find_method, resolve_settings
-from clbench.specs import make_specs
-from clbench.suites import SUITES, find_suite
-from clbench.tuning import LOG_COLUMNS, Grid, load_grid, search
+from clbench.methods.table import METHODS, find_method, resolve_settings
+from clbench.runs.spec import make_specs
+from clbench.search.trials import LOG_COLUMNS, Grid, load_grid, search
+from clbench.suites.catalogue import SUITES, find_suite
 
 SUITE = "permuted-digits"
 CPU = torch.device("cpu")
@@ -373,7 +373,7 @@ def test_the_methods_asked_for_are_searched_alone_and_the_rest_follows_later(tun
 def test_a_second_search_runs_nothing_and_leaves_the_log_as_it_is(tune, tmp_path, monkeypatch):
     first = tune(TRIALS)
     before = (tmp_path / "log.csv").read_bytes()
-    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained again"))
     again = tune(TRIALS)
     assert [trial.row for trial in again] == [None, None]
     assert [(trial.spec, trial.settings) for trial in again] == [(trial.spec, trial.settings) for trial in first]
@@ -430,7 +430,7 @@ def test_a_trial_that_diverges_is_logged_as_such_and_the_search_goes_on(tune, tm
     ids=["table", "fewer columns", "another order", "empty", "text", "binary"],
 )
 def test_a_log_that_is_something_else_is_refused_and_left_as_it_is(tune, tmp_path, monkeypatch, content):
-    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
     (tmp_path / "log.csv").write_bytes(content)
     with pytest.raises(RecordError, match=r"log\.csv (is not a log of clbench tune|cannot be read)"):
         tune(TRIALS)
@@ -438,7 +438,7 @@ def test_a_log_that_is_something_else_is_refused_and_left_as_it_is(tune, tmp_pat
 
 
 def test_a_log_that_cannot_be_opened_is_refused_before_anything_is_trained(tune, tmp_path, monkeypatch):
-    monkeypatch.setattr("clbench.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
     (tmp_path / "file").write_text("in the way")
     for log in (tmp_path / "file" / "log.csv", tmp_path):
         with pytest.raises(RecordError, match=f"the log {log} cannot be read"):

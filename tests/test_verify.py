@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from clbench.methods import resolve_settings
-from clbench.records import CAPACITY_COLUMNS, RecordedRun
-from clbench.reports.published import goals
+from clbench.methods.table import resolve_settings
+from clbench.records.format import CAPACITY_COLUMNS
+from clbench.records.identity import settings_of
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import departures
+from clbench.reports.analysis.published import goals
 from clbench.reports.verify import Verdict, verification_table, verify
-from clbench.specs import departures, settings_of
-from clbench.suites import find_suite
+from clbench.suites.catalogue import find_suite
 
 SUITE = "permuted-mnist"
 # Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.

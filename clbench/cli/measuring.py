@@ -1,0 +1,160 @@
+"""Commands that measure: tune, bench."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    OfflineOption,
+    PrecisionOption,
+    QuietOption,
+    SuiteOption,
+    ThreadsOption,
+    chosen_device,
+    chosen_methods,
+    chosen_precision,
+    warn_of_slow_precision,
+)
+from clbench.errors import INTERRUPTED, Interrupted, RecordError
+
+if TYPE_CHECKING:
+    pass
+
+
+def tune_command(
+    suite: SuiteOption,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names. Default: all of the grid.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="CSV file to append to. Default: clbench-tuning/SUITE.csv.", show_default=False)
+    ] = None,
+    data_root: DataRootOption = None,
+    offline: OfflineOption = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Search hyper-parameters on validation images, with the same number of trials for every method.
+
+    Trials that the log holds already are not repeated. Nothing is chosen or changed: read the log.
+    """
+    from clbench.screen import Screen
+    from clbench.search.trials import load_grid, search
+    from clbench.suites.catalogue import find_suite
+
+    chosen = find_suite(suite)
+    names = None if methods is None else chosen_methods(methods, chosen)
+    trials = load_grid(chosen, grid)
+    training_precision = chosen_precision(precision)
+    log = log or Path("clbench-tuning") / f"{chosen.name}.csv"
+    screen = Screen(quiet=quiet)
+
+    from clbench.data import load_images
+
+    images = load_images(chosen.data, data_root, offline=offline)
+
+    import torch
+
+    from clbench.execution.signals import stopping_on_signals
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = chosen_device(device)
+    warn_of_slow_precision(screen, training_precision, place)
+    stop = threading.Event()
+    with stopping_on_signals(stop):
+        try:
+            for trial in search(chosen, trials, names, images, training_precision, place, log, stop.is_set):
+                settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+                if trial.row is None:
+                    screen.say(f"{trial.spec.method} {settings}: logged before")
+                else:
+                    screen.say(
+                        f"{trial.spec.method} {settings}: validation accuracy {trial.row['validation_accuracy']}, "
+                        f"free neurons {trial.row['free_neurons'] or '-'}"
+                    )
+        except Interrupted:
+            screen.warn("stopped; the same command goes on after the trials that are logged")
+            raise SystemExit(INTERRUPTED) from None
+    screen.show(f"log:     {log}")
+
+
+def bench_command(
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated names of methods, or 'all'; also avalanche-stock-naive, -ewc and -si.")
+    ] = "naive,ewc,si,psp,clnp",
+    with_avalanche: Annotated[
+        bool,
+        typer.Option("--with-avalanche", help="Avalanche's own strategies and loaders as well."),
+    ] = False,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each measurement.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per task.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each method; the median counts.")] = 3,
+    data_root: DataRootOption = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure training speed as a share of a bare PyTorch loop; keep the machine idle meanwhile.
+
+    A quarter of an hour on two cores as it comes.
+
+    Permuted MNIST's network, batches and optimiser; the data are MNIST where it lies, else made of the embedded digits.
+    """
+    import json
+
+    import torch
+
+    from clbench.bench import LEGEND, STOCK, as_json, bench, bench_images, bench_table
+    from clbench.screen import Screen
+    from clbench.suites.catalogue import find_suite
+
+    names = chosen_methods(methods, find_suite("permuted-mnist"), STOCK)
+    if with_avalanche:
+        names += [name for name in STOCK if name not in names]
+    training_precision = chosen_precision(precision)
+    screen = Screen(quiet=quiet)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = chosen_device(device)
+    warn_of_slow_precision(screen, training_precision, place)
+    images = bench_images(data_root)
+    if out is not None:
+        _check_writable(out)
+    screen.say(f"{images.source} on {place}, {training_precision}, threads: {torch.get_num_threads()}; warming up")
+    rows = list(bench(images, place, training_precision, names, tasks, epochs, repeats, on_measured=screen.say))
+    screen.show(bench_table(rows))
+    screen.show(f"\n{LEGEND}")
+    if out is not None:
+        content = as_json(rows, images, place, training_precision, tasks=tasks, epochs=epochs, repeats=repeats)
+        with _writing(out):
+            out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror}); give another file with --out") from None
+
+
+def _check_writable(out: Path) -> None:
+    """Refuses a file that cannot be written before the work that is to fill it; leaves what is in it."""
+    with _writing(out):
+        is_new = not out.exists()
+        with out.open("a"):
+            pass
+        if is_new:
+            out.unlink()

@@ -1,0 +1,147 @@
+"""The commands' options, and what is read from them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clbench.errors import SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from clbench.runs.spec import Precision
+    from clbench.screen import Screen
+    from clbench.suites.suite import Suite
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
+UriOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow store. Default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
+]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder for HTML and PDF.")]
+RunsOption = Annotated[
+    Path | None,
+    typer.Option("--runs", help="Folder of run folders to read instead of MLflow.", show_default=False),
+]
+OutputOption = Annotated[Path, typer.Option(help="Folder that holds a folder per run.")]
+# Named twice: to a report it is where to read from.
+FromMlflowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-mlflow",
+        "--tracking-uri",
+        help="MLflow store to read; its artifacts are all it takes. Default: MLFLOW_TRACKING_URI, else mlflow.db in "
+        "this folder.",
+    ),
+]
+SuitesOption = Annotated[
+    list[str], typer.Option("--suite", help="The benchmark; `clbench list` shows all. Repeatable.")
+]
+TemplateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--template",
+        help="Folder with report.html.j2, style.css, script.js or report.typ of your own, to be used instead of ours.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
+]
+
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the data. Default: CLBENCH_DATA, else the user's cache folder.")
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never download.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
+
+
+def as_option(value: Any) -> str:
+    """A setting as `--set` takes it."""
+    if isinstance(value, tuple | list):
+        return str(value[0]) if len(value) == 1 else ",".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
+    """The methods named on the command line, each once; `others` are names that are taken beside them."""
+    from clbench.errors import unknown_name
+    from clbench.methods.table import find_method, method_names
+    from clbench.suites.settings import base_name
+
+    if given is None:
+        return list(suite.methods)
+    if given == "all":
+        names = [*method_names(), *suite.variants]
+        return [name for name in names if not find_method(name).refusal(suite)]
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if not names:
+        raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    for name in names:
+        known = base_name(name) in method_names() and (name == base_name(name) or name in suite.method_settings)
+        if not known and name not in others:
+            raise unknown_name("method", name, [*method_names(), *suite.variants, *others])
+    return names
+
+
+_MOST_SEEDS = 10_000
+
+
+def _is_seed(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def chosen_seeds(given: str | None, suite: "Suite") -> list[int]:
+    """The seeds named on the command line, each once; else the suite's."""
+    if given is None:
+        return list(suite.seeds)
+    seeds: list[int] = []
+    for part in given.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (_is_seed(first) and (not dash or _is_seed(last))):
+            raise SettingError(f"the seeds '{given}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low:
+            raise SettingError(f"the seed range '{part.strip()}' runs backwards; write {high}-{low}")
+        if high - low >= _MOST_SEEDS:
+            raise SettingError(f"the seed range '{part.strip()}' has more than {_MOST_SEEDS:,} seeds")
+        seeds += range(low, high + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def chosen_precision(given: str) -> "Precision":
+    """The precision of training; `auto` is float32."""
+    if given not in ("auto", "float32", "bfloat16"):
+        raise SettingError(f"unknown precision '{given}': expected auto, float32 or bfloat16")
+    return "bfloat16" if given == "bfloat16" else "float32"
+
+
+def warn_of_slow_precision(screen: "Screen", precision: str, device: "torch.device") -> None:
+    """Warns where the processor has no instructions for the precision."""
+    from clbench.estimate import slow_precision
+
+    said = slow_precision(precision, device)
+    if said is not None:
+        screen.warn(said)
+
+
+def chosen_device(given: str) -> Any:
+    """The device named on the command line; `auto` is a GPU where there is one."""
+    import torch
+
+    if given == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device

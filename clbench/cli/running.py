@@ -1,0 +1,218 @@
+"""Commands that train: run, resume, status."""
+
+import os
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    OfflineOption,
+    OutputOption,
+    PrecisionOption,
+    QuietOption,
+    ReportsOption,
+    SetOption,
+    SuiteOption,
+    ThreadsOption,
+    UriOption,
+    chosen_device,
+    chosen_methods,
+    chosen_precision,
+    chosen_seeds,
+    warn_of_slow_precision,
+)
+from clbench.cli.reading import recorded_runs, write_suite_report
+from clbench.errors import INTERRUPTED, RecordError, SettingError, TrackingError
+
+if TYPE_CHECKING:
+    from clbench.execution.job import Outcome
+    from clbench.screen import Screen
+    from clbench.suites.suite import Suite
+    from clbench.tracking.tracker import Tracker
+
+
+def run_command(
+    suite: SuiteOption,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated names, or 'all' that fit the suite. Default: its own."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-2 or 0,3,5. Default: the suite's.")] = None,
+    data_root: DataRootOption = None,
+    offline: OfflineOption = False,
+    overrides: SetOption = None,
+    output: OutputOption = Path("clbench-runs"),
+    reports: ReportsOption = Path("clbench-reports"),
+    tracking_uri: UriOption = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Runs to train at once, each in a process of its own; on a CPU together with --threads.",
+        ),
+    ] = 1,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it costs, then stop.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train every method with every seed on a suite, record it, and report.
+
+    Runs that are recorded already are not repeated, unfinished ones go on after the last task they learned. Ctrl-C
+    stops after the batch; the same command goes on. The same command started several times shares the work.
+    """
+    from clbench.records.files import check_writable
+    from clbench.screen import Screen
+    from clbench.suites.catalogue import find_suite
+    from clbench.suites.settings import parse_overrides
+
+    chosen = find_suite(suite)
+    names = chosen_methods(methods, chosen)
+    seed_list = chosen_seeds(seeds, chosen)
+    changes = parse_overrides(overrides or [])
+    training_precision = chosen_precision(precision)
+    screen = Screen(quiet=quiet)
+    if not dry_run:
+        check_writable(output, "--output")
+        check_writable(reports, "--reports")
+
+    from clbench.data import load_images
+
+    images = load_images(chosen.data, data_root, offline=offline)
+
+    import torch
+
+    from clbench.data.streams import make_stream
+    from clbench.runs.spec import make_specs, unreached
+    from clbench.seeding import RandomStreams
+
+    place = chosen_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif jobs > 1 and place.type == "cpu":
+        raise SettingError(
+            f"--jobs {jobs} on a CPU needs --threads, the threads of each run, such as --threads "
+            f"{max(1, torch.get_num_threads() // jobs)} here: what is computed depends on them to the last bit, so "
+            "they are yours to say"
+        )
+    if deterministic:
+        # cuBLAS needs to be told before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    warn_of_slow_precision(screen, training_precision, place)
+    specs = make_specs(
+        chosen,
+        names,
+        seed_list,
+        changes,
+        images,
+        training_precision,
+        place.type,
+    )
+    for said in unreached(specs, changes):
+        screen.warn(said)
+    # A suite that its data cannot fill is refused now rather than in every run.
+    make_stream(specs[0].suite, images, RandomStreams(specs[0].seed))
+    if dry_run:
+        from clbench.estimate import show_plan
+
+        show_plan(screen, specs, images, place, output)
+        return
+
+    from clbench.execution.grid import run_grid
+    from clbench.execution.invocation import remember
+    from clbench.execution.job import Grid
+    from clbench.runs.config import command_line
+    from clbench.tracking.connection import tracking_uri as resolve_uri
+    from clbench.tracking.tracker import Tracker
+
+    uri = resolve_uri(tracking_uri)
+    screen.say(
+        f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
+    )
+    tracker = Tracker(uri, screen.warn, output)
+    tracker.begin(chosen.name, command_line(), len(specs))
+    remember(output, sys.argv[1:])
+    # What was just loaded is on disk now.
+    load = partial(load_images, chosen.data, data_root, offline=True)
+    grid = Grid(place, output, images, load, jobs)
+    outcome: Outcome = "failed"
+    try:
+        outcome = run_grid(grid, specs, tracker, screen)
+    except KeyboardInterrupt:
+        outcome = "stopped"
+        raise
+    finally:
+        tracker.end(status=outcome)
+    _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)
+
+
+def _finish(
+    suite: "Suite",
+    output: Path,
+    reports: Path,
+    uri: str,
+    screen: "Screen",
+    tracker: "Tracker",
+    outcome: str,
+    no_report: bool,
+) -> None:
+    """Summary, report, and how to go on; then the exit code."""
+    if outcome == "stopped":
+        screen.warn("stopped; whole tasks are recorded. The same command goes on after them")
+        raise SystemExit(INTERRUPTED)
+    if not no_report:
+        try:
+            # The run folders have everything, also where MLflow lacks some of it.
+            runs = recorded_runs(suite.name, output if tracker.is_behind else None, uri)
+            paths = write_suite_report(runs, suite.name, reports, screen)
+        except (RecordError, TrackingError) as error:
+            # Nothing finished, or the folder or the store is gone: what was trained is recorded all the same.
+            screen.warn(f"no report: {error}")
+            paths = []
+        tracker.keep_report(paths)
+        for path in paths:
+            screen.show(f"report:  {path}")
+    screen.show(f"runs:    {output}")
+    screen.show(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+    if outcome == "failed":
+        screen.warn("some runs failed, for the reasons above; the same command tries them again")
+        raise SystemExit(1)
+
+
+def status_command(output: OutputOption = Path("clbench-runs")) -> None:
+    """Show every recorded run and how it stands."""
+    from clbench.records.standing import standings, status_table
+    from clbench.screen import Screen
+
+    found = standings(output)
+    if not found:
+        raise RecordError(f"{output} holds no runs; give the folder that does with --output")
+    screen = Screen(quiet=False)
+    screen.show(status_table(found))
+    # Below the table, where a path has room.
+    for item in found:
+        if item.detail:
+            screen.show(f"{item.run_id}: {item.detail}")
+
+
+def resume_command(context: typer.Context, output: OutputOption = Path("clbench-runs")) -> None:
+    """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
+    from clbench.execution.invocation import last_invocation
+
+    arguments, folder = last_invocation(output)
+    os.chdir(folder)
+    sys.argv = [sys.argv[0], *arguments]
+    print(shlex.join(["clbench", *arguments]), flush=True)
+    context.find_root().command.main(arguments, prog_name="clbench")

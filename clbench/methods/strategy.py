@@ -1,0 +1,122 @@
+"""Avalanche's training template over batches from tensors in memory.
+
+Avalanche's own loaders cost seven nested dataset layers of Python per image. `TensorStrategy` replaces them
+through the documented hooks `make_train_dataloader` and `make_eval_dataloader`; everything else is Avalanche's,
+so any Avalanche plugin runs in it.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor
+
+from clbench.data.loading import TensorLoader
+from clbench.data.streams import Samples, Stream, Task
+from clbench.seeding import RandomStreams
+
+
+class TensorStrategy(SupervisedTemplate):
+    """Avalanche's `SupervisedTemplate` on a `Stream`, with its own batch order and optional bfloat16.
+
+    If a plugin has replaced the training data (`strategy.adapted_dataset`), Avalanche's loader takes over, so
+    that replay and the like work as anywhere.
+
+    Args:
+        stream: the tasks; experiences are looked up by `current_experience`.
+        seeds: the batch order of task t comes from ("batches", t).
+        training_samples: what is trained on for a task.
+        steps_per_epoch: batches of an epoch for each of these samples; None is one pass.
+        precision: `float32`, or `bfloat16` for autocast in training. Evaluation is always float32.
+        settings: as for `SupervisedTemplate`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        seeds: RandomStreams,
+        training_samples: Callable[[Task], Sequence[Samples]],
+        steps_per_epoch: int | None,
+        precision: str,
+        **settings: Any,
+    ) -> None:
+        self.stream = stream
+        self.seeds = seeds
+        self.training_samples = training_samples
+        self.steps_per_epoch = steps_per_epoch
+        self.precision = precision
+        with warnings.catch_warnings():
+            # We measure accuracy ourselves and want none of its loggers; it warns about that.
+            warnings.simplefilter("ignore", UserWarning)
+            super().__init__(evaluator=None, **settings)
+        # Without metrics and loggers it has nothing to do, but copies the experience at every event of every step.
+        self.plugins.remove(self.evaluator)
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Avalanche's, remembering its result to notice a plugin's replacement."""
+        super().train_dataset_adaptation(**kwargs)
+        self._own_dataset = self.adapted_dataset
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Sets `self.dataloader` to shuffled batches of the current task."""
+        if self.adapted_dataset is not self._own_dataset:
+            super().make_train_dataloader(**kwargs)
+            return
+        task = self.stream.tasks[self.experience.current_experience]
+        samples = self.training_samples(task)
+        self.dataloader = TensorLoader(
+            samples,
+            self.train_mb_size,
+            self.device,
+            self.seeds.generator("batches", task.index),
+            None if self.steps_per_epoch is None else self.steps_per_epoch * len(samples),
+        )
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """Sets `self.dataloader` to the current evaluation experience in its order."""
+        task = self.stream.tasks[self.experience.current_experience]
+        samples = {"train": task.train, "validation": task.validation, "test": task.test}
+        self.dataloader = TensorLoader([samples[self.experience.origin_stream.name]], self.eval_mb_size, self.device)
+
+    def forward(self) -> Tensor:
+        """Avalanche's forward pass, under autocast while training in bfloat16; the result is float32."""
+        with self.autocast():
+            output = super().forward()
+        return output.float()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which training computes."""
+        if self.precision == "bfloat16" and self.is_training:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+
+class LinearDecay(SupervisedPlugin):
+    """Lets every learning rate fall linearly over a task, from its full value to 0 after the last step.
+
+    It ends with the main epochs: extra epochs that a method adds afterwards (fine-tuning) set their own rate.
+    """
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Notes the full rates and the number of steps."""
+        self._full = [group["lr"] for group in strategy.optimizer.param_groups]
+        self._steps = len(strategy.dataloader) * strategy.train_epochs
+        self._done = 0
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Sets the rate of this step."""
+        if self._done < self._steps:
+            share = 1 - self._done / self._steps
+            for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
+                group["lr"] = full * share
+            self._done += 1
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Puts the full rates back."""
+        for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
+            group["lr"] = full

@@ -1,0 +1,103 @@
+"""The table of all methods: where each is, without importing it, and its hyper-parameters in a suite.
+
+Adding a method is a file with a subclass of `Method`, a line in `METHODS`, and a test file. Others add theirs through
+the entry point group `clbench.methods` (name = "package.module:Class"), without touching this file.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from clbench.errors import SettingError, unknown_name
+from clbench.methods.method import Method, MethodSettings
+from clbench.suites.settings import base_name, setting_error
+from clbench.suites.suite import Suite
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table of methods: where the class is, and what it does, said without importing it."""
+
+    target: str
+    summary: str
+
+
+METHODS: Mapping[str, Entry] = {
+    "clnp": Entry(
+        "clbench.strategies.clnp:CLNP",
+        "Continual Learning via Neural Pruning: sparse training, pruning under a margin, frozen neurons",
+    ),
+    "ewc": Entry("clbench.baselines.ewc:EWC", "Elastic Weight Consolidation, exact per-sample Fisher, merged penalty"),
+    "online-ewc": Entry("clbench.baselines.ewc:OnlineEWC", "Online EWC, one running Fisher around the latest weights"),
+    "mas": Entry("clbench.baselines.mas:MAS", "Memory Aware Synapses, per-sample sensitivity of the outputs"),
+    "si": Entry("clbench.baselines.si:SI", "Synaptic Intelligence, path integral of the task's own gradient"),
+    "psp": Entry("clbench.baselines.psp:PSP", "Parameter superposition with binary, complex or rotation contexts"),
+    "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection"),
+    "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together"),
+    "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task"),
+    "avalanche-ewc": Entry("clbench.baselines.avalanche:AvalancheEWC", "Avalanche's EWCPlugin, its code as it comes"),
+    "avalanche-si": Entry(
+        "clbench.baselines.avalanche:AvalancheSI", "Avalanche's SynapticIntelligencePlugin, its code as it comes"
+    ),
+}
+
+
+def method_names() -> list[str]:
+    """Every method's name: the table's, then those of installed packages."""
+    return [*METHODS, *sorted(entry.name for entry in _plugins() if entry.name not in METHODS)]
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name; a variant (`psp:rotation`) is the method with other settings.
+
+    Raises:
+        SettingError: for an unknown name, listing the right ones, or an installed package that does not load.
+    """
+    name = base_name(name)
+    if name in METHODS:
+        module, _, attribute = METHODS[name].target.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        assert issubclass(found, Method)
+        return found
+    for entry in _plugins():
+        if entry.name == name:
+            try:
+                found = entry.load()
+            except Exception as error:
+                raise SettingError(f"the method '{name}' of {entry.value} does not load: {error}") from error
+            if not (isinstance(found, type) and issubclass(found, Method)):
+                raise SettingError(f"the method '{name}': {entry.value} is not a subclass of clbench.methods.Method")
+            return found
+    raise unknown_name("method", name, method_names())
+
+
+def _plugins() -> list[Any]:
+    return list(entry_points(group="clbench.methods"))
+
+
+def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> MethodSettings:
+    """The method's hyper-parameters in this suite: its defaults, then the suite's, its variant's, the overrides.
+
+    Raises:
+        SettingError: for a variant that the suite does not have, a setting that the method does not have, or a value
+            that does not fit.
+    """
+    schema = find_method(name).Settings
+    if name != base_name(name) and name not in suite.method_settings:
+        raise unknown_name(f"variant in the suite {suite.name}", name, suite.variants)
+    for key in overrides:
+        if key not in schema.model_fields:
+            raise unknown_name(f"setting of {name}", key, schema.model_fields)
+    given = {**suite.method_settings.get(base_name(name), {}), **suite.method_settings.get(name, {}), **overrides}
+    for key in ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "epochs"):
+        if given.get(key) is None:
+            default = schema.model_fields[key].default
+            given[key] = getattr(suite, key) if default is None else default
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise setting_error(error, prefix=f"{name}.") from None

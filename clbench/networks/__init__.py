@@ -1,0 +1,1 @@
+"""The networks, and what is measured in them sample by sample."""

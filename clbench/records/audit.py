@@ -1,0 +1,153 @@
+"""What can be checked about a recorded run without training it again.
+
+Letters as in `clbench.metrics`: T tasks. A run's record holds if it is whole and unchanged (its digests), if it is the
+run that its name says (its id is the hash of its configuration), and if its tables agree with one another and with the
+configuration. Whether the numbers are good is another question; see `clbench.reports.verify`.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clbench.errors import RecordError
+from clbench.metrics import summarise, tasks_learned
+from clbench.records.format import REQUIRED_FILES
+from clbench.records.identity import recorded_identity, run_id_of
+from clbench.records.reading import RecordedRun, read_run
+
+# An accuracy is a whole number of images over their number, which no float of that size misses by more.
+_ROUNDING = 1e-6
+_RUN_ID = re.compile("[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one run folder.
+
+    Attributes:
+        folder: the run folder.
+        run: what was read; None where it cannot be read.
+        faults: a sentence for each thing that does not hold.
+        metrics: every metric that is defined, recomputed from the stored matrix; empty where nothing was learned.
+    """
+
+    folder: Path
+    run: RecordedRun | None
+    faults: tuple[str, ...]
+    metrics: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against the record."""
+        return not self.faults
+
+    @property
+    def line(self) -> str:
+        """The finding in one line, without characters that would steer a terminal."""
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in self._text())
+
+    def _text(self) -> str:
+        if self.run is None:
+            return f"{self.folder}: does not hold: {'; '.join(self.faults)}"
+        run = self.run
+        whole = f"seal {run.seal}" if run.seal else "no digests"
+        if run.status == "running":
+            whole = "no digests while it runs"
+        who = f"{self.folder}: {run.suite}, {run.method} seed {run.seed}, {run.status}"
+        numbers = ", ".join(f"{name}={value:.6g}" for name, value in self.metrics.items())
+        verdict = "holds" if self.holds else f"does not hold: {'; '.join(self.faults)}"
+        return f"{who}: {verdict}; {whole}" + (f"; {numbers}" if numbers else "")
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folder that a path names, or all that lie in the folder it names, however deep.
+
+    Raises:
+        RecordError: if there is none.
+    """
+    if any((path / name).exists() for name in REQUIRED_FILES):
+        return [path]
+    found = {file.parent for name in REQUIRED_FILES for file in path.rglob(name)}
+    # Nothing tells such a folder from one whose files are all lost.
+    found |= {folder for folder in path.rglob("*") if _RUN_ID.fullmatch(folder.name) and folder.is_dir()}
+    if not found:
+        raise RecordError(f"{path} is no run folder and holds none; expected one such as clbench-runs/0123456789abcdef")
+    return sorted(found)
+
+
+def audit(folder: Path) -> Finding:
+    """Checks one run folder."""
+    try:
+        run = read_run(folder)
+    except RecordError as error:
+        return Finding(folder, None, (str(error),), {})
+    metrics = summarise(run.accuracy_matrix) if tasks_learned(run.accuracy_matrix) else {}
+    return Finding(folder, run, (*_identity_faults(folder, run), *_table_faults(run), *_capacity_faults(run)), metrics)
+
+
+def _identity_faults(folder: Path, run: RecordedRun) -> Iterator[str]:
+    if folder.resolve().name.partition(".")[0] != run.run_id:
+        yield f"the folder bears another name than the run id {run.run_id} in config.json"
+    try:
+        computed = run_id_of(recorded_identity(run.config))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        yield f"config.json lacks what the run id is made of ({type(error).__name__}: {error})"
+        return
+    if computed != run.run_id:
+        yield f"config.json has the run id {run.run_id}, but its settings give {computed}"
+
+
+def _table_faults(run: RecordedRun) -> Iterator[str]:
+    """The accuracy matrix and the table of tasks against each other and the configuration."""
+    matrix = run.accuracy_matrix
+    learned, n_tasks = tasks_learned(matrix), matrix.shape[1]
+    if list(run.tasks["task"]) != list(range(1, learned + 1)):
+        yield f"tasks.csv has the tasks {list(run.tasks['task'])}, but the accuracy matrix was filled for {learned}"
+    if len(run.tasks) and (run.tasks.to_numpy(dtype=float) < 0).any():
+        yield "tasks.csv holds a negative number"
+    if run.status == "finished" and learned != n_tasks:
+        yield f"it is recorded as finished, but learned {learned} of {n_tasks} tasks"
+    images = _of(run, "data").get("test_images")
+    # Tasks of classes have test images of their own, whose number is not recorded.
+    if isinstance(images, int) and images > 0 and _of(run, "suite_settings").get("scenario") in ("permuted", "rotated"):
+        correct = matrix[~np.isnan(matrix)] * images
+        odd = correct[np.abs(correct - np.rint(correct)) > _ROUNDING * images]
+        if len(odd):
+            yield f"accuracy_matrix.csv has {odd[0] / images!r}, which is no share of {images:,} test images"
+
+
+def _capacity_faults(run: RecordedRun) -> Iterator[str]:
+    """Free and claimed neurons must add up to the network's, layer by layer and task by task."""
+    rows = run.capacity
+    if not len(rows):
+        return
+    sizes = _of(run, "suite_settings").get("hidden_sizes")
+    numbers = sorted(set(rows["layer"]))
+    if isinstance(sizes, list) and numbers != list(range(1, len(sizes) + 1)):
+        yield f"capacity.csv has the layers {numbers}, but the network has {len(sizes)} hidden ones"
+        sizes = None
+    for layer in numbers:
+        of_layer = rows[rows["layer"] == layer]
+        if list(of_layer["task"]) != list(run.tasks["task"]):
+            yield f"capacity.csv does not have one row of layer {layer} for each task"
+        neurons = set(of_layer["neurons"])
+        if len(neurons) > 1 or (isinstance(sizes, list) and neurons != {sizes[int(layer) - 1]}):
+            yield f"capacity.csv has another number of neurons in layer {layer} than the network"
+        used = of_layer["new"].cumsum()
+        if (of_layer["free"] + used != of_layer["neurons"]).any():
+            yield f"capacity.csv: free and claimed neurons of layer {layer} do not add up to its neurons"
+        if (of_layer["reused"] > used - of_layer["new"]).any():
+            yield f"capacity.csv: layer {layer} reuses more neurons than earlier tasks claimed"
+        counts = of_layer[["free", "new", "reused", "threshold"]]
+        if not (counts >= 0).to_numpy().all() or not all(map(math.isfinite, of_layer["margin_spent"])):
+            yield f"capacity.csv has a negative number in layer {layer}"
+
+
+def _of(run: RecordedRun, key: str) -> dict[str, Any]:
+    found = run.config.get(key)
+    return found if isinstance(found, dict) else {}

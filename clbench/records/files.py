@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all, and read from the folder that they belong to."""
+
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clbench.errors import RecordError, why_unreadable
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file, part after part, whole or not at all: what was there before stays until the new one is on disk.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def content_of(folder: Path, name: str) -> bytes:
+    """A recorded file, which lies in the run's own folder and nowhere else."""
+    path = folder / name
+    for part in (folder, path):
+        if part.is_symlink():
+            raise RecordError(f"{part} is a symbolic link, and a run's record holds none; put what it leads to there")
+    try:
+        # Reading from a pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> RecordError:
+    """The error for a file that cannot be read."""
+    return RecordError(f"{path} cannot be read ({why_unreadable(error)}); move its folder away to run it again")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 300 letters."""
+    return " ".join(str(error).split())[:300]
+
+
+def check_writable(root: Path, option: str) -> None:
+    """Makes sure, before hours of work, that files can be created under `root`, which `option` names.
+
+    Raises:
+        RecordError: naming the folder and what the system said.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".writable-") as trial:
+            trial.write(b"x" * 4096)
+    except OSError as error:
+        raise RecordError(
+            f"the folder {root} cannot be written ({error.strerror}); give another with {option}"
+        ) from None

@@ -1,0 +1,201 @@
+"""The run folder: the files a run leaves behind, and how they are read back.
+
+One folder per run, `clbench-runs/<run_id>/`, is the source of truth; MLflow receives the same files as
+artifacts and can be rebuilt from them. The run id is a hash of the resolved configuration, so the same question
+always lands in the same folder.
+
+    config.json           what was run: suite, method, seed, every setting, data digest, versions, commit, command
+    environment.txt       the machine and the installed packages
+    accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
+    tasks.csv             per task: seconds, images per second, memory
+    capacity.csv          per task and layer: neurons, free, new, reused, threshold, margin_spent (where it applies)
+    traceback.txt         of a run that failed for a reason that clbench does not know
+    status.json           running, finished, stopped or failed; when; why; once it has ended, the SHA-256 of each file
+                          above and of what was learned; and the seal, a SHA-256 over all of this
+    checkpoint.pt         until it is finished: the state after the last task learned (`checkpoint.py`)
+
+Whoever trains a run holds its lease, a lock that ends with the process that holds it, however that ends.
+
+The seal vouches for the whole record: whoever knows it can tell whether a bit of any file has changed since. Runs
+recorded before there were seals have none.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from clbench.errors import RecordError
+from clbench.records.files import content_of, now, one_line, write_whole
+from clbench.records.format import (
+    CAPACITY_COLUMNS,
+    OPTIONAL_FILES,
+    REQUIRED_FILES,
+    TASK_COLUMNS,
+    check_config,
+    parse_status,
+    status_text,
+)
+
+if TYPE_CHECKING:
+    from clbench.metrics import Matrix
+
+
+class RunFolder:
+    """Writes one run's folder, every file whole or not at all.
+
+    Args:
+        root: the folder that holds all runs, usually `clbench-runs`.
+        run_id: see `run_id_of`.
+    """
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.path = root / run_id
+        self.checkpoint = self.path / "checkpoint.pt"
+        self._lock_file = root / ".leases" / f"{run_id}.lock"
+
+    @contextmanager
+    def lease(self, patience: float = 0.0) -> Iterator[bool]:
+        """Within, this process alone works on the run, if the value is True; else another process does.
+
+        Args:
+            patience: seconds to wait for the other process.
+        """
+        lock = FileLock(self._lock_file)
+        try:
+            self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise RecordError(f"the lock {self._lock_file} cannot be taken ({error.strerror})") from None
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @property
+    def status(self) -> str:
+        """What status.json says, or `absent`.
+
+        Raises:
+            RecordError: if it cannot be read, or is missing where the tables of a run are.
+        """
+        path = self.path / "status.json"
+        has_run = (self.path / "accuracy_matrix.csv").exists()
+        if not (has_run or path.exists() or path.is_symlink() or self.path.is_symlink()):
+            return "absent"
+        return str(self._status()["status"])
+
+    def _status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        try:
+            return parse_status(content_of(self.path, path.name).decode())
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{path} cannot be read ({error}); move the folder away to run it again") from None
+
+    def begin(self, config: Mapping[str, Any], environment: str) -> None:
+        """Creates the folder. What an earlier unfinished attempt left is kept beside it, never overwritten."""
+        try:
+            if self.path.exists():
+                stamp = now().replace(":", "").replace("+0000", "Z")
+                aside = self.path.with_name(f"{self.path.name}.unfinished-{stamp}")
+                number = 1
+                while aside.exists():
+                    number += 1
+                    aside = aside.with_name(f"{self.path.name}.unfinished-{stamp}-{number}")
+                self.path.rename(aside)
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise RecordError(
+                f"the run folder {self.path} cannot be created ({error.strerror}); "
+                "give a folder you may write to with --output"
+            ) from None
+        self._started = now()
+        self._resumed: list[str] = []
+        self.write("config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        self.write("environment.txt", environment)
+        self.set_status("running")
+
+    def config(self) -> dict[str, Any]:
+        """What config.json of an earlier attempt says."""
+        path = self.path / "config.json"
+        try:
+            config = json.loads(content_of(self.path, path.name))
+            check_config(config)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{path} is not as clbench recorded it ({one_line(error)})") from None
+        return dict(config)
+
+    def resume(self) -> None:
+        """Goes on with what an earlier attempt left; status.json keeps when, for all attempts."""
+        before = self._status()
+        for leftover in self.path.glob(".*"):
+            # A file that was being written when the process was killed.
+            leftover.unlink()
+        self._started = before["started"]
+        self._resumed = [*before.get("resumed", []), now()]
+        self.set_status("running")
+
+    def set_status(self, status: str, reason: str = "", weights_sha256: str = "") -> None:
+        """Records how the run stands, and seals it.
+
+        With the end of a run come the digests of its files, so nothing may be written after that.
+
+        Args:
+            status: see `RecordedRun`.
+            reason: one sentence for `failed` and `stopped`.
+            weights_sha256: of what was learned, for `finished` (`checkpoint.weights_digest`).
+        """
+        has_ended = status != "running"
+        content: dict[str, Any] = {
+            "status": status,
+            "started": self._started,
+            "ended": now() if has_ended else "",
+            "reason": reason,
+        }
+        if self._resumed:
+            content["resumed"] = self._resumed
+        if weights_sha256:
+            content["weights_sha256"] = weights_sha256
+        # The tables of a run that goes on will change, and not all at the same instant.
+        content["sha256"] = self._digests() if has_ended else {}
+        self.write("status.json", status_text(content))
+
+    def discard_checkpoint(self) -> None:
+        """Removes the checkpoint of a run that needs it no more."""
+        self.checkpoint.unlink(missing_ok=True)
+
+    def write_tables(self, matrix: "Matrix", tasks: list[dict[str, Any]], capacity: list[dict[str, Any]]) -> None:
+        """Writes the three tables as they stand after the last task learned."""
+        import pandas as pd
+
+        from clbench.metrics import task_columns
+
+        frame = pd.DataFrame(matrix, columns=list(task_columns(matrix.shape[1])))
+        frame.insert(0, "tasks_learned", range(matrix.shape[0]))
+        self.write("accuracy_matrix.csv", frame.to_csv(index=False))
+        self.write("tasks.csv", pd.DataFrame(tasks, columns=list(TASK_COLUMNS)).to_csv(index=False))
+        if capacity:
+            self.write("capacity.csv", pd.DataFrame(capacity, columns=list(CAPACITY_COLUMNS)).to_csv(index=False))
+
+    def write(self, name: str, text: str) -> None:
+        """Writes one file atomically: a reader sees the old content or the new, never a part."""
+        try:
+            write_whole(self.path / name, text.encode())
+        except OSError as error:
+            raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
+
+    def files(self) -> list[Path]:
+        """The recorded files that exist, in a fixed order; what a symbolic link leads to is not ours to hand on."""
+        paths = [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES)]
+        return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+    def _digests(self) -> dict[str, str]:
+        recorded = [path.name for path in self.files() if path.name != "status.json"]
+        return {name: hashlib.sha256(content_of(self.path, name)).hexdigest() for name in recorded}

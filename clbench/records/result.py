@@ -1,0 +1,73 @@
+"""What a run measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clbench import metrics
+from clbench.records.reading import RecordedRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class RunResult:
+    """What a run measured so far.
+
+    Attributes:
+        matrix: accuracy [T + 1, T], NaN where not measured (see `clbench.metrics`).
+        tasks: per task learned, the columns `records.TASK_COLUMNS`.
+        capacity: per task and layer, the columns `records.CAPACITY_COLUMNS`.
+    """
+
+    matrix: metrics.Matrix
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    capacity: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "RunResult":
+        """What `state` was made of."""
+        return cls(state["matrix"].numpy(), list(state["tasks"]), list(state["capacity"]))
+
+    def state(self) -> dict[str, Any]:
+        """Everything in it, as a checkpoint takes it."""
+        import torch
+
+        return {"matrix": torch.from_numpy(self.matrix), "tasks": self.tasks, "capacity": self.capacity}
+
+    @property
+    def learned(self) -> int:
+        """Tasks learned so far."""
+        return len(self.tasks)
+
+    def metrics(self) -> dict[str, float]:
+        """What MLflow gets after the last task: see `README.md` for the names."""
+        row = self.matrix[self.learned]
+        values = {f"accuracy/task_{j + 1:02d}": float(v) for j, v in enumerate(row) if not np.isnan(v)}
+        if not self.learned:
+            return values
+        values |= metrics.summarise(self.matrix, self.learned)
+        values |= {key: float(value) for key, value in self.tasks[-1].items() if key != "task"}
+        rows = [row for row in self.capacity if row["task"] == self.learned]
+        for kind in ("free", "reused", "new"):
+            if rows:
+                values[f"{kind}_neurons"] = float(sum(row[kind] for row in rows))
+            for row_ in rows:
+                values[f"{kind}_neurons/layer_{row_['layer']}"] = float(row_[kind])
+        return values
+
+
+# Small conversions
+
+
+def result_of(recorded: RecordedRun) -> "RunResult":
+    """What a recorded run measured."""
+    return RunResult(recorded.accuracy_matrix, _rows(recorded.tasks), _rows(recorded.capacity))
+
+
+def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    # Not iterrows: it would turn the whole numbers of a row into floats, and layer 1 into layer 1.0.
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]

@@ -1,0 +1,57 @@
+"""What config.json says of a run: its settings, and what a reader needs to trace and repeat it."""
+
+import shlex
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from clbench.methods.method import Method
+from clbench.records.environment import git_state, package_versions, processor_name
+from clbench.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device", jobs: int = 1) -> dict[str, Any]:
+    """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
+
+    Args:
+        spec: what to run.
+        method_class: of its method.
+        device: that it trains on.
+        jobs: runs that the same command trains at once.
+    """
+    import torch
+
+    commit, changes = git_state()
+    return {
+        "run_id": spec.run_id,
+        "suite": spec.suite.name,
+        "title": spec.suite.title,
+        "method": spec.method,
+        "seed": spec.seed,
+        "modified": bool(spec.overrides),
+        "overrides": dict(spec.overrides),
+        "suite_settings": spec.identity["suite_settings"] | {"title": spec.suite.title, "source": spec.suite.source},
+        "method_settings": spec.identity["method_settings"],
+        "task_known_at_test": spec.suite.head == "multi" or method_class.task_known_at_test,
+        "precision": spec.precision,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "jobs": jobs,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "data": dict(spec.data),
+        "versions": package_versions(),
+        "git_commit": commit,
+        "git_dirty": None if changes is None else bool(changes),
+        "git_changes": changes or "",
+        "command": command_line(),
+        "host": socket.gethostname(),
+    }
+
+
+def command_line() -> str:
+    """The command that runs, for a shell; bytes of it that are no text are written as escapes."""
+    return shlex.join(["clbench", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()

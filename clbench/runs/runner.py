@@ -1,0 +1,227 @@
+"""One run: (suite, method, seed) in, accuracy matrix and diagnostics out. Reads from top to bottom."""
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from clbench import metrics
+from clbench.data import ImageSet
+from clbench.data.streams import make_stream
+from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
+from clbench.methods.method import EVALUATION_BATCH, Method, Workplace, images_to_train
+from clbench.methods.table import find_method
+from clbench.records.environment import environment_text
+from clbench.records.folder import RunFolder
+from clbench.records.result import RunResult
+from clbench.runs.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from clbench.runs.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from clbench.runs.spec import RunSpec
+from clbench.runs.watching import Progress, Watch
+from clbench.seeding import RandomStreams
+
+if TYPE_CHECKING:
+    from clbench.data.streams import Task
+
+
+def train(
+    spec: RunSpec,
+    images: ImageSet,
+    device: torch.device,
+    on_task: Callable[[RunResult], None],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    split: Literal["test", "validation"] = "test",
+    saved: Mapping[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> Method:
+    """Trains one method on one suite with one seed and measures it after every task.
+
+    Args:
+        spec: what to run.
+        images: its data.
+        device: where.
+        on_task: called with the result so far, first before any training, then after every task.
+        on_progress: called after every batch.
+        should_stop: asked after every batch.
+        split: the images that accuracy is measured on; a search for hyper-parameters must not see the test images.
+        saved: the state to go on from, as an interrupted run handed it to `save`; bit for bit as if uninterrupted.
+        save: called with the state after every task, before `on_task`.
+
+    Returns:
+        The trained method.
+
+    Raises:
+        Interrupted: if `should_stop` said so; whole tasks have been handed to `on_task`.
+        DivergenceError: if the loss is no longer finite.
+    """
+    keep_freed_memory()
+    seeds = RandomStreams(spec.seed)
+    stream = make_stream(spec.suite, images, seeds)
+    if split == "validation":
+        stream = stream.measured_on_validation()
+    method = find_method(spec.method)(spec.settings, Workplace(spec.suite, stream, seeds, device, spec.precision))
+    progress = Progress(n_tasks=len(stream.tasks), images_total=images_to_train(method, stream.tasks))
+    watch = Watch(progress, on_progress, should_stop)
+    method.prepare(observers=[watch])
+
+    n_tasks = len(stream.tasks)
+    if saved is None:
+        result = RunResult(np.full((n_tasks + 1, n_tasks), np.nan))
+        measure(method, stream.tasks, 0, result.matrix)
+    else:
+        result = RunResult.from_state(saved["result"])
+        method.load_state_dict(saved["method"])
+        progress.images_trained = images_to_train(method, stream.tasks[: result.learned])
+        progress.seconds = sum(row["train_seconds"] for row in result.tasks)
+    on_task(result)
+    for task in stream.tasks[result.learned :]:
+        progress.task = task.index + 1
+        progress.images = 0
+        progress.images_per_task = images_to_train(method, [task])
+        reset_peak_memory(device)
+        trained_before, start = progress.images_trained, time.perf_counter()
+        method.learn(task)
+        check_finite(method, task)
+        train_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        measure(method, stream.tasks, task.index + 1, result.matrix)
+        result.tasks.append(
+            {
+                "task": task.index + 1,
+                "train_seconds": train_seconds,
+                "train_images_per_second": (progress.images_trained - trained_before) / train_seconds,
+                "eval_seconds": time.perf_counter() - start,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "extra_state_bytes": method.extra_state_bytes(),
+            }
+        )
+        result.capacity += method.capacity()
+        save({"method": method.state_dict(), "result": result.state()})
+        on_task(result)
+    return method
+
+
+def check_finite(method: Method, task: "Task") -> None:
+    """Ends a run whose last step of a task has spoilt its weights, which no later loss would show.
+
+    Raises:
+        DivergenceError: naming the task and the parameter.
+    """
+    for name, value in method.model.named_parameters():
+        if not torch.isfinite(value).all():
+            raise DivergenceError(
+                f"the parameter {name} is no longer finite after task {task.index + 1}; try a lower rate, or a "
+                "weaker penalty if the method has one"
+            )
+
+
+def measure(method: Method, tasks: "Sequence[Task]", learned: int, matrix: metrics.Matrix) -> None:
+    """Fills row `learned` of the accuracy matrix: the tasks learned so far and, if it can be tried, the next.
+
+    The next task's accuracy before it is learned is what forward transfer compares with the untrained network
+    (row 0, where every task is tried).
+    """
+    for task in tasks:
+        if (learned == 0 or task.index <= learned) and method.can_predict(task, learned):
+            matrix[learned, task.index] = accuracy(method, task)
+
+
+def accuracy(method: Method, task: "Task") -> float:
+    """Share of the task's test images that are classified correctly, in float32, always in the same batches."""
+    device = method.workplace.device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    method.set_training(False)
+    with torch.inference_mode(), method.looking_back_at(task):
+        for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
+            x, y = (part.to(device) for part in task.test.batch(positions))
+            correct += (method.predict(x, task).argmax(1) == y).sum()
+    method.set_training(True)
+    return int(correct) / len(task.test)
+
+
+def execute(
+    spec: RunSpec,
+    images: ImageSet,
+    device: torch.device,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    on_task: Callable[[RunResult], None],
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Trains a run and writes its folder: a checkpoint and the tables after every task, and how it ended.
+
+    An attempt that ended early goes on after the last task it learned, if nothing has changed since; otherwise a
+    warning says what, and the run begins anew.
+
+    Raises:
+        Exception: whatever `train` raised, after status.json says so.
+    """
+    saved = _resumable(folder, config)
+    if saved is None:
+        folder.begin(config, environment_text())
+        # A run that fails before anything was measured leaves whole, empty tables.
+        n_tasks = spec.suite.n_tasks
+        folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
+    else:
+        folder.resume()
+
+    def record(result: RunResult) -> None:
+        folder.write_tables(result.matrix, result.tasks, result.capacity)
+        on_task(result)
+
+    def save(state: dict[str, Any]) -> None:
+        save_checkpoint(folder.checkpoint, {"run_id": config["run_id"], **state})
+
+    try:
+        method = train(spec, images, device, record, on_progress, should_stop, saved=saved, save=save)
+        learned = {**method.state_dict()["model"], **method.extra_state()}
+        folder.set_status("finished", weights_sha256=weights_digest(learned))
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        reason = "stopped by the user" if stopped else f"{type(error).__name__}: {error}"
+        if not isinstance(error, ClbenchError) and not stopped:
+            folder.write("traceback.txt", traceback.format_exc())
+        folder.set_status("stopped" if stopped else "failed", reason)
+        raise
+    folder.discard_checkpoint()
+
+
+# What two attempts must have in common to be one run.
+_SAME_IN_ALL_ATTEMPTS = (
+    "versions",
+    "git_commit",
+    "git_changes",
+    "device",
+    "device_name",
+    "threads",
+    "deterministic",
+    "data",
+)
+
+
+def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The checkpoint of an earlier attempt to go on from, if there is one that fits."""
+    if not folder.checkpoint.exists():
+        return None
+    try:
+        before = folder.config()
+        for key in _SAME_IN_ALL_ATTEMPTS:
+            if before.get(key) != config[key]:
+                raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
+        saved = load_checkpoint(folder.checkpoint)
+        if saved.get("run_id") != config["run_id"]:
+            raise RecordError(f"the checkpoint {folder.checkpoint} is another run's")
+        return saved
+    except RecordError as error:
+        warnings.warn(
+            f"begins anew, and the earlier attempt is kept beside it, because it cannot go on: {error}",
+            MethodWarning,
+            stacklevel=2,
+        )
+        return None

@@ -1,0 +1,91 @@
+"""Settings: how they are read from words, and what is said of one that does not fit."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from clbench.errors import SettingError
+
+Optimizer = Literal["adam", "sgd", "rmsprop"]
+Schedule = Literal["constant", "linear"]
+
+
+def base_name(method: str) -> str:
+    """The method of a suite's variant: `psp` of `psp:rotation`."""
+    return method.partition(":")[0]
+
+
+def without_sign_of_zero(value: Any) -> Any:
+    """A setting with 0.0 for -0.0, which are the same setting but would not be the same run id."""
+    if isinstance(value, list):
+        return [without_sign_of_zero(item) for item in value]
+    return 0.0 if isinstance(value, float) and value == 0 else value
+
+
+# What pydantic says in Python's words, or with less than it knows.
+_SAID = {
+    "extra_forbidden": "there is no setting of that name here",
+    "finite_number": "expected a finite number",
+    "float_type": "expected a finite number",
+    "tuple_type": "expected numbers with commas between them, such as 100,100",
+}
+
+
+def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
+    """Says the first thing that a pydantic validation found wrong, in one sentence."""
+    first = error.errors()[0]
+    *path, last = first["loc"] or ("",)
+    within = isinstance(last, int)
+    where = prefix + ".".join(map(str, path if within else first["loc"]))
+    if first["type"] == "missing":
+        return SettingError(f"the setting {where} is missing")
+    what = _SAID.get(first["type"]) or (first["msg"][:1].lower() + first["msg"][1:]).removeprefix("value error, ")
+    if not first["loc"]:
+        # A check of the whole says itself what it is about.
+        return SettingError(what)
+    given = f"{where} with {shortened(first['input'])} in it" if within else f"{where}={shortened(first['input'])}"
+    return SettingError(f"the setting {given} does not fit: {what}")
+
+
+def shortened(value: Any) -> str:
+    """A value in at most 60 letters."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
+
+    Values are read as JSON (numbers, true, false, null, lists), none as null, as reports write it; a comma-separated
+    list of numbers needs no brackets, and a number no digit on both sides of its point; anything else is a string.
+
+    Raises:
+        SettingError: for an item without `=`, or a name given twice.
+    """
+    overrides: dict[str, Any] = {}
+    for item in assignments:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise SettingError(f"--set expects NAME=VALUE, such as --set epochs=2, but got '{shortened(item)}'")
+        if name in overrides:
+            raise SettingError(f"--set gives '{name}' twice; give it once")
+        overrides[name] = _parse_value(text.strip())
+    return overrides
+
+
+def _parse_value(text: str) -> Any:
+    if text == "none":
+        return None
+    listed = f"[{text}]" if "," in text and not text.startswith("[") else text
+    try:
+        return json.loads(listed)
+    except (ValueError, RecursionError):
+        return float(text) if _NUMBER.fullmatch(text) else text
+
+
+# What people write for a number and JSON does not: .5, 5., +1e-3
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

@@ -1,0 +1,172 @@
+"""One invocation, recorded in MLflow while it trains."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import RecordError, TrackingError
+from clbench.records.folder import RunFolder
+from clbench.tracking.connection import first_line, import_mlflow, patience, within
+from clbench.tracking.store import STATUS, Copy, Store, place_of, points_of
+
+if TYPE_CHECKING:
+    from clbench.records.result import RunResult
+
+
+class Tracker:
+    """Records one invocation. It may fail, but it never stops training, nor holds it up for more than seconds.
+
+    Args:
+        uri: of the store.
+        warn: told, once, when the store does not take records.
+        output: the folder of run folders.
+
+    Raises:
+        TrackingError: for a URI that no store can ever answer at.
+    """
+
+    def __init__(self, uri: str, warn: Callable[[str], None], output: Path = Path("clbench-runs")) -> None:
+        self.uri = uri
+        self.warn = warn
+        self.output = output
+        self.is_behind = False
+        self._parent: str | None = None
+        self._open: dict[str, Any] = {}  # run id of ours -> MLflow's run
+        import_mlflow()
+        try:
+            self._store = Store(uri, patience())
+        except TrackingError:
+            raise
+        except Exception as error:
+            self._fall_behind("does not answer", error)
+
+    def begin(self, suite: str, command: str, n_runs: int) -> None:
+        """Creates the experiment, if need be; the invocation's parent run comes with its first child.
+
+        Raises:
+            TrackingError: if the experiment was deleted.
+        """
+        from clbench.suites.catalogue import SUITES
+
+        title = SUITES[suite].title if suite in SUITES else suite
+        self._invocation = (suite, command, n_runs, time.time())
+
+        def create() -> None:
+            self._experiment = self._store.experiment(suite, title)
+
+        self._try(create)
+
+    def end(self, *, status: str) -> None:
+        """Closes the parent run as `finished`, `failed` or `stopped`, and those of the same command that was killed."""
+        _, command, *_ = self._invocation
+
+        def close() -> None:
+            if self._parent is not None:
+                self._store.close_parent(self._parent, STATUS[status])
+            for run in self._store.invocations(self._experiment, command):
+                if run.info.status == "RUNNING":
+                    self._store.close_parent(run.info.run_id)
+
+        self._try(close)
+
+    def keep_report(self, paths: Iterable[Path]) -> None:
+        """Uploads a report to the parent run, if this invocation has one: its files, tables and figures."""
+        parent = self._parent
+        if parent is None:
+            return
+
+        def send() -> None:
+            for path in paths:
+                if path.is_file():
+                    self._store.client.log_artifact(parent, str(path))
+                else:
+                    self._store.client.log_artifacts(parent, str(path))
+
+        self._try(send)
+
+    def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
+        """Logs where a run stands after its last task.
+
+        The first call opens its MLflow run, or goes on with the one that an earlier process left of this attempt.
+        """
+
+        def send() -> None:
+            if config["run_id"] in self._open:
+                self._store.log(self._open[config["run_id"]], points_of(result, first=result.learned))
+                return
+            points, place = points_of(result), place_of(RunFolder(self.output, config["run_id"]))
+            chosen = self._store.choose(
+                self._store.held(self._experiment, config["run_id"]), points, place, digest=None
+            )
+            if chosen is None:
+                run = self._store.create(self._experiment, self._parent_id(), config, time.time(), place)
+                chosen = Copy(run, {})
+            else:
+                self._store.reopen(chosen.run, config, place)
+            self._open[config["run_id"]] = chosen.run
+            self._store.log(chosen.run, [item for item in points if (item.name, item.step) not in chosen.points])
+
+        self._try(send)
+
+    def close(self, config: Mapping[str, Any], folder: RunFolder) -> None:
+        """Uploads a run's files and closes it as its status.json says."""
+
+        def send() -> None:
+            if config["run_id"] in self._open:
+                self._store.finish(self._open[config["run_id"]], folder)
+            else:
+                self._store.bring_up_to_date(folder, lambda _: self._parent_id())
+
+        try:
+            self._try(send)
+        except RecordError:
+            self.abandon(config)
+
+    def abandon(self, config: Mapping[str, Any]) -> None:
+        """Closes a run as failed without its files."""
+        if config["run_id"] in self._open:
+            run = self._open[config["run_id"]]
+            self._try(lambda: self._store.client.set_terminated(run.info.run_id, "FAILED"))
+
+    def complete(self, folder: RunFolder) -> None:
+        """Makes sure that the store holds a run that was recorded before, every point once.
+
+        Raises:
+            RecordError: if the folder does not hold a whole run.
+        """
+        condition = f"tags.`clbench.run_id` = '{folder.path.name}' and tags.`clbench.complete` = 'true'"
+        # A stopped or failed attempt is recorded whole as well; only a finished one will do.
+        condition += " and attributes.status = 'FINISHED'"
+
+        def send() -> None:
+            if not self._store.search([self._experiment], condition):
+                self._store.bring_up_to_date(folder, lambda _: self._parent_id())
+
+        self._try(send)
+
+    def _parent_id(self) -> str:
+        if self._parent is None:
+            self._parent = self._store.create_parent(self._experiment, *self._invocation)
+        return self._parent
+
+    def _try(self, send: Callable[[], Any]) -> Any:
+        """Records lie in the run folder whatever happens here, so a failing store is no reason to stop."""
+        if self.is_behind:
+            return None
+        try:
+            return within(patience(), send)
+        except (TrackingError, RecordError):
+            raise
+        except Exception as error:
+            self._fall_behind("takes no more records", error)
+            return None
+
+    def _fall_behind(self, what: str, error: Exception) -> None:
+        self.is_behind = True
+        command = shlex.join(["clbench", "sync", "--runs", str(self.output), "--tracking-uri", self.uri])
+        self.warn(
+            f"the MLflow store {self.uri} {what} ({first_line(error)}); training goes on, everything is kept in "
+            f"the run folders, and this will bring MLflow up to date: {command}"
+        )

@@ -1,0 +1,1 @@
+"""Recorded runs in groups, and what can be said of them in numbers."""

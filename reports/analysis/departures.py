@@ -1,0 +1,39 @@
+"""In what a recorded run's setting is not the one that its suite has now."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from clbench.errors import SettingError
+from clbench.methods.table import method_names, resolve_settings
+from clbench.records.identity import recorded_settings, settings_of
+from clbench.suites.catalogue import SUITES
+from clbench.suites.settings import base_name
+
+
+def departures(config: Mapping[str, Any]) -> list[str]:
+    """In what a recorded run's setting is not the one that its suite gives its method in this version.
+
+    Args:
+        config: what config.json of the run says.
+
+    Returns:
+        Such as `epochs=10 (here 20)`; empty where nothing differs. Where there is nothing to compare with, because the
+        suite or the method is not there or does not load, that.
+    """
+    if config["suite"] not in SUITES:
+        return [f"there is no suite {config['suite']} here"]
+    suite, method = SUITES[config["suite"]], config["method"]
+    if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
+        return [f"there is no {method} here"]
+    try:
+        settings = resolve_settings(suite, method, {})
+    except SettingError as error:
+        return [str(error)]
+    recorded, here = recorded_settings(config), recorded_settings(settings_of(suite, settings))
+    return [
+        f"{key}={json.dumps(recorded[kind].get(key))} (here {json.dumps(here[kind].get(key))})"
+        for kind in recorded
+        for key in sorted(recorded[kind].keys() | here[kind].keys())
+        if recorded[kind].get(key) != here[kind].get(key)
+    ]

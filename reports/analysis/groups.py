@@ -1,0 +1,344 @@
+"""Which runs may be averaged, and their statistics over seeds.
+
+Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from clbench.metrics import SUMMARY, tasks_learned
+from clbench.records.identity import recorded_settings
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import departures
+from clbench.reports.analysis.statistics import Estimate, estimate
+from clbench.reports.formatting import NOT_RECORDED, plain, setting
+from clbench.suites.settings import base_name
+from clbench.suites.suite import OVERRIDABLE
+
+# What is most likely to move a number when nothing else does.
+VERSIONS_TO_MARK = ("clbench", "torch")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one method that differ in their seed alone.
+
+    Attributes:
+        method: the method's name.
+        label: the method's name, with a letter where it has several groups; unique in the report.
+        differs: what sets this group apart from the method's other groups, and the versions that set it apart from most
+            of the report; empty where nothing does.
+        variant: 0 for the method's first group, 1 for the second, and so on.
+        runs: one per seed, by seed.
+    """
+
+    method: str
+    label: str
+    differs: str
+    variant: int
+    runs: tuple[RecordedRun, ...]
+
+    @property
+    def base(self) -> str:
+        """The method without a variant's name: `psp` of `psp:rotation`."""
+        return base_name(self.method)
+
+    def name_among(self, names: Collection[str]) -> str:
+        """The name that these values are looked up by: a variant's own where it has some, else its method's."""
+        return self.method if self.method in names else self.base
+
+    @property
+    def epochs(self) -> str:
+        """Epochs per task, as the runs had them; the method's where it has its own."""
+        own, suite = (self.config.get(f"{kind}_settings") or {} for kind in ("method", "suite"))
+        return plain(own.get("epochs", suite.get("epochs")))
+
+    @property
+    def is_modified(self) -> bool:
+        """Whether these runs override the suite's or the method's own setting."""
+        return self.runs[0].is_modified
+
+    @cached_property
+    def departures(self) -> list[str]:
+        """In what the setting of these runs is not the one that the suite gives the method in this version."""
+        return departures(self.config)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that the runs share (and the seed, host and command of the first)."""
+        return self.runs[0].config
+
+    @cached_property
+    def circumstances(self) -> str:
+        """What groups must share to be held against each other: the number of tasks, the network, the data and so on.
+
+        Everything that the suite sets for all methods; a method's own settings are the method's.
+        """
+        settings = recorded_settings(self.config)["suite_settings"]
+        given = {key: settings.get(key) for key in OVERRIDABLE}
+        given["data"] = (self.config.get("data") or {}).get("sha256")
+        return json.dumps(given, sort_keys=True)
+
+    @property
+    def overrides(self) -> str:
+        """What was overridden, as `key=value`, comma-separated."""
+        given = self.config.get("overrides") or {}
+        return ", ".join(f"{key}={setting(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
+
+    @cached_property
+    def matrices(self) -> npt.NDArray[np.float64]:
+        """The accuracy matrices, [n, T + 1, T]."""
+        return np.stack([run.accuracy_matrix for run in self.runs])
+
+    @cached_property
+    def average_accuracy_curves(self) -> npt.NDArray[np.float64]:
+        """Average accuracy over the tasks learned so far, [n, T]."""
+        matrices = self.matrices
+        return np.stack([matrices[:, t, :t].mean(axis=1) for t in range(1, matrices.shape[2] + 1)], axis=1)
+
+    @property
+    def average_accuracy(self) -> float:
+        """After the last task, mean over seeds."""
+        return float(self.average_accuracy_curves[:, -1].mean())
+
+    @property
+    def forgetting_per_task(self) -> npt.NDArray[np.float64]:
+        """By how much each task but the last lies below its best earlier accuracy in the end, [n, T - 1]."""
+        matrices = self.matrices
+        tasks = matrices.shape[2]
+        # As in metrics.forgetting: the best of rows 1 to T - 1, whether or not the task was learned by then.
+        return np.nanmax(matrices[:, 1:tasks, : tasks - 1], axis=1) - matrices[:, tasks, : tasks - 1]
+
+    def metric(self, name: str) -> Estimate | None:
+        """A metric of `clbench.metrics.SUMMARY` over the seeds; None where any run leaves it undefined."""
+        values = [SUMMARY[name](run.accuracy_matrix, None) for run in self.runs]
+        defined = [value for value in values if value is not None]
+        return estimate(defined) if len(defined) == len(values) else None
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A metric of `clbench.metrics.SUMMARY` by seed, without the runs that leave it undefined."""
+        values = {run.seed: SUMMARY[name](run.accuracy_matrix, None) for run in self.runs}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    @property
+    def is_told_the_task(self) -> bool | None:
+        """Whether the method is told the task at test; None where it was not recorded."""
+        return self.config.get("task_known_at_test")
+
+    def tasks(self, column: str, over_tasks: str) -> Estimate | None:
+        """A column of the task tables over seeds, after `mean`, `median`, `sum`, `max`, `first`, `last` or `slope`.
+
+        The slope is what each task after the first adds on average; 0 with a single task.
+        """
+        ends = {"first": 0, "last": -1}
+        values = []
+        for found in self._task_column(column):
+            recorded = found[~np.isnan(found)]
+            if not recorded.size:
+                return None
+            if over_tasks == "slope":
+                values.append(float(recorded[-1] - recorded[0]) / max(1, recorded.size - 1))
+            elif over_tasks in ends:
+                values.append(float(recorded[ends[over_tasks]]))
+            elif over_tasks == "median":
+                values.append(float(np.median(recorded)))
+            else:
+                values.append(float(getattr(recorded, over_tasks)()))
+        return estimate(values)
+
+    @cached_property
+    def _task_columns(self) -> dict[str, list[npt.NDArray[np.float64]]]:
+        return {}
+
+    def _task_column(self, column: str) -> list[npt.NDArray[np.float64]]:
+        """A column of the task tables as numbers, one [T] per seed, NaN where there is none; read once."""
+        if column not in self._task_columns:
+            self._task_columns[column] = [
+                pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs
+            ]
+        return self._task_columns[column]
+
+    def task_means(self, column: str) -> npt.NDArray[np.float64]:
+        """A column of the task tables, mean over seeds: [T], NaN where no run recorded it."""
+        frames = self._task_column(column)
+        length = min(len(frame) for frame in frames)
+        return np.stack([frame[:length] for frame in frames]).mean(axis=0)
+
+    @cached_property
+    def capacity(self) -> pd.DataFrame:
+        """Neurons per layer and task, mean over seeds; empty for methods that count none."""
+        frames = [run.capacity for run in self.runs if len(run.capacity)]
+        if not frames:
+            return pd.DataFrame()
+        numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
+        return numbers.groupby(["layer", "task"], as_index=False).mean()
+
+    @cached_property
+    def reused_shares(self) -> pd.DataFrame:
+        """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
+        shares = []
+        for run in self.runs:
+            if len(run.capacity):
+                frame = run.capacity
+                # By run: of means over seeds, the difference is not exactly 0 where nothing was claimed earlier.
+                earlier = frame["neurons"] - frame["free"] - frame["new"]
+                frame = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
+                shares.append(frame.pivot(index="task", columns="layer", values="share"))
+        return pd.concat(shares).groupby(level="task").mean().dropna(how="all")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that no number contains, and why."""
+
+    run: RecordedRun
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The groups to report, the suite's own setting first, and the runs left out."""
+
+    groups: tuple[Group, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
+    """Sorts a suite's runs into groups in the order of a report, and sets aside those that cannot count."""
+    counted: dict[str, dict[int, RecordedRun]] = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: (run.started, run.ended, run.run_id), reverse=True):
+        if run.suite != suite:
+            continue
+        reason = _reason_to_leave_out(run)
+        if not reason:
+            by_seed = counted.setdefault(json.dumps(_identity(run), sort_keys=True), {})
+            # A seed that counts twice would narrow the interval without adding evidence.
+            first = by_seed.setdefault(run.seed, run)
+            if first is not run:
+                reason = f"repeats seed {run.seed} of the later run {first.run_id}"
+        if reason:
+            left_out.append(LeftOut(run, reason))
+    groups = _labelled([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
+    return Selection(
+        groups=tuple(_in_order(list(_marked_by_version(groups)))),
+        left_out=tuple(sorted(left_out, key=lambda item: (item.run.method, item.run.seed, item.run.run_id))),
+    )
+
+
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    """By accuracy; the suite's own setting first, and what can be held against each other together, the most first."""
+    alike = Counter((group.is_modified, group.circumstances) for group in groups)
+
+    def key(group: Group) -> tuple[Any, ...]:
+        block = (group.is_modified, group.circumstances)
+        return group.is_modified, -alike[block], group.circumstances, -group.average_accuracy, group.label
+
+    return sorted(groups, key=key)
+
+
+def _reason_to_leave_out(run: RecordedRun) -> str:
+    if run.status == "running":
+        return "was still running when the runs were read"
+    if run.status != "finished":
+        return run.reason or "no reason was recorded"
+    tasks = run.accuracy_matrix.shape[1]
+    learned = tasks_learned(run.accuracy_matrix)
+    return "" if learned == tasks else f"is recorded as finished, but holds {learned} of {tasks} tasks"
+
+
+def _identity(run: RecordedRun) -> dict[str, Any]:
+    """What two runs must share to be averaged: everything that can move the accuracy, except the seed.
+
+    Commit, host, device and threads are not part of it: they should not move numbers, and where they differ
+    within a group the report says so.
+    """
+    config = run.config
+    flat = {
+        "method": run.method,
+        "modified": run.is_modified,
+        "overrides": config.get("overrides") or {},
+        "precision": config.get("precision"),
+        "clbench": (config.get("versions") or {}).get("clbench"),
+        "data SHA-256": (config.get("data") or {}).get("sha256"),
+        "task known at test": config.get("task_known_at_test"),
+        "tasks": run.accuracy_matrix.shape[1],
+    }
+    for kind, settings in recorded_settings(config).items():
+        flat |= {f"{kind.removesuffix('_settings')}.{key}": value for key, value in settings.items()}
+    return flat
+
+
+def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
+    siblings: dict[tuple[str, bool], list[tuple[RecordedRun, ...]]] = {}
+    for runs in all_runs:
+        siblings.setdefault((runs[0].method, runs[0].is_modified), []).append(runs)
+    groups = []
+    for (method, modified), alike in sorted(siblings.items()):
+        # As they were recorded, so that a run added later leaves the letters as they are.
+        alike.sort(key=lambda runs: (min(run.started for run in runs), -len(runs), runs[0].run_id))
+        for number, runs in enumerate(alike):
+            marks = ["modified"] if modified else []
+            if len(alike) > 1:
+                marks.append(_letters(number))
+            label = f"{method} ({' '.join(marks)})" if marks else method
+            groups.append(Group(method, label, _differences(runs, alike), number, runs))
+    return groups
+
+
+def version_of(run: RecordedRun, package: str) -> str:
+    """The version of a package that a run was made with."""
+    return plain((run.config.get("versions") or {}).get(package))
+
+
+def usual_version(groups: Sequence[Group], package: str) -> str:
+    """The version of a package that most of the runs were made with; of two as frequent, the newest run's."""
+    runs = sorted((run for group in groups for run in group.runs), key=lambda run: (run.started, run.run_id))
+    return Counter(version_of(run, package) for run in reversed(runs)).most_common(1)[0][0]
+
+
+def _marked_by_version(groups: Sequence[Group]) -> Iterator[Group]:
+    """Says below the name of a group that it was made with another clbench or torch than most of the others."""
+    usual = {package: usual_version(groups, package) for package in VERSIONS_TO_MARK} if groups else {}
+    for group in groups:
+        marks = [group.differs] if group.differs else []
+        for package, version in usual.items():
+            others = sorted({version_of(run, package) for run in group.runs} - {version, NOT_RECORDED})
+            mark = f"{package}={' and '.join(others)}"
+            if others and mark not in group.differs.split(", "):
+                marks.append(mark)
+        yield replace(group, differs=", ".join(marks))
+
+
+def _letters(number: int) -> str:
+    first, last = divmod(number, len(ascii_lowercase))
+    return (_letters(first - 1) if first else "") + ascii_lowercase[last]
+
+
+def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRun, ...]]) -> str:
+    identities = [_identity(other[0]) for other in alike]
+    own = _identity(runs[0])
+    keys = sorted({key for identity in identities for key in identity} - {"overrides"} - _told_by_overrides(identities))
+    differing = [key for key in keys if any(identity.get(key) != own.get(key) for identity in identities)]
+    return ", ".join(f"{key}={_shown(own, key)}" for key in differing)
+
+
+def _told_by_overrides(identities: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What a report shows as overrides, which need not be said again under other names."""
+    names = {key.rpartition(".")[2] for identity in identities for key in identity["overrides"]}
+    told = {f"{kind}.{name}" for kind in ("suite", "method") for name in names}
+    return told | {"tasks"} if "n_tasks" in names else told
+
+
+def _shown(identity: Mapping[str, Any], key: str) -> str:
+    # Settings have a dot in their name here; anything else that is None was not recorded.
+    return setting(identity[key]) if "." in key and key in identity else plain(identity.get(key))

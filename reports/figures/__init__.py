@@ -1,0 +1,31 @@
+"""The drawings, each an SVG document as text: same input, same bytes."""
+
+from clbench.reports.figures.accuracy import (
+    MATRICES_PER_FIGURE,
+    MOST_PANELS,
+    accuracy_matrices,
+    average_accuracy,
+    forgetting,
+    trajectories,
+)
+from clbench.reports.figures.capacity import capacity, filling, reuse
+from clbench.reports.figures.comparison import critical_difference, task_differences
+from clbench.reports.figures.costs import Tradeoff, costs, state_growth, tradeoffs
+
+__all__ = [
+    "MATRICES_PER_FIGURE",
+    "MOST_PANELS",
+    "Tradeoff",
+    "accuracy_matrices",
+    "average_accuracy",
+    "capacity",
+    "costs",
+    "critical_difference",
+    "filling",
+    "forgetting",
+    "reuse",
+    "state_growth",
+    "task_differences",
+    "tradeoffs",
+    "trajectories",
+]

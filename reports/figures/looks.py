@@ -1,0 +1,113 @@
+"""How each method looks in every figure."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from clbench.reports.analysis.groups import Group
+
+INK, GRID, PAPER = "#1b1f24", "#d0d0d1", "#fffffe"
+"""Text and axes, grid, what is left white: in colours of their own, so that a dark page can swap them."""
+
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "hatch.linewidth": 0.6,
+    "grid.linewidth": 0.4,
+    "grid.color": GRID,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    # Outlines, not font references: the reader's fonts cannot shift or clip a label.
+    "svg.fonttype": "path",
+    # A method's name may hold a dollar sign.
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn in every figure."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+_LOOKS = {
+    "clnp": Look("#D55E00", "o", "-"),
+    "ewc": Look("#0072B2", "s", "-"),
+    "si": Look("#009E73", "^", "-"),
+    "psp": Look("#CC79A7", "D", "-"),
+    "naive": Look("#404040", "X", ":"),
+    "joint": Look("#E69F00", "v", "--"),
+    "single-task": Look("#56B4E9", "P", "--"),
+    "online-ewc": Look("#6699CC", ">", "--"),
+    "mas": Look("#B8860B", "8", "-"),
+    "avalanche-ewc": Look("#332288", "d", "-."),
+    "avalanche-si": Look("#117733", "<", "-."),
+    # Variants of the suites, near their method's.
+    "clnp:best": Look("#A63A00", "p", "-"),
+    "clnp:10-epochs": Look("#F0965A", "*", "-."),
+    "si:10-epochs": Look("#44BB99", "H", "--"),
+    "ewc:20-epochs": Look("#004D80", "x", "--"),
+    "psp:complex": Look("#994F88", "h", "--"),
+    "psp:rotation": Look("#EE99CC", "+", "-."),
+    "classp": Look("#882255", "1", "-"),
+    "anpyc": Look("#999933", "2", "-"),
+    "sor-snn-style": Look("#AA4499", "3", "-"),
+}
+
+LAYER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+LAYER_MARKERS = ("o", "s", "^", "D", "v")
+_MORE_COLOURS = ("#661100", "#AA4466", "#44AA99", "#888888", "#4477AA")
+COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *LAYER_COLOURS)
+"""Every colour that means a method or a layer."""
+_MORE_MARKERS = ("4", "|", "_")
+# By which further groups of a method are told apart.
+_FILLS = ("full", "none", "left", "top", "right", "bottom")
+_STROKES = ("1", "2", "3", "4", "+", "x", "|", "_")  # markers that are all edge
+_MORE_LINES = ("-", "--", "-.")
+
+
+def look_of(method: str) -> Look:
+    """A method's colour, marker and line style, which depend on its name alone."""
+    if method in _LOOKS:
+        return _LOOKS[method]
+    digest = hashlib.sha256(method.encode()).digest()
+    return Look(
+        _MORE_COLOURS[digest[0] % len(_MORE_COLOURS)],
+        _MORE_MARKERS[digest[1] % len(_MORE_MARKERS)],
+        _MORE_LINES[digest[2] % len(_MORE_LINES)],
+    )
+
+
+def line_of(group: Group) -> dict[str, Any]:
+    """How a group's curve is drawn, as matplotlib takes it."""
+    look = look_of(group.method)
+    return {
+        "color": look.colour,
+        "marker": look.marker,
+        "linestyle": look.line,
+        "linewidth": 1.2,
+        "markersize": 4.6,
+        # Further groups of a method keep its look and are told apart by hollow and half filled markers.
+        "markeredgewidth": 0.8 if group.variant or look.marker in _STROKES else 0,
+        "fillstyle": "full" if group.variant == 1 else _FILLS[group.variant % len(_FILLS)],
+        "markerfacecolor": PAPER if group.variant == 1 else look.colour,
+        "markerfacecoloralt": PAPER,
+    }

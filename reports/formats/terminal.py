@@ -1,0 +1,50 @@
+"""The results as a table for the terminal, from the same groups as the report."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.statistics import Estimate
+from clbench.reports.formatting import percent, plain
+
+
+def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
+    """One row per group of runs: seeds, average accuracy with its interval, forgetting, task known at test."""
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    table.add_column("method")
+    for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
+        table.add_column(heading, justify="right")
+    modified: dict[str, list[str]] = {}
+    notes = []
+    for group in select(runs, suite).groups:
+        if group.is_modified:
+            modified.setdefault(group.overrides, []).append(group.label)
+        elif group.departures:
+            notes.append(f"{group.label} is not what the suite has here: {', '.join(group.departures)}")
+        cells = [
+            group.label,
+            str(len(group.runs)),
+            _shown(group.metric("average_accuracy")),
+            _shown(group.metric("forgetting")),
+            plain(group.config.get("task_known_at_test")),
+        ]
+        # Text, not str: a name is not markup.
+        table.add_row(*map(Text, cells))
+    if modified:
+        # Below, once: in the table it would take the room of the numbers.
+        settings = "; ".join(f"{overrides} ({', '.join(methods)})" for overrides, methods in modified.items())
+        notes.append(f"not the suite's own setting: {settings}")
+    if notes:
+        table.caption = Text("\n".join(notes))
+        table.caption_justify = "left"
+    return table
+
+
+def _shown(value: Estimate | None) -> str:
+    if value is None:
+        return "n/a"
+    interval = "" if value.half_width is None else f" ± {percent(value.half_width)}"
+    return percent(value.mean) + interval

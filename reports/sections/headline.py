@@ -1,0 +1,175 @@
+"""One picture and one table that answer: which method, at what cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clbench.records.identity import recorded_settings
+from clbench.reports import figures
+from clbench.reports.analysis.groups import Group
+from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
+from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
+from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
+from clbench.reports.model import Cell, Column, Figure, Table
+from clbench.reports.sections.provenance import mixtures
+
+_WORDS = {
+    "wins": "wins: its accuracy differs from that of every other method of its kind",
+    "leads": "leads: differs from every other one of its kind that could be tested",
+    "best tested": "best tested: as leads, but one with too few seeds for a test stands higher",
+    "ties": "ties: not shown to differ from the best of its kind",
+    "below": "below: differs from the best of its kind",
+    "not tested": f"not tested: fewer than {SEEDS_FOR_INTERVAL} shared seeds",
+    "upper bound": "upper bound: sees all tasks at once, or has a network for each, and is not judged",
+    "alone": "alone: no other method of its kind",
+}
+
+
+_PRICED = (
+    f"Right: after the last task, with the 95 % interval (every seed where there are fewer than {SEEDS_FOR_INTERVAL}), "
+    "against training time."
+)
+
+
+def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
+    """Average accuracy against tasks learned."""
+    finals = listed(groups, lambda group: group.average_accuracy_curves[:, -1])
+    return Figure(
+        name,
+        f"{mark}Average accuracy over the tasks learned so far: lines are means over seeds, bands the range of the "
+        "seeds. "
+        f"{_PRICED if len(groups) > 1 else ''}",
+        f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
+        figures.average_accuracy(groups, name),
+    )
+
+
+def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: str, mark: str) -> Table:
+    """Accuracy, how it stands by test, and its price; one row per group, by accuracy."""
+    overrides = {group.overrides for group in groups}
+    # Where all override the same, once below the table says it as well.
+    modified = bool(mark) and (len(overrides) > 1 or len(groups) == 1)
+    used = [standings[group.label] for group in groups if group.label in standings]
+    notes = list(_notes(groups))
+    if mark and not modified:
+        notes.append(f"All of these runs override: {overrides.pop()}.")
+    if used:
+        meanings = "; ".join(words for word, words in _WORDS.items() if word in used)
+        notes.insert(
+            1, f"By test, among those told the task and among the others: {meanings}. The tests: see Statistics."
+        )
+    if len({group.circumstances for group in groups}) > 1:
+        notes.append(
+            "Runs of the same tasks, network and training stand together; only these can be held against each other."
+        )
+    return Table(
+        name,
+        f"{mark}Results after the last task, by average accuracy",
+        (
+            Column("Method", "text", 2),
+            *([Column("Overrides", "code", 2.4)] if modified else []),
+            Column("Average accuracy, %", width=1.6),
+            *([Column("By test", "text", 1.1)] if used else []),
+            Column("Task known at test", "text", 0.9),
+            Column("Forgetting, points", width=1.2),
+            Column("Extra state", width=1.1),
+            Column("Training time", width=1.1),
+            Column("Seeds", width=0.7),
+        ),
+        tuple(
+            (
+                Cell(group.label, group.differs),
+                *([Cell(group.overrides)] if modified else []),
+                accuracy_cell(group.metric("average_accuracy"), "no interval"),
+                *([Cell(standings[group.label])] if used else []),
+                Cell(plain(group.is_told_the_task)),
+                points_cell(group.metric("forgetting"), percent),
+                cost_cell(group.tasks("extra_state_bytes", "last"), readable_bytes),
+                cost_cell(group.tasks("train_seconds", "sum"), duration),
+                count_cell(len(group.runs)),
+            )
+            for group in groups
+        ),
+        tuple(notes),
+    )
+
+
+def _notes(groups: Sequence[Group]) -> Iterable[str]:
+    yield (
+        "Mean ± half the 95 % confidence interval over seeds (Student's t). Points are percentage points. Extra state: "
+        "what is kept beside the weights. Training time: all tasks, without testing."
+    )
+    few = [
+        f"{group.label}: {', '.join(map(percent, accuracy.values))}"
+        for group in groups
+        if (accuracy := group.metric("average_accuracy")) and accuracy.half_width is None
+    ]
+    if few:
+        yield (
+            f"Below {SEEDS_FOR_INTERVAL} seeds there is no interval; the average accuracies by seed are, in %: "
+            f"{'; '.join(few)}."
+        )
+    if any(group.differs for group in groups):
+        yield (
+            "Where a method has a letter, its runs differ in more than the seed; what differs stands below the "
+            "name, and they are not averaged."
+        )
+    for group in groups:
+        if group.departures and not group.is_modified:
+            yield (
+                f"{group.label} is not in the setting that the suite gives it in this version of clbench: "
+                f"{', '.join(group.departures)}."
+            )
+    yield from _variants(groups)
+    for group in groups:
+        yield from mixtures(group)
+
+
+def _variants(groups: Sequence[Group]) -> Iterable[str]:
+    """What a suite's variant has that its method has not, where both are there."""
+    for group in groups:
+        for other in groups:
+            if other.method == group.base != group.method and not other.variant:
+                theirs, own = (recorded_settings(each.config)["method_settings"] for each in (other, group))
+                yield f"{group.label} is {other.label} with {'; '.join(differing(own, theirs)) or 'the same settings'}."
+
+
+def listed(groups: Sequence[Group], values: Any) -> str:
+    """`clnp 98.28 %, ewc 96.83 %`: the mean of `values(group)` for each group."""
+    return ", ".join(f"{group.label} {percent(float(values(group).mean()))} %" for group in groups)
+
+
+def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
+    """What was run, in two sentences."""
+    runs = [run for group in groups for run in group.runs]
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+
+    def said(name: str, key: str) -> str:
+        """The recorded value, or all of them where the groups differ."""
+        values = [(group.config.get(name) or {}).get(key) for group in groups]
+        shown = [thousands(value) if key.endswith("_images") and value else plain(value) for value in values]
+        return " or ".join(dict.fromkeys(shown))
+
+    epochs = groups[0].epochs
+    if any(group.epochs != epochs for group in groups):
+        epochs = said("suite_settings", "epochs")
+        epochs += f" ({', '.join(f'{group.label} {group.epochs}' for group in groups if group.epochs != epochs)})"
+    if any((group.config.get("suite_settings") or {}).get("steps_per_epoch") for group in groups):
+        epochs += f", of {said('suite_settings', 'steps_per_epoch')} steps each"
+    head = said("suite_settings", "head")
+    heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
+    own_outputs = [
+        group.label
+        for group in groups
+        if (group.config.get("method_settings") or {}).get("output_weights") == "per-task"
+    ]
+    if own_outputs and head != "multi":
+        heads += f" (with output weights of each task: {', '.join(own_outputs)})"
+    return (
+        f"{mark}The suite {suite} is a {said('suite_settings', 'scenario')} stream of "
+        f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "
+        f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {epochs}.",
+        f"The numbers come from {counted(len(runs), 'run')} of "
+        f"{counted(len({group.method for group in groups}), 'method')} (seed{'s' if ',' in seeds else ''} {seeds}) on "
+        f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
+        f"{said('data', 'test_images')} to test.",
+    )
