@@ -6,11 +6,10 @@ from pydantic import ValidationError
 from clbench.baselines.psp import PSP
 from clbench.data import SOURCES
 from clbench.errors import SettingError
-from clbench.methods import base_name
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.suites.catalogue import SPLIT_MNIST, SUITES, find_suite
-from clbench.suites.settings import parse_overrides
+from clbench.suites.settings import base_name, parse_overrides
 from clbench.suites.suite import OVERRIDABLE, Suite
 
 NO_SUITE = f"expected one of {', '.join(sorted(SUITES))}"
