@@ -35,7 +35,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.methods.method import Method, MethodSettings
-from clbench.networks.per_sample import mean_over_samples
+from clbench.networks.per_sample import mean_over_samples, unsupported
 
 
 class EWCSettings(MethodSettings):
@@ -162,6 +162,11 @@ class EWC(Method):
     """EWC on a suite."""
 
     Settings = EWCSettings
+
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor) -> str:
+        """Refuses layers whose gradients cannot be taken sample by sample."""
+        return unsupported(network)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The EWC plugin."""

@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.methods.method import Method, MethodSettings
-from clbench.networks.per_sample import mean_over_samples
+from clbench.networks.per_sample import mean_over_samples, unsupported
 
 
 class MASSettings(MethodSettings):
@@ -101,6 +101,11 @@ class MAS(Method):
     """MAS on a suite."""
 
     Settings = MASSettings
+
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor) -> str:
+        """Refuses layers whose gradients cannot be taken sample by sample."""
+        return unsupported(network)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The MAS plugin."""

@@ -33,8 +33,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.methods.method import Method, MethodSettings
-from clbench.networks.mlp import initialise
+from clbench.networks.initial import initialise
 from clbench.suites.settings import Optimizer
+from clbench.suites.suite import Suite
 
 Kind = Literal["binary", "complex", "rotation"]
 ContextSeed = Callable[[int, int], int]
@@ -169,13 +170,20 @@ class PSP(Method):
     Settings = PSPSettings
     task_known_at_test = True
 
+    @classmethod
+    def refusal(cls, suite: Suite) -> str:
+        """Refuses any network but an MLP."""
+        if suite.network == "mlp":
+            return ""
+        return f"psp superposes linear layers so far, but the network is {suite.network}; give --set network=mlp"
+
     def build_model(self, *key: int) -> nn.Module:
         """The suite's network in superposition."""
         suite, stream, seeds = self.workplace.suite, self.workplace.stream, self.workplace.seeds
         channels, height, width = stream.image_shape
         model = initialise(
             SuperposedMLP,
-            (channels * height * width, *suite.hidden_sizes, stream.n_outputs),
+            (channels * height * width, *suite.network_settings["hidden_sizes"], stream.n_outputs),
             suite.n_tasks if suite.head == "multi" else 1,
             self.settings.kind,
             lambda task, layer: seeds.derive("context", task, layer),

@@ -25,7 +25,7 @@ variant: gradient of the total loss, importances capped at 0.001 and free to tur
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from clbench.data.streams import Samples, Task
 from clbench.methods.method import Method, MethodSettings
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
-from clbench.networks.mlp import glorot
+from clbench.networks.initial import glorot
 
 
 class SISettings(MethodSettings):
@@ -48,6 +48,8 @@ class SISettings(MethodSettings):
         train_on_validation: whether the validation images are trained on too. SI looks at them for nothing, and its
             authors hold none out; but then no accuracy on them means anything.
     """
+
+    added_later: ClassVar[Mapping[str, Any]] = {"train_on_validation": False}
 
     strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)

@@ -13,7 +13,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from clbench.networks.mlp import MLP
+from clbench.networks.mlp import mlp
 from clbench.runs.memory import keep_freed_memory
 from clbench.strategies.compact import CompactChain, Neurons
 
@@ -26,7 +26,7 @@ REPEATS = 3
 
 def images_per_second(frozen: tuple[int, ...], precision: str, looked_up: bool) -> float:
     torch.manual_seed(0)
-    model = MLP(784, (2000, 2000), 10)
+    model = mlp(784, (2000, 2000), 10)
     linears = [model.trunk[0], model.trunk[2], model.head]
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
     chain = CompactChain(linears, [Neurons(torch.arange(n), torch.arange(n, 2000)) for n in frozen])

@@ -23,7 +23,9 @@ from clbench.methods.table import find_method
 from clbench.runs.memory import keep_freed_memory
 from clbench.runs.spec import Precision, make_specs
 from clbench.seeding import RandomStreams
-from clbench.suites.catalogue import PERMUTED_MNIST
+from clbench.suites.files import find_suite
+
+PERMUTED_MNIST = find_suite("permuted-mnist")
 
 METHODS = ("naive", "ewc", "si", "psp", "clnp")
 CPU = torch.device("cpu")
@@ -39,7 +41,7 @@ def limit(precision: str) -> dict[str, float]:
     """Images per second if nothing were computed but the products, and at how many operations a second."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     batch = PERMUTED_MNIST.batch_size
-    sizes = (784, *PERMUTED_MNIST.hidden_sizes, 10)
+    sizes = (784, *PERMUTED_MNIST.network_settings["hidden_sizes"], 10)
     operations = seconds = 0.0
     for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         x, w, g = (torch.rand(shape, dtype=dtype) for shape in ((batch, fan_in), (fan_out, fan_in), (batch, fan_out)))

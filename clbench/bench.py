@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from clbench.data import ImageSet, load_images
 from clbench.data.streams import Stream, make_stream
 from clbench.errors import DataError
-from clbench.networks.mlp import MLP
 from clbench.records.result import RunResult
 from clbench.runs.memory import keep_freed_memory
 from clbench.runs.runner import train
 from clbench.runs.spec import make_specs
 from clbench.seeding import RandomStreams
-from clbench.suites.catalogue import PERMUTED_MNIST
+from clbench.suites.files import find_suite
 from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def bench(
     n_tasks: int = 2,
     epochs: int = 1,
     repeats: int = 3,
-    suite: Suite = PERMUTED_MNIST,
+    suite: Suite | None = None,
     on_measured: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Row]:
     """Measures method after method with a suite's network and settings.
@@ -127,11 +126,11 @@ def bench(
         methods: names of ours, or of `STOCK`, which are Avalanche's own strategies on its own data loaders.
         n_tasks, epochs: of each measurement.
         repeats: measurements of every method.
-        suite: whose.
+        suite: whose; None for permuted-mnist.
         on_measured: told in words what each measurement gave.
     """
     keep_freed_memory()
-    suite = suite.with_overrides({"n_tasks": n_tasks, "epochs": epochs})
+    suite = (suite or find_suite("permuted-mnist")).with_overrides({"n_tasks": n_tasks, "epochs": epochs})
     stream = make_stream(suite, images, RandomStreams(0))
     # As fast in every epoch and on every task.
     plain = suite.with_overrides({"epochs": 1})
@@ -170,8 +169,7 @@ def bench(
 
 def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str) -> float:
     """Images per second of plain PyTorch on the stream's tasks: tensors in memory, one gather per batch."""
-    channels, height, width = stream.image_shape
-    model = MLP(channels * height * width, suite.hidden_sizes, stream.n_outputs).to(device)
+    model = suite.build_network(stream.image_shape, stream.n_outputs, seed=0).to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     count, seconds = 0, 0.0
     for task in stream.tasks:
@@ -230,8 +228,7 @@ def stock(name: str, suite: Suite, images: ImageSet, device: torch.device) -> di
         "avalanche-stock-si": lambda: [SynapticIntelligencePlugin(si_lambda=0.1)],
     }[name]()
     stream = make_stream(suite, images, RandomStreams(0))
-    channels, height, width = stream.image_shape
-    model = MLP(channels * height * width, suite.hidden_sizes, stream.n_outputs).to(device)
+    model = suite.build_network(stream.image_shape, stream.n_outputs, seed=0).to(device)
     strategy = Naive(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=suite.learning_rate, fused=True),

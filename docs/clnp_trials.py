@@ -20,7 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from clbench.search.trials import load_grid
-from clbench.suites.catalogue import PERMUTED_MNIST
+from clbench.suites.files import find_suite
+
+PERMUTED_MNIST = find_suite("permuted-mnist")
 
 TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
 LOGS = ("permuted-mnist-clnp-paper", "permuted-mnist", "permuted-mnist-clnp")

@@ -17,7 +17,7 @@ from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
 from clbench.reports.formatting import percent
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 
 # Far below what one image more or less is worth.
 _ROUNDING = 1e-12

@@ -47,7 +47,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from avalanche.benchmarks import CLExperience
@@ -105,6 +105,8 @@ class CLNPSettings(NewOptimizerSettings):
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
             neurons give for the training images; 0 for none. The same within rounding.
     """
+
+    added_later: ClassVar[Mapping[str, Any]] = {"frozen_cache_mib": 1024, "initial_scale": 1.0, "margin_shares": None}
 
     margin: float = Field(default=1.0, ge=0, le=100)
     margin_shares: MarginShares | None = None
@@ -852,8 +854,19 @@ class CLNP(Method):
     def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
         """Where settings for each hidden layer are for another number of them."""
         assert isinstance(settings, CLNPSettings)
-        n_layers = len(suite.hidden_sizes)
+        if suite.network != "mlp":
+            return ""
+        n_layers = len(suite.network_settings["hidden_sizes"])
         return _misfit_of_layers(settings.l1_activities, settings.margin_shares, n_layers)
+
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor) -> str:
+        """Refuses all but a chain of linear layers."""
+        try:
+            CLNPPlugin().attach(network, image, torch.zeros(1, dtype=torch.long))
+        except MethodError as error:
+            return str(error)
+        return ""
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The CLNP plugin, with the suite's validation images."""

@@ -19,12 +19,12 @@ from clbench.data import ImageSet, load_images
 from clbench.data.streams import make_stream
 from clbench.methods.method import Method, Workplace
 from clbench.methods.table import find_method, resolve_settings
-from clbench.networks.mlp import MLP
+from clbench.networks.mlp import mlp
 from clbench.records.folder import RunFolder
 from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
 from clbench.records.reading import RecordedRun, read_run
 from clbench.seeding import RandomStreams
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 from clbench.suites.suite import Suite
 from clbench.tracking.tracker import Tracker
 
@@ -59,7 +59,7 @@ def plain() -> Suite:
     return find_suite("permuted-digits").model_copy(
         update={
             "n_tasks": 10,
-            "hidden_sizes": (256, 256),
+            "network_settings": {"hidden_sizes": (256, 256)},
             "optimizer": "adam",
             "learning_rate": 0.002,
             "learning_rate_schedule": "linear",
@@ -124,9 +124,9 @@ def make_method():
 def network():
     """(seed) -> a network of two hidden layers for 6 inputs and 3 classes, in float64, small enough for brute force."""
 
-    def make(seed=0) -> MLP:
+    def make(seed=0) -> torch.nn.Module:
         torch.manual_seed(seed)
-        return MLP(6, (5, 4), 3).double()
+        return mlp(6, (5, 4), 3).double()
 
     return make
 

@@ -16,7 +16,7 @@ from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import read_run
 from clbench.runs.config import config_of
 from clbench.runs.spec import make_specs
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "permuted-mnist"
 

@@ -9,10 +9,12 @@ from torch import nn
 
 from clbench import bench as benchmark
 from clbench.bench import METHODS, STOCK, Measured, Row, as_json, bench, bench_images, bench_table
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 
 CPU = torch.device("cpu")
-SMALL = find_suite("permuted-digits").model_copy(update={"hidden_sizes": (16, 16), "batch_size": 64})
+SMALL = find_suite("permuted-digits").model_copy(
+    update={"network_settings": {"hidden_sizes": (16, 16)}, "batch_size": 64}
+)
 
 
 @pytest.mark.parametrize("name", [*METHODS, *STOCK])

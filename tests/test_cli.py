@@ -23,7 +23,7 @@ from clbench.errors import Interrupted, MethodError
 from clbench.methods.table import METHODS, method_names
 from clbench.records.reading import read_run, run_paths
 from clbench.runs.spec import make_specs
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 from clbench.tracking.sync import load_runs
 
 SUITE = "permuted-digits"
@@ -520,7 +520,9 @@ def test_a_report_from_run_folders_is_that_from_the_store_to_the_byte_and_needs_
 
 def test_run_folders_and_the_store_are_verified_alike(clbench, run, place, tmp_path, monkeypatch, plain):
     # Small enough to be trained here as it stands: a modified run would not count.
-    small = plain.model_copy(update={"name": "small-digits", "n_tasks": 2, "epochs": 1, "hidden_sizes": (16,)})
+    small = plain.model_copy(
+        update={"name": "small-digits", "n_tasks": 2, "epochs": 1, "network_settings": {"hidden_sizes": (16,)}}
+    )
     monkeypatch.setitem(SUITES, "small-digits", small)
     assert run(place, "--no-report", suite="small-digits", methods="clnp,naive", small=[]).code == 0
     from_store = clbench(place, "verify", "--suite", "small-digits")

@@ -19,7 +19,7 @@ from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import CLNP
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds, largest_threshold
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 
 SMALL = {"n_tasks": 3, "hidden_sizes": [128, 128], "epochs": 6, "batch_size": 32, "learning_rate": 0.002}
 CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}

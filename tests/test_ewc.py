@@ -11,7 +11,7 @@ from clbench.baselines.ewc import EWCPlugin, fisher_diagonal
 from clbench.data.loading import TensorLoader
 from clbench.errors import MethodError, SettingError
 from clbench.methods.table import resolve_settings
-from clbench.networks.mlp import MultiHeadMLP
+from clbench.networks.mlp import mlp
 
 
 def brute_force(model, x, shares=None, task=None):
@@ -45,7 +45,7 @@ def test_the_fisher_equals_the_per_sample_one_by_brute_force(network, batches):
 
 def test_the_fisher_of_a_head_counts_for_its_own_task_only(batches):
     torch.manual_seed(0)
-    model, x = MultiHeadMLP(6, (5,), 3, 2).double(), torch.randn(9, 6, dtype=torch.double)
+    model, x = mlp(6, (5,), 3, 2).double(), torch.randn(9, 6, dtype=torch.double)
     marked = batches(x, 9, tasks=torch.ones(9, dtype=torch.long))
     fast, slow = fisher_diagonal(model, marked), brute_force(model, x, task=1)
     for name in slow:

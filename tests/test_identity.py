@@ -7,7 +7,7 @@ import pytest
 from clbench.methods.table import resolve_settings
 from clbench.records.identity import recorded_identity, run_id_of, settings_of
 from clbench.records.reading import read_runs
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 

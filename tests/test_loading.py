@@ -10,7 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Permutation, Samples, Unchanged
 from clbench.methods.strategy import TensorStrategy
-from clbench.networks.mlp import MLP, initialise
+from clbench.networks.initial import initialise
+from clbench.networks.mlp import mlp
 
 CPU = torch.device("cpu")
 ORDERS = ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2])
@@ -177,7 +178,7 @@ def make_strategy(make_workplace):
 
     def make(plugins=(), precision="float32", **overrides):
         workplace = make_workplace(precision=precision, **{"n_tasks": 2, "hidden_sizes": [8]} | overrides)
-        model = initialise(MLP, 64, workplace.suite.hidden_sizes, 10, seed=0)
+        model = initialise(mlp, 64, [8], 10, seed=0)
         recorder = Recorder()
         strategy = TensorStrategy(
             stream=workplace.stream,

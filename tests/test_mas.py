@@ -10,7 +10,7 @@ from clbench.baselines.mas import MASPlugin, importance_of
 from clbench.data.loading import TensorLoader
 from clbench.errors import MethodError, SettingError
 from clbench.methods.table import resolve_settings
-from clbench.networks.mlp import MultiHeadMLP
+from clbench.networks.mlp import mlp
 
 
 def brute_force(model, x, tasks=None):
@@ -42,7 +42,7 @@ def test_the_importance_equals_the_per_sample_one_by_brute_force(network, batche
 @pytest.mark.parametrize("tasks", [[1] * 9, [0, 1, 1, 0, 1, 0, 0, 0, 1]], ids=["one task", "mixed tasks"])
 def test_the_importance_of_a_head_counts_its_own_tasks_images_only(batches, tasks):
     torch.manual_seed(0)
-    model, x = MultiHeadMLP(6, (5,), 3, 3).double(), torch.randn(9, 6, dtype=torch.double)
+    model, x = mlp(6, (5,), 3, 3).double(), torch.randn(9, 6, dtype=torch.double)
     found = importance_of(model, batches(x, 4, tasks=torch.tensor(tasks)))
     assert_close(found, brute_force(model, x, tasks))
     assert torch.count_nonzero(found["heads.1.weight"]) > 0
@@ -152,7 +152,7 @@ def test_the_first_task_is_not_held_back(network):
 
 def test_a_head_that_does_not_train_is_left_alone(batches):
     torch.manual_seed(0)
-    model, plugin = MultiHeadMLP(6, (5,), 3, 2), MASPlugin()
+    model, plugin = mlp(6, (5,), 3, 2), MASPlugin()
     plugin.after_training_exp(SimpleNamespace(model=model, dataloader=batches(torch.randn(9, 6), 9)))
     model(torch.randn(9, 6), 1).sum().backward()
     plugin.before_update(SimpleNamespace(model=model))

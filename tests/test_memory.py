@@ -14,7 +14,7 @@ from clbench.methods.table import METHODS
 from clbench.runs.memory import peak_memory_bytes, reset_peak_memory
 from clbench.runs.runner import train
 from clbench.runs.spec import make_specs
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 
 MEGABYTE = 2**20
 CPU = SimpleNamespace(type="cpu")

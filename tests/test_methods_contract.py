@@ -8,7 +8,7 @@ import torch
 from clbench.errors import SettingError
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.runs.runner import accuracy
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 
 SMALL = {"n_tasks": 2, "hidden_sizes": [128, 128], "epochs": 8, "batch_size": 32, "learning_rate": 0.003}
 # Accuracy on a task of digits right after learning it; chance is 0.1.

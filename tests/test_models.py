@@ -2,7 +2,8 @@ import pytest
 import torch
 from avalanche.models.utils import avalanche_forward
 
-from clbench.networks.mlp import MLP, MultiHeadMLP, initialise
+from clbench.networks.initial import initialise
+from clbench.networks.mlp import mlp
 
 
 def named(model):
@@ -15,10 +16,10 @@ def equal(first, second):
 
 @pytest.fixture
 def multi_head():
-    return initialise(MultiHeadMLP, 12, (7, 5), 3, 4, seed=0)
+    return initialise(mlp, 12, (7, 5), 3, 4, seed=0)
 
 
-@pytest.mark.parametrize(("build", "sizes"), [(MLP, (6, (5,), 3)), (MultiHeadMLP, (6, (5,), 3, 2))])
+@pytest.mark.parametrize(("build", "sizes"), [(mlp, (6, (5,), 3)), (mlp, (6, (5,), 3, 2))])
 def test_initial_weights_depend_on_the_seed_and_on_nothing_else(build, sizes):
     torch.manual_seed(1)
     first = named(initialise(build, *sizes, seed=7))
@@ -31,16 +32,16 @@ def test_initial_weights_depend_on_the_seed_and_on_nothing_else(build, sizes):
 def test_initialising_leaves_the_global_generator_as_it_was():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    initialise(MLP, 6, (5,), 3, seed=7)
+    initialise(mlp, 6, (5,), 3, seed=7)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_initialising_takes_the_largest_derived_seed():
-    initialise(MLP, 2, (2,), 2, seed=2**63 - 1)
+    initialise(mlp, 2, (2,), 2, seed=2**63 - 1)
 
 
 def test_the_network_is_linear_layers_with_a_relu_after_each_hidden_one():
-    model = initialise(MLP, 12, (7, 5), 3, seed=0)
+    model = initialise(mlp, 12, (7, 5), 3, seed=0)
     weights = list(model.parameters())
     assert [tuple(weight.shape) for weight in weights] == [(7, 12), (7,), (5, 7), (5,), (3, 5), (3,)]
     x = torch.rand(4, 3, 2, 2)

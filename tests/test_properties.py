@@ -30,7 +30,7 @@ from clbench.reports.sections.provenance import left_out_table, provenance
 from clbench.runs.config import config_of
 from clbench.runs.spec import make_specs
 from clbench.search.trials import load_grid
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 from clbench.suites.settings import parse_overrides
 from clbench.suites.suite import OVERRIDABLE, Suite
 

@@ -1,18 +1,14 @@
 """The published values are those of the sources, digit for digit; what has a goal exists."""
 
-import tomllib
 from decimal import Decimal
-from importlib import resources
-from typing import Any
 
 import pytest
 
 from clbench.methods.table import find_method, resolve_settings
 from clbench.reports.analysis.published import PublishedResult, goals, published_results
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 
-FILE = tomllib.loads((resources.files("clbench.baselines") / "published.toml").read_text(encoding="utf-8"))
-ENTRIES = [(kind, entry) for kind in ("result", "goal") for entry in FILE[kind]]
+SUITES_OF = [(suite, entry) for suite in SUITES.values() for entry in (*suite.published, *suite.goals)]
 
 
 @pytest.mark.parametrize(
@@ -43,30 +39,19 @@ def test_every_entry_is_a_fraction_with_a_source_and_a_setting() -> None:
 
 
 def test_a_suite_without_published_values_has_none() -> None:
-    assert published_results("no-such-suite") == []
+    assert published_results("no-such-suite") == ()
 
 
-def test_the_file_holds_results_and_goals_and_nothing_else() -> None:
-    assert FILE.keys() == {"result", "goal"}
+@pytest.mark.parametrize(("suite", "entry"), SUITES_OF, ids=lambda value: getattr(value, "name", None) or value.method)
+def test_every_result_and_every_goal_is_of_a_method_that_the_suite_can_run(suite, entry) -> None:
+    assert resolve_settings(suite, entry.method, {})
+    assert find_method(entry.method).refusal(suite) == ""
 
 
-@pytest.mark.parametrize(("kind", "entry"), ENTRIES, ids=lambda value: value if isinstance(value, str) else "")
-def test_every_result_and_every_goal_is_of_a_suite_and_a_method_that_exist(kind: str, entry: dict[str, Any]) -> None:
-    suite = find_suite(entry["suite"])
-    assert resolve_settings(suite, entry["method"], {})
-    assert find_method(entry["method"]).refusal(suite) == ""
-
-
-def test_every_goal_of_every_suite_is_read_as_it_is_written() -> None:
-    read = [goal for suite in SUITES for goal in goals(suite)]
-    written = {(entry["suite"], entry["method"]): entry for entry in FILE["goal"]}
-    # A second goal for the same method would silently replace the first.
-    assert len(read) == len(written) == len(FILE["goal"])
-    for goal in read:
-        entry = written[goal.suite, goal.method]
-        assert float(goal.average_accuracy) == entry["average_accuracy"]
-        assert goal.no_forgetting is entry.get("no_forgetting", False)
-        assert [float(share) for share in goal.free_share] == entry.get("free_share", [])
+def test_no_suite_has_two_goals_for_a_method() -> None:
+    for suite in SUITES.values():
+        methods = [goal.method for goal in suite.goals]
+        assert len(set(methods)) == len(methods)
 
 
 def test_every_goal_is_one_that_a_run_can_reach_and_miss() -> None:
@@ -75,7 +60,7 @@ def test_every_goal_is_one_that_a_run_can_reach_and_miss() -> None:
             assert 0.5 < goal.average_accuracy < 1
             assert all(0 < share < 1 for share in goal.free_share)
             # There is a share for each hidden layer, or none.
-            assert len(goal.free_share) in (0, len(find_suite(suite).hidden_sizes))
+            assert len(goal.free_share) in (0, len(find_suite(suite).network_settings["hidden_sizes"]))
 
 
 def test_clnps_goal_is_the_papers_table_and_its_free_neurons() -> None:
@@ -86,7 +71,7 @@ def test_clnps_goal_is_the_papers_table_and_its_free_neurons() -> None:
 
 
 def test_a_suite_without_goals_has_none() -> None:
-    assert goals("no-such-suite") == goals("permuted-digits") == []
+    assert goals("no-such-suite") == goals("permuted-digits") == ()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +87,7 @@ def test_a_suite_without_goals_has_none() -> None:
     ],
 )
 def test_the_last_digit_is_the_unit_of_what_the_source_wrote(written: str, unit: str) -> None:
-    result = PublishedResult("permuted-mnist", "clnp", Decimal(written), "a source", "a setting")
+    result = PublishedResult(method="clnp", average_accuracy=Decimal(written), source="a source", setting="a setting")
     assert result.last_digit == Decimal(unit)
 
 

@@ -10,7 +10,7 @@ from clbench.reports.analysis.departures import departures
 from clbench.reports.analysis.groups import select
 from clbench.reports.formatting import percent
 from clbench.reports.verify import verify
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -31,7 +31,7 @@ from clbench.reports.figures.accuracy import average_accuracy
 from clbench.reports.figures.looks import look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
 from clbench.reports.model import Report, Table
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]

@@ -6,7 +6,7 @@ import torch
 from clbench.data.streams import Permutation, Rotation, Samples, Unchanged, make_stream
 from clbench.errors import SettingError
 from clbench.seeding import RandomStreams
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 
 SPLITS = ("train", "validation", "test")
 

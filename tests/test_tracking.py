@@ -24,7 +24,7 @@ from clbench.errors import Interrupted, RecordError, TrackingError
 from clbench.records.folder import RunFolder
 from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
 from clbench.records.reading import read_run, run_paths
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 from clbench.tracking import connection, tracker
 from clbench.tracking.connection import tracking_uri
 from clbench.tracking.sync import load_runs

@@ -5,7 +5,6 @@ import json
 import re
 import tomllib
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from clbench.errors import Interrupted, RecordError, SettingError
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.runs.spec import make_specs
 from clbench.search.trials import LOG_COLUMNS, Grid, load_grid, search
-from clbench.suites.catalogue import SUITES, find_suite
+from clbench.suites.files import SUITES, find_suite
 
 SUITE = "permuted-digits"
 CPU = torch.device("cpu")
@@ -156,30 +155,39 @@ def test_a_trial_that_repeats_another_is_refused(clbench, assert_refused, tmp_pa
 
 
 def test_a_suite_that_comes_without_a_grid_says_how_to_give_one():
-    with pytest.raises(SettingError, match="'split-mnist' comes without a search grid; give one with --grid FILE"):
+    with pytest.raises(SettingError, match="'split-mnist' comes without a search; give one with --grid FILE"):
         load_grid(find_suite("split-mnist"), None)
 
 
-def packaged_grids():
-    """Names of the suites that come with a grid."""
-    folder = resources.files("clbench.baselines") / "tuning"
-    return [Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")]
+TUNING = Path(__file__).resolve().parents[1] / "baselines" / "tuning"
+
+
+def the_grid_of(name):
+    """The suite and the grid of that name: the suite's own, or a file beside it."""
+    path = TUNING / f"{name}.toml"
+    if not path.exists():
+        return find_suite(name), load_grid(find_suite(name), None)
+    suite = find_suite(tomllib.loads(path.read_text())["suite"])
+    return suite, load_grid(suite, path)
+
+
+GRIDS = [
+    *(suite.name for suite in SUITES.values() if suite.search),
+    *sorted(path.stem for path in TUNING.glob("*.toml")),
+]
 
 
 def test_permuted_mnist_comes_with_a_grid_for_every_method_that_has_something_to_choose():
-    assert "permuted-mnist" in packaged_grids()
     grid = load_grid(find_suite("permuted-mnist"), None)
     without = {"naive", "joint", "single-task", "avalanche-si", "si", "psp"}
     assert METHODS.keys() - grid.trials.keys() == without
 
 
-@pytest.mark.parametrize("name", packaged_grids())
+@pytest.mark.parametrize("name", GRIDS)
 def test_every_packaged_grid_is_one_of_trials_that_fit(name):
-    path = Path(str(resources.files("clbench.baselines"))) / "tuning" / f"{name}.toml"
-    suite = find_suite(tomllib.loads(path.read_text())["suite"])
+    suite, grid = the_grid_of(name)
     # One that a suite has beyond its own carries more words in its name.
     assert name == suite.name or name.startswith(f"{suite.name}-clnp")
-    grid = load_grid(suite, path)
     assert grid.seed not in {seed for other in SUITES.values() for seed in other.seeds}
     assert len({len(trials) for trials in grid.trials.values()}) == 1
     changed = suite.with_overrides({"n_tasks": grid.n_tasks})
@@ -190,13 +198,12 @@ def test_every_packaged_grid_is_one_of_trials_that_fit(name):
             assert {key: getattr(settings, key) for key in trial} == trial
 
 
-LOGS = sorted((Path(__file__).resolve().parents[1] / "baselines" / "tuning").glob("*.csv"))
+LOGS = sorted(TUNING.glob("*.csv"))
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)
 def test_a_grid_says_all_that_its_logged_trials_depended_on_whatever_the_suite_says_now(log, digits):
-    suite = find_suite(tomllib.loads(log.with_suffix(".toml").read_text())["suite"])
-    grid = load_grid(suite, log.with_suffix(".toml"))
+    suite, grid = the_grid_of(log.stem)
     # CLNP's trials among all methods' are from before there was `output_weights` (baselines/tuning/README.md).
     lines = [line for line in logged(log) if (log.stem, line["method"]) != ("permuted-mnist", "clnp")]
     assert lines
@@ -526,7 +533,7 @@ def test_quiet_prints_nothing_and_logs_all_the_same(clbench, tmp_path, grid_file
     ("arguments", "said"),
     [
         (["--suite", "mnist"], ["unknown suite 'mnist'"]),
-        (["--suite", "split-mnist"], ["comes without a search grid", "--grid FILE"]),
+        (["--suite", "split-mnist"], ["comes without a search", "--grid FILE"]),
         (["--suite", SUITE, "--methods", "nayve"], ["unknown method 'nayve'", "did you mean 'naive'?"]),
         (["--suite", SUITE, "--methods", "psp:rotation"], ["unknown method 'psp:rotation'"]),
         (["--suite", SUITE, "--grid", "GRID", "--methods", "si"], ["unknown method of the grid 'si'", "ewc, naive"]),

@@ -20,7 +20,7 @@ from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures
 from clbench.reports.analysis.published import goals
 from clbench.reports.verify import Verdict, verification_table, verify
-from clbench.suites.catalogue import find_suite
+from clbench.suites.files import find_suite
 
 SUITE = "permuted-mnist"
 # Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.

@@ -1,37 +1,61 @@
 """Commands that show what there is: list, show."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clbench.cli.options import as_option
 
+if TYPE_CHECKING:
+    from clbench.screen import Screen
+    from clbench.suites.suite import Suite
+
+
+_HEADS = {"single": "a single head", "multi": "a head per task", "classes": "one head over all classes"}
+
 
 def list_command() -> None:
-    """Show every suite and every method."""
+    """Show every suite, network, source of images and method."""
+    from clbench.data import SOURCES
     from clbench.methods.table import METHODS, method_names
-    from clbench.suites.catalogue import SUITES
+    from clbench.networks.table import NETWORKS, network_names
+    from clbench.suites.files import SUITES
 
     print("suites (clbench show SUITE tells more):")
     for suite in SUITES.values():
-        print(f"  {suite.name:<24}{suite.title}: {suite.n_tasks} tasks, {suite.head} head, data {suite.data}")
+        head = {"single": "a single head", "multi": "a head per task", "classes": "one head over all classes"}[
+            suite.head
+        ]
+        print(f"  {suite.name:<24}{suite.title}: {suite.n_tasks} tasks, {head}, {suite.network}, data {suite.data}")
         if suite.variants:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods:")
     for name in method_names():
         print(f"  {name:<24}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
+    print("\nnetworks (--set network=NAME, ./file.py:Class or package.module:Class):")
+    for name in network_names():
+        print(f"  {name:<24}{NETWORKS[name].summary if name in NETWORKS else 'of an installed package'}")
+    print(f"\nimages (--set data=NAME, NAME+NAME, a folder or a .npz file):\n  {', '.join(SOURCES)}")
 
 
-def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")]) -> None:
+def show_command(
+    suite: Annotated[str, typer.Argument(help="Name of the suite, or its file.")],
+    toml: Annotated[bool, typer.Option("--toml", help="As a file that extends it, to be changed and run.")] = False,
+) -> None:
     """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
     from clbench.methods.table import find_method, method_names, resolve_settings
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import as_toml, find_suite, is_file
     from clbench.suites.suite import OVERRIDABLE
 
     chosen = find_suite(suite)
+    if toml:
+        print(as_toml(chosen, suite if is_file(suite) else chosen.name), end="")
+        return
     print(f"{chosen.name}: {chosen.title}\n")
-    for key, value in chosen.model_dump(exclude={"name", "title", "source", "method_settings"}).items():
-        if value is not None or key in OVERRIDABLE:
+    apart = {"name", "title", "source", "method_settings", "published", "goals", "search"}
+    for key, value in chosen.flat().items():
+        if key not in apart and (value is not None or key in OVERRIDABLE):
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else as_option(value)
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
@@ -40,3 +64,12 @@ def show_command(suite: Annotated[str, typer.Argument(help="Name of the suite.")
         settings = resolve_settings(chosen, name, {}).model_dump()
         shown = ", ".join(f"{key}={as_option(value)}" for key, value in settings.items())
         print(f"  {name + (' *' if known else ''):<18}{shown}")
+
+
+def show_grid(screen: "Screen", suite: "Suite", methods: Sequence[str], seeds: Sequence[int]) -> None:
+    """What a command would run, as far as it is known without images."""
+    listed = ", ".join(map(str, seeds))
+    screen.show(
+        f"{suite.title}: {len(methods) * len(seeds)} runs of {suite.n_tasks} tasks on {suite.network}, "
+        f"seeds {listed}: {', '.join(methods)}. Nothing was run."
+    )

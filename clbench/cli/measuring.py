@@ -49,7 +49,7 @@ def tune_command(
     """
     from clbench.screen import Screen
     from clbench.search.trials import load_grid, search
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
 
     chosen = find_suite(suite)
     names = None if methods is None else chosen_methods(methods, chosen)
@@ -118,7 +118,7 @@ def bench_command(
 
     from clbench.bench import LEGEND, STOCK, as_json, bench, bench_images, bench_table
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
 
     names = chosen_methods(methods, find_suite("permuted-mnist"), STOCK)
     if with_avalanche:

@@ -36,7 +36,7 @@ def report_command(
     """
     from clbench.reports import write_files
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
 
     screen = Screen(quiet=quiet)
     names = list(dict.fromkeys(find_suite(name).name for name in suite))
@@ -66,7 +66,7 @@ def compare_command(
     from clbench.reports import write_files
     from clbench.reports.compare import comparison_table, compose_comparison, find_pair
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
 
     screen = Screen(quiet=quiet)
     chosen = find_suite(suite)
@@ -92,7 +92,7 @@ def sync_command(
     What is there is completed, what is missing is added, nothing is there twice; exit code 1 if a folder is damaged.
     """
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
     from clbench.tracking.connection import tracking_uri as resolve_uri
     from clbench.tracking.sync import sync
 
@@ -119,7 +119,7 @@ def verify_command(
     """
     from clbench.reports.verify import verification_table, verify
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite
 
     chosen = find_suite(suite)
     found = verify(recorded_runs(chosen.name, runs, tracking_uri), chosen.name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clbench.cli.listing import show_grid
 from clbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -28,7 +29,7 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.cli.reading import recorded_runs, write_suite_report
-from clbench.errors import INTERRUPTED, RecordError, SettingError, TrackingError
+from clbench.errors import INTERRUPTED, DataError, RecordError, SettingError, TrackingError
 
 if TYPE_CHECKING:
     from clbench.execution.job import Outcome
@@ -73,14 +74,16 @@ def run_command(
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
     from clbench.records.files import check_writable
+    from clbench.runs.spec import sorted_overrides
     from clbench.screen import Screen
-    from clbench.suites.catalogue import find_suite
+    from clbench.suites.files import find_suite, suite_files
     from clbench.suites.settings import parse_overrides
 
     chosen = find_suite(suite)
     names = chosen_methods(methods, chosen)
     seed_list = chosen_seeds(seeds, chosen)
     changes = parse_overrides(overrides or [])
+    changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0])
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
     if not dry_run:
@@ -89,14 +92,25 @@ def run_command(
 
     from clbench.data import load_images
 
-    images = load_images(chosen.data, data_root, offline=offline)
+    load = partial(load_images, changed.data, data_root)
+    try:
+        images = load(offline=offline)
+    except DataError as error:
+        if not dry_run:
+            raise
+        screen.warn(f"{error}; without images the plan has no run ids and no time")
+        show_grid(screen, changed, names, seed_list)
+        return
 
     import torch
 
     from clbench.data.streams import make_stream
+    from clbench.execution.invocation import check_as_before
     from clbench.runs.spec import make_specs, unreached
     from clbench.seeding import RandomStreams
 
+    if not dry_run:
+        check_as_before(output, chosen.name, images.sha256, screen.warn)
     place = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -119,6 +133,9 @@ def run_command(
         images,
         training_precision,
         place.type,
+        files=suite_files(suite),
+        # What the user names is not left out in silence, nor with a line that is easily overlooked.
+        leave_out=screen.warn if methods in (None, "all") else None,
     )
     for said in unreached(specs, changes):
         screen.warn(said)
@@ -143,10 +160,9 @@ def run_command(
     )
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs))
-    remember(output, sys.argv[1:])
+    remember(output, sys.argv[1:], chosen.name, images.sha256)
     # What was just loaded is on disk now.
-    load = partial(load_images, chosen.data, data_root, offline=True)
-    grid = Grid(place, output, images, load, jobs)
+    grid = Grid(place, output, images, partial(load, offline=True), jobs)
     outcome: Outcome = "failed"
     try:
         outcome = run_grid(grid, specs, tracker, screen)
@@ -209,10 +225,11 @@ def status_command(output: OutputOption = Path("clbench-runs")) -> None:
 
 def resume_command(context: typer.Context, output: OutputOption = Path("clbench-runs")) -> None:
     """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
-    from clbench.execution.invocation import last_invocation
+    from clbench.execution.invocation import last_invocation, resuming
 
     arguments, folder = last_invocation(output)
     os.chdir(folder)
     sys.argv = [sys.argv[0], *arguments]
     print(shlex.join(["clbench", *arguments]), flush=True)
-    context.find_root().command.main(arguments, prog_name="clbench")
+    with resuming():
+        context.find_root().command.main(arguments, prog_name="clbench")

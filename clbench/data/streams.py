@@ -195,18 +195,12 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
     shape = (images.train_images.shape[1], images.train_images.shape[2], images.train_images.shape[3])
     training, validation = _split_validation(images.train_labels, suite.validation_share, seeds)
     n_classes = len(images.class_names)
-    if suite.scenario == "split":
-        per_task = suite.classes_per_task or 2
-        if suite.n_tasks * per_task > n_classes:
-            raise SettingError(
-                f"{suite.n_tasks} tasks of {per_task} classes need {suite.n_tasks * per_task} classes, but "
-                f"{images.source} has {n_classes}; use at most --set n_tasks={n_classes // per_task}"
-            )
-        order = torch.arange(n_classes)
-        if suite.class_order == "random":
-            order = torch.randperm(n_classes, generator=seeds.generator("class-order"))
-    else:
-        per_task, order = n_classes, torch.arange(n_classes)
+    per_task = _classes_per_task(suite, images)
+    order = torch.arange(n_classes)
+    if suite.scenario == "split" and suite.class_order == "random":
+        order = torch.randperm(n_classes, generator=seeds.generator("class-order"))
+    # One head over all classes counts them from 0 in their order, any other the classes of its task.
+    offset = per_task if suite.scenario == "split" and suite.head == "classes" else 0
 
     def task(index: int) -> Task:
         change: Change = Unchanged()
@@ -223,9 +217,9 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
             classes = order[index * per_task : (index + 1) * per_task]
             name = " / ".join(images.class_names[c] for c in classes.tolist())
 
-        # A head counts its classes from 0, in the order in which the task lists them.
+        # In the order in which the task lists them.
         within_head = torch.full((n_classes,), -1)
-        within_head[classes] = torch.arange(len(classes))
+        within_head[classes] = torch.arange(len(classes)) + index * offset
 
         def samples(source: Tensor, labels: Tensor, candidates: Tensor) -> Samples:
             local = within_head[labels[candidates]]
@@ -248,7 +242,44 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
                     f"task {made.index + 1} of {suite.n_tasks} has no {what} image, with "
                     f"validation_share={suite.validation_share:g}; give another share, or more images"
                 )
-    return Stream(tasks, shape, per_task)
+    return Stream(tasks, shape, outputs_of(suite, images))
+
+
+def outputs_of(suite: Suite, images: ImageSet) -> int:
+    """Outputs of the suite's network, or of each of its heads.
+
+    Raises:
+        SettingError: if the images have too few classes, or they do not divide into the tasks.
+    """
+    per_task = _classes_per_task(suite, images)
+    return suite.n_tasks * per_task if suite.scenario == "split" and suite.head == "classes" else per_task
+
+
+def _classes_per_task(suite: Suite, images: ImageSet) -> int:
+    n_classes = len(images.class_names)
+    if suite.scenario != "split":
+        return n_classes
+    per_task = suite.classes_per_task
+    if per_task is None:
+        if n_classes % suite.n_tasks:
+            possible = [count for count in range(2, n_classes // 2 + 1) if n_classes % count == 0]
+            remedy = f"use --set n_tasks={min(possible, key=lambda n: abs(n - suite.n_tasks))}, or " if possible else ""
+            raise SettingError(
+                f"the {n_classes} classes of {images.source} do not divide into {suite.n_tasks} tasks; {remedy}"
+                "say how many a task has with --set classes_per_task"
+            )
+        per_task = n_classes // suite.n_tasks
+        if per_task < 2:
+            raise SettingError(
+                f"a task needs two classes or more, but {n_classes} classes of {images.source} in {suite.n_tasks} "
+                f"tasks are one each; use at most --set n_tasks={n_classes // 2}"
+            )
+    if suite.n_tasks * per_task > n_classes:
+        raise SettingError(
+            f"{suite.n_tasks} tasks of {per_task} classes need {suite.n_tasks * per_task} classes, but "
+            f"{images.source} has {n_classes}; use at most --set n_tasks={n_classes // per_task}"
+        )
+    return per_task
 
 
 def _split_validation(labels: Tensor, share: float, seeds: RandomStreams) -> tuple[Tensor, Tensor]:

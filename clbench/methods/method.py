@@ -37,6 +37,10 @@ class MethodSettings(BaseModel):
     # Strict, so that nothing given is recorded as something else: true is no learning rate of 1.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it
+    # out, so that runs recorded before keep their ids.
+    added_later: ClassVar[Mapping[str, Any]] = {}
+
     optimizer: Optimizer | None = None
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule | None = None
@@ -98,6 +102,7 @@ class Method:
     Class attributes:
         Settings: the method's hyper-parameters.
         task_known_at_test: whether predictions need to be told the task, even with a single head.
+        numbers: raised when a change moves the method's numbers, so that its runs get new ids and no others do.
 
     Args:
         settings: resolved hyper-parameters (`resolve_settings`).
@@ -106,6 +111,7 @@ class Method:
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     task_known_at_test: ClassVar[bool] = False
+    numbers: ClassVar[int] = 0
 
     model: "nn.Module"
     strategy: "TensorStrategy"
@@ -124,6 +130,16 @@ class Method:
         """Why these settings, each right by itself, do not fit the suite, in one sentence; empty where they do."""
         return ""
 
+    @classmethod
+    def unfit(cls, network: "nn.Module", image: "Tensor") -> str:
+        """Why the method cannot train a network like this one, in one sentence; empty where it can.
+
+        Args:
+            network: as it is before training, on the CPU.
+            image: one of the size that it is for [1, C, H, W].
+        """
+        return ""
+
     def prepare(self, observers: "Sequence[SupervisedPlugin]" = ()) -> None:
         """Builds network, optimiser, plugins and the Avalanche strategy; `observers` hear its events."""
         self.observers = observers
@@ -138,16 +154,9 @@ class Method:
 
     def build_model(self, *key: int) -> "nn.Module":
         """The suite's network on the device, its initial weights from the stream ("weights", *key)."""
-        from clbench.networks.mlp import MLP, MultiHeadMLP, initialise
-
-        suite, stream = self.workplace.suite, self.workplace.stream
-        channels, height, width = stream.image_shape
-        sizes = (channels * height * width, suite.hidden_sizes, stream.n_outputs)
+        stream = self.workplace.stream
         seed = self.workplace.seeds.derive("weights", *key)
-        if suite.head == "multi":
-            model = initialise(MultiHeadMLP, *sizes, suite.n_tasks, seed=seed)
-        else:
-            model = initialise(MLP, *sizes, seed=seed)
+        model = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed)
         return model.to(self.workplace.device)
 
     def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":

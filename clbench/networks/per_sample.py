@@ -36,12 +36,9 @@ def mean_over_samples(
     Raises:
         MethodError: if some parameter belongs to another kind of layer.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    covered = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in covered:
-            raise MethodError(f"per-sample gradients need linear layers only, but {name} belongs to another kind")
-
+    if reason := unsupported(model):
+        raise MethodError(reason)
+    layers = _linear_layers(model)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -81,3 +78,16 @@ def mean_over_samples(
             hook.remove()
         model.train(was_training)
     return {name: tensor / seen for name, tensor in total.items()}
+
+
+def unsupported(model: nn.Module) -> str:
+    """Why the model's gradients cannot be taken sample by sample, in one sentence; empty where they can."""
+    covered = {id(parameter) for layer in _linear_layers(model).values() for parameter in layer.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in covered:
+            return f"per-sample gradients need linear layers only so far, but {name} belongs to another kind"
+    return ""
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

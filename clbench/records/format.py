@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from clbench.metrics import Matrix
 
+FORMAT = 2
 CAPACITY_COLUMNS = ("task", "layer", "neurons", "free", "new", "reused", "threshold", "margin_spent")
 TASK_COLUMNS = (
     "task",

@@ -5,8 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from clbench.methods.method import MethodSettings
+from clbench.methods.table import find_method, method_names
+from clbench.suites.settings import base_name
 from clbench.suites.suite import Suite
+
+# Part of every run's id in the place of a version. Raised only with an entry under "Numbers changed" in CHANGELOG. A
+# change of one method's numbers raises that method's own, `Method.numbers`.
+NUMBERS = "0.1.0"
 
 
 def run_id_of(identity: Mapping[str, Any]) -> str:
@@ -16,41 +24,41 @@ def run_id_of(identity: Mapping[str, Any]) -> str:
 
 
 def recorded_identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a run, whose hash is its id (`RunSpec.identity`), as its config.json holds it.
+    """What the run id is the hash of, from what config.json says; words about the suite have no part in it.
 
     Raises:
         KeyError, TypeError, AttributeError: if config.json lacks a part of it.
     """
     suite = config["suite_settings"]
+    # Records of the first format have the version there, which was that of the numbers.
+    numbers = config["numbers"] if "format" in config else config["versions"]["clbench"]
+    of_method = {"method_numbers": config["method_numbers"]} if config.get("method_numbers") else {}
     return {
-        "clbench": config["versions"]["clbench"],
+        "clbench": numbers,
         "suite_settings": {key: value for key, value in suite.items() if key not in ("title", "source")},
         **{key: config[key] for key in ("method", "method_settings", "seed", "precision")},
+        **of_method,
         "device": config["device"].partition(":")[0],
         "data_sha256": config["data"]["sha256"],
     }
 
 
-# Settings that came later, and the value at which a run is the one that it was without them: a record leaves it out,
-# so that runs recorded before keep their ids.
-ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
-    "suite_settings": {"steps_per_epoch": None},
-    "method_settings": {
-        "frozen_cache_mib": 1024,
-        "initial_scale": 1.0,
-        "margin_shares": None,
-        "train_on_validation": False,
-    },
-}
+def settings_of(
+    suite: Suite, settings: MethodSettings, named: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The two settings of a run, as its config.json has them; documentation and other methods' have no part in them.
 
-
-def settings_of(suite: Suite, settings: MethodSettings) -> dict[str, dict[str, Any]]:
-    """The two settings of a run, as its config.json has them; documentation and other methods' have no part in them."""
-    of_suite = suite.model_dump(mode="json", exclude={"title", "source", "seeds", "methods", "method_settings"})
-    resolved = {"suite_settings": of_suite, "method_settings": settings.model_dump(mode="json")}
+    Args:
+        suite: with overrides applied.
+        settings: of the method.
+        named: what a record says in the place of a path: of a network or images of the user's.
+    """
+    documentation = {"title", "source", "seeds", "methods", "method_settings", "published", "goals", "search"}
+    of_suite = suite.model_dump(mode="json", exclude=documentation)
+    of_suite |= of_suite.pop("network_settings")
     return {
-        kind: {key: value for key, value in given.items() if (key, value) not in ADDED_LATER[kind].items()}
-        for kind, given in resolved.items()
+        "suite_settings": _without(added_later(type(suite)), {**of_suite, **(named or {})}),
+        "method_settings": _without(added_later(type(settings)), settings.model_dump(mode="json")),
     }
 
 
@@ -60,10 +68,35 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Two runs can be compared by these.
 
     Args:
-        config: what config.json of the run says, or `settings_of`.
+        config: what config.json of the run says.
     """
-    settings = {kind: {**left_out, **(config.get(kind) or {})} for kind, left_out in ADDED_LATER.items()}
-    # Words about a suite, which may be put otherwise.
-    for key in ("title", "source"):
-        settings["suite_settings"].pop(key, None)
-    return settings
+    of_method = base_name(config["method"])
+    schema = find_method(of_method).Settings if of_method in method_names() else MethodSettings
+    suite = {**added_later(Suite), **(config.get("suite_settings") or {})}
+    return {
+        # Words about a suite may be put otherwise.
+        "suite_settings": {key: value for key, value in suite.items() if key not in ("title", "source")},
+        "method_settings": {**added_later(schema), **(config.get("method_settings") or {})},
+    }
+
+
+def left_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a record leaves out, with the values that they have there."""
+    return {
+        key: value
+        for kind, settings in recorded_settings(config).items()
+        for key, value in settings.items()
+        if key not in (config.get(kind) or {})
+    }
+
+
+def added_later(schema: type[BaseModel]) -> dict[str, Any]:
+    """The settings that a schema and its bases call `added_later`, with the values that records leave out."""
+    found: dict[str, Any] = {}
+    for base in reversed(schema.__mro__):
+        found |= vars(base).get("added_later", {})
+    return found
+
+
+def _without(left_out: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if (key, value) not in left_out.items()}

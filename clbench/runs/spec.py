@@ -1,18 +1,20 @@
 """From a command's words to the grid of runs: what each will do, and the id that follows from it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from clbench import __version__
 from clbench.data import ImageSet
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import find_method, resolve_settings
-from clbench.records.identity import run_id_of, settings_of
-from clbench.suites.suite import OVERRIDABLE, Suite
+from clbench.networks.table import is_own, schema_of
+from clbench.records.format import FORMAT
+from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
+from clbench.runs.network import sample_network
+from clbench.suites.suite import OVERRIDABLE, Suite, is_path
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -29,6 +31,9 @@ class RunSpec:
         overrides: what `--set` changed, as given; empty for a canonical run.
         data: source, digest and counts of the images.
         device: type of the device, `cpu` or `cuda`.
+        named: what stands in the record in the place of a path: names and digests of the user's network and images.
+        network: what a reader wants to know of it, such as its number of parameters; no part of the id.
+        files: the user's files that the run is made of, by the names under which the run folder keeps them.
     """
 
     suite: Suite
@@ -39,18 +44,28 @@ class RunSpec:
     overrides: Mapping[str, Any]
     data: Mapping[str, Any]
     device: str
+    named: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the run id is the hash of; documentation and the other methods' settings have no part in it."""
+        return recorded_identity(self.recorded)
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """The part of config.json that the identity is made of."""
         return {
-            "clbench": __version__,
+            "format": FORMAT,
+            "numbers": NUMBERS,
             "method": self.method,
-            **settings_of(self.suite, self.settings),
+            "method_numbers": find_method(self.method).numbers,
+            **settings_of(self.suite, self.settings, self.named),
             "seed": self.seed,
             "precision": self.precision,
             "device": self.device,
-            "data_sha256": self.data["sha256"],
+            "data": dict(self.data),
         }
 
     @property
@@ -67,14 +82,89 @@ def make_specs(
     images: ImageSet,
     precision: Precision,
     device: str,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    leave_out: Callable[[str], None] | None = None,
 ) -> list[RunSpec]:
     """The grid of runs, seed by seed, so that a comparison is complete early.
 
     Overrides without a dot are the suite's; `method.setting` is one method's. One that says what the suite says
     anyway changes nothing and does not mark the run as modified.
 
+    Args:
+        suite, methods, seeds: what to run.
+        overrides: what to change in it.
+        images: the suite's.
+        precision, device: how and where to train.
+        files: the user's files that the suite was read from, by name.
+        leave_out: told why a method cannot run here, which is then left out; None refuses it.
+
     Raises:
-        SettingError: for an unknown method or setting, or a value that does not fit.
+        SettingError: for an unknown method or setting, a value that does not fit, a method that cannot run on the
+            suite or its network, or a network that does not fit the images.
+    """
+    of_suite, of_method = sorted_overrides(suite, methods, overrides)
+    changed = suite.with_overrides(of_suite).complete()
+    data = {
+        "source": images.source,
+        "sha256": images.sha256,
+        "train_images": len(images.train_labels),
+        "test_images": len(images.test_labels),
+    }
+    found = sample_network(changed, images)
+    named = {**found.named, **({"data": images.source} if is_path(changed.data) else {})}
+    kept = []
+    for name in methods:
+        reason = find_method(name).refusal(changed) or find_method(name).unfit(found.model, found.image)
+        if not reason:
+            kept.append(name)
+        elif leave_out is None:
+            raise SettingError(reason)
+        else:
+            leave_out(f"{name} is left out: {reason}")
+    if not kept:
+        raise SettingError(f"no method is left to run on {suite.name}; name others with --methods")
+    specs = []
+    for seed in seeds:
+        for name in kept:
+            canonical = resolve_settings(changed, name, {})
+            settings = resolve_settings(changed, name, of_method.get(name, {}))
+            if reason := find_method(name).misfit(settings, changed):
+                raise SettingError(f"the settings of {name} do not fit: {reason}")
+            effective = {
+                **{k: changed.flat()[k] for k in of_suite if changed.flat()[k] != suite.flat().get(k)},
+                **{
+                    f"{name}.{k}": getattr(settings, k)
+                    for k in of_method.get(name, {})
+                    if getattr(settings, k) != getattr(canonical, k)
+                },
+            }
+            specs.append(
+                RunSpec(
+                    changed,
+                    name,
+                    settings,
+                    seed,
+                    precision,
+                    # A path is the user's own affair.
+                    {key: named.get(key, value) for key, value in effective.items()},
+                    data,
+                    device,
+                    named,
+                    found.described,
+                    {**(files or {}), **found.files},
+                )
+            )
+    return specs
+
+
+def sorted_overrides(
+    suite: Suite, methods: list[str], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The overrides of the suite, and those of each method.
+
+    Raises:
+        SettingError: for one that neither the suite nor any of the methods has.
     """
     of_suite: dict[str, Any] = {}
     of_method: dict[str, dict[str, Any]] = {}
@@ -90,48 +180,22 @@ def make_specs(
                 f"--set {key}: '{owner}' is not among the methods of this run ({', '.join(methods)}); add it to "
                 "--methods, or leave the setting out"
             )
-    unknown = [key for key in of_suite if key not in OVERRIDABLE]
-    if unknown:
-        for name in methods:
-            if unknown[0] in find_method(name).Settings.model_fields:
-                raise SettingError(
-                    f"--set {unknown[0]}: the suite has no such setting, but {name} has; give {name}.{unknown[0]}"
-                )
-        raise unknown_name("setting", unknown[0], [*OVERRIDABLE, *(f"{name}.SETTING" for name in methods)])
-    changed = suite.with_overrides(of_suite)
-    data = {
-        "source": images.source,
-        "sha256": images.sha256,
-        "train_images": len(images.train_labels),
-        "test_images": len(images.test_labels),
-    }
-    for name in methods:
-        if reason := find_method(name).refusal(changed):
-            raise SettingError(reason)
-    specs = []
-    for seed in seeds:
-        for name in methods:
-            canonical = resolve_settings(changed, name, {})
-            settings = resolve_settings(changed, name, of_method.get(name, {}))
-            if reason := find_method(name).misfit(settings, changed):
-                raise SettingError(f"the settings of {name} do not fit: {reason}")
-            effective = {
-                **{k: getattr(changed, k) for k in of_suite if getattr(changed, k) != getattr(suite, k)},
-                **{
-                    f"{name}.{k}": getattr(settings, k)
-                    for k in of_method.get(name, {})
-                    if getattr(settings, k) != getattr(canonical, k)
-                },
-            }
-            specs.append(RunSpec(changed, name, settings, seed, precision, effective, data, device))
-    return specs
+    network = of_suite.get("network", suite.network)
+    if isinstance(network, str) and not is_own(network):
+        allowed = [*OVERRIDABLE, *schema_of(network).model_fields]
+        for key in (key for key in of_suite if key not in allowed):
+            for name in methods:
+                if key in find_method(name).Settings.model_fields:
+                    raise SettingError(f"--set {key}: the suite has no such setting, but {name} has; give {name}.{key}")
+            raise unknown_name("setting", key, [*allowed, *(f"{name}.SETTING" for name in methods)])
+    return of_suite, of_method
 
 
 def unreached(specs: Sequence[RunSpec], overrides: Mapping[str, Any]) -> list[str]:
     """A sentence for each override of the suite that some methods, with a setting of their own, do not take."""
     said = []
     for key in (key for key in overrides if "." not in key):
-        given = getattr(specs[0].suite, key)
+        given = specs[0].suite.flat()[key]
         own = dict.fromkeys(
             spec.method
             for spec in specs

@@ -12,13 +12,13 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from clbench.errors import RecordError, SettingError, unknown_name, why_unreadable
+from clbench.suites.published import Search
 from clbench.suites.settings import setting_error
 from clbench.suites.suite import Suite
 
@@ -48,72 +48,47 @@ LOG_COLUMNS = (
 )
 
 
-class Grid(BaseModel):
-    """What a search tries.
+class Grid(Search):
+    """What a search tries, in a file of its own.
 
     Attributes:
         suite: name of the suite.
-        n_tasks: how many of its tasks each trial learns.
-        seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
-        trials: by method, the settings of each trial; every method has as many. "none", as `clbench show` and
-            reports print it, and "null" stand for None, which TOML has no word for.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     suite: str
-    n_tasks: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    trials: Mapping[str, list[dict[str, Any]]]
-
-    @field_validator("trials")
-    @classmethod
-    def _null_is_none(cls, trials: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, list[dict[str, Any]]]:
-        return {
-            name: [
-                {key: None if value in ("null", "none") else value for key, value in trial.items()} for trial in listed
-            ]
-            for name, listed in trials.items()
-        }
-
-    @model_validator(mode="after")
-    def _same_budget(self) -> "Grid":
-        counts = {name: len(trials) for name, trials in self.trials.items()}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise ValueError(f"every method must have the same number of trials, but got {listed}")
-        return self
 
 
-def load_grid(suite: Suite, path: Path | None) -> Grid:
-    """Reads the grid of a suite: the given file, else the one that comes with clbench.
+def load_grid(suite: Suite, path: Path | None) -> Search:
+    """Reads the search of a suite: the given file, else the suite's own.
 
     Raises:
         SettingError: if there is none, it is no grid, it is another suite's, or its seed is one of the suite's.
     """
     if path is None:
-        packaged = resources.files("clbench.baselines") / "tuning" / f"{suite.name}.toml"
-        if not packaged.is_file():
-            raise SettingError(f"the suite '{suite.name}' comes without a search grid; give one with --grid FILE")
-        text, where = packaged.read_text(encoding="utf-8"), packaged.name
+        if suite.search is None:
+            raise SettingError(f"the suite '{suite.name}' comes without a search; give one with --grid FILE")
+        grid, where = suite.search, f"of {suite.name}"
     else:
-        try:
-            text, where = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"the grid {path} cannot be read ({why_unreadable(error)})") from None
+        grid, where = _read_grid(suite, path), str(path)
+    if grid.seed in suite.seeds:
+        raise SettingError(f"the grid {where} searches with seed {grid.seed}, which is one that the suite reports")
+    return grid
+
+
+def _read_grid(suite: Suite, path: Path) -> Grid:
     try:
-        grid = Grid.model_validate(tomllib.loads(text))
+        grid = Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"the grid {path} cannot be read ({why_unreadable(error)})") from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"the grid {where} is no TOML: {error}") from None
+        raise SettingError(f"the grid {path} is no TOML: {error}") from None
     except ValidationError as error:
         strange = [str(found["loc"][0]) for found in error.errors() if found["type"] == "extra_forbidden"]
         if strange:
-            raise unknown_name(f"entry of the grid {where}", strange[0], Grid.model_fields) from None
-        raise SettingError(f"the grid {where}: {setting_error(error)}") from None
+            raise unknown_name(f"entry of the grid {path}", strange[0], Grid.model_fields) from None
+        raise SettingError(f"the grid {path}: {setting_error(error)}") from None
     if grid.suite != suite.name:
-        raise SettingError(f"the grid {where} is for the suite '{grid.suite}', not for '{suite.name}'")
-    if grid.seed in suite.seeds:
-        raise SettingError(f"the grid {where} searches with seed {grid.seed}, which is one that the suite reports")
+        raise SettingError(f"the grid {path} is for the suite '{grid.suite}', not for '{suite.name}'")
     return grid
 
 
@@ -134,7 +109,7 @@ class Trial:
 
 def search(
     suite: Suite,
-    grid: Grid,
+    grid: Search,
     methods: list[str] | None,
     images: "ImageSet",
     precision: "Precision",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from clbench.errors import SettingError
 
 Optimizer = Literal["adam", "sgd", "rmsprop"]
-Schedule = Literal["constant", "linear"]
+Schedule = Literal["constant", "linear", "plateau"]
 
 
 def base_name(method: str) -> str:

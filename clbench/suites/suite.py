@@ -1,17 +1,22 @@
-"""Every suite as a constant: the data, the sequence of tasks, the network and the training, with their source.
+"""A suite: the data, the sequence of tasks, the network and the training of a benchmark, as one value.
 
 A suite is data. What a run does beyond it is an override (`--set`), and such a run is recorded as modified.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from clbench.errors import unknown_name
+from clbench.errors import SettingError, unknown_name
+from clbench.networks.network import ImageShape
+from clbench.networks.table import build, find_network, is_own, schema_of
+from clbench.suites.published import Goal, PublishedResult, Search
 from clbench.suites.settings import Optimizer, Schedule, setting_error, without_sign_of_zero
 
-Width = Annotated[int, Field(ge=1, le=65536, strict=True)]
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Suite(BaseModel):
@@ -19,17 +24,25 @@ class Suite(BaseModel):
 
     Attributes:
         name, title: the name on the command line, and in words.
-        data: name of the source of images (`clbench.data.SOURCES`).
+        data: the source of images (`clbench.data.SOURCES`), several joined by `+`, or the path of a folder or file.
+        image_size: side to which images are resized; None leaves them as they are.
+        normalise: whether pixels x in [0, 1] enter as (x - mean) / std, channel by channel, over the training images.
+        augmentation: what is done to training images at random: `crop` (after `crop_padding` black pixels are added on
+            every side) and `flip` (left and right).
+        crop_padding: see there.
         scenario: `permuted` (each task shuffles the pixels its own way, the first leaves them), `rotated` (each
             task turns the images by a further 180 / n_tasks degrees) or `split` (each task has its own classes).
         n_tasks: T, the number of tasks.
         classes_per_task: for `split`, how many classes a task has; otherwise every task has all classes.
         class_order: for `split`, the order of the classes: `sorted`, or `random` from the seed.
-        hidden_sizes: neurons of each hidden ReLU layer of the network.
-        head: `single` (one output layer for all tasks) or `multi` (one per task, chosen by the task's label).
+        network: a name of `clbench.networks.table`, `./file.py:Class` or `package.module:Class`.
+        network_settings: of the network, such as `hidden_sizes`; in files and on the command line they stand beside
+            the suite's own.
+        head: `single` (one output layer for all tasks), `multi` (one per task, chosen by the task's label) or `classes`
+            (one over all classes, the task unknown).
         optimizer, learning_rate, learning_rate_schedule: of every method that has no own setting below;
-            `linear` falls to 0 over each task.
-        batch_size, epochs: images per step; passes over a task's training images.
+            `linear` falls to 0 over each task, `plateau` halves after 6 epochs without a better validation loss.
+        batch_size, epochs: images per step; passes over a task's training images, at most, for `plateau`.
         validation_share: share of the training images of each task that no method trains on (unless its settings say
             `train_on_validation`).
         seeds: the seeds of the canonical comparison.
@@ -39,21 +52,38 @@ class Suite(BaseModel):
         method_settings: by method, what differs from its defaults in this suite. `psp:rotation` is a variant of `psp`:
             what differs from the suite's `psp`, reported beside it under that name.
         source: where the setting comes from, and what in it is our choice.
+        published, goals, search: results from the literature, what ours must reach, and what `clbench tune` tries.
     """
 
     # Strict, so that nothing given is recorded as something else: true is no learning rate of 1. But a list will do for
     # a tuple, of which JSON has none.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
+    # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it
+    # out, so that runs recorded before keep their ids.
+    added_later: ClassVar[Mapping[str, Any]] = {
+        "steps_per_epoch": None,
+        "network": "mlp",
+        "image_size": None,
+        "normalise": False,
+        "augmentation": [],
+        "crop_padding": 4,
+    }
+
+    name: str = Field(min_length=1, max_length=100)
     title: str
     data: str
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    normalise: bool = False
+    augmentation: tuple[Literal["crop", "flip"], ...] = Field(default=(), strict=False)
+    crop_padding: int = Field(default=4, ge=1, le=256)
     scenario: Literal["permuted", "rotated", "split"]
     n_tasks: int = Field(ge=1, le=1000, strict=True)
     classes_per_task: int | None = Field(default=None, ge=2)
     class_order: Literal["sorted", "random"] = "sorted"
-    hidden_sizes: tuple[Width, ...] = Field(min_length=1, strict=False)
-    head: Literal["single", "multi"]
+    network: str = "mlp"
+    network_settings: Mapping[str, Any] = Field(default_factory=dict)
+    head: Literal["single", "multi", "classes"]
     optimizer: Optimizer
     learning_rate: float = Field(gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule
@@ -61,46 +91,140 @@ class Suite(BaseModel):
     epochs: int = Field(ge=1, le=100_000, strict=True)
     steps_per_epoch: int | None = Field(default=None, ge=1, strict=True)
     validation_share: float = Field(gt=0, lt=1, allow_inf_nan=False)
-    seeds: tuple[int, ...] = Field(strict=False)
-    methods: tuple[str, ...] = Field(strict=False)
+    seeds: tuple[int, ...] = Field(strict=False, min_length=1)
+    methods: tuple[str, ...] = Field(strict=False, min_length=1)
     method_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     source: str
+    published: tuple[PublishedResult, ...] = Field(default=(), strict=False)
+    goals: tuple[Goal, ...] = Field(default=(), strict=False)
+    search: Search | None = None
 
     @property
     def variants(self) -> list[str]:
         """Names of the variants of methods that this suite defines."""
         return [name for name in self.method_settings if ":" in name]
 
+    @property
+    def overridable(self) -> tuple[str, ...]:
+        """The settings that `--set` may change: the suite's, then its network's."""
+        return (*OVERRIDABLE, *self.network_settings)
+
     @field_validator("*", mode="before")
     @classmethod
     def _zero_has_no_sign(cls, value: Any) -> Any:
         return without_sign_of_zero(value)
 
-    @field_validator("hidden_sizes", mode="before")
+    @field_validator("augmentation", mode="before")
     @classmethod
-    def _one_width_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, int) else value
+    def _one_augmentation_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """A suite of settings as a file has them: the network's beside the suite's own.
+
+        Raises:
+            SettingError: for a setting that neither has, that is missing, or a value that does not fit.
+        """
+        own = {key: value for key, value in given.items() if key in cls.model_fields}
+        network = own.get("network", cls.model_fields["network"].default)
+        others = {key: value for key, value in given.items() if key not in own}
+        if isinstance(network, str) and not is_own(network):
+            schema = schema_of(network)
+            for key in others:
+                if key not in schema.model_fields:
+                    raise unknown_name("setting", key, [*cls.model_fields, *schema.model_fields])
+            try:
+                others = dict(schema.model_validate(others))
+            except ValidationError as error:
+                raise setting_error(error) from None
+        try:
+            return cls.model_validate({**own, "network_settings": others})
+        except ValidationError as error:
+            raise setting_error(error) from None
+
+    def flat(self) -> dict[str, Any]:
+        """The settings as a file has them, which `of` takes."""
+        fields = {key: getattr(self, key) for key in type(self).model_fields if key != "network_settings"}
+        return {**fields, **self.network_settings}
+
+    def build_network(self, image_shape: ImageShape, n_outputs: int, seed: int) -> "nn.Module":
+        """The suite's network on the CPU, its weights from the seed alone.
+
+        Args:
+            image_shape: (C, H, W).
+            n_outputs: of each of its output layers.
+            seed: 0 to 2^63 - 1.
+
+        Raises:
+            SettingError: if it is not found, or does not fit the images or the outputs.
+        """
+        network = find_network(self.network)
+        settings = network.Settings.model_validate(dict(self.network_settings))
+        return build(
+            network, settings, image_shape, n_outputs=n_outputs, head=self.head, n_tasks=self.n_tasks, seed=seed
+        )
+
+    def complete(self) -> "Suite":
+        """The suite with every setting of its network, also of one of the user's, whose code is run for that.
+
+        Raises:
+            SettingError: if the network is not found, or lacks a setting or has a value that does not fit.
+        """
+        schema = find_network(self.network).Settings
+        for key in schema.model_fields:
+            if key in type(self).model_fields:
+                raise SettingError(
+                    f"the parameter {key} of the network {self.network} has the name of a setting of the suite; give "
+                    "it another"
+                )
+        for key in self.network_settings:
+            if key not in schema.model_fields:
+                raise unknown_name("setting", key, [*OVERRIDABLE, *schema.model_fields])
+        try:
+            settings = schema.model_validate(dict(self.network_settings))
+        except ValidationError as error:
+            raise setting_error(error) from None
+        return self.model_copy(update={"network_settings": dict(settings)})
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "Suite":
-        """The suite with some of its settings replaced.
+        """The suite with some of its settings replaced. Another network starts from its own defaults.
 
         Raises:
             SettingError: for a setting that does not exist, may not be changed, or a value that does not fit.
         """
-        for key in overrides:
-            if key not in OVERRIDABLE:
-                raise unknown_name("setting", key, OVERRIDABLE)
-        try:
-            return Suite.model_validate({**self.model_dump(), **overrides})
-        except ValidationError as error:
-            raise setting_error(error) from None
+        kept, given = self.flat(), dict(overrides)
+        if isinstance(given.get("network"), str):
+            given["network"] = absolute(given["network"], Path.cwd())
+        if isinstance(given.get("data"), str):
+            given["data"] = absolute(given["data"], Path.cwd())
+        network = given.get("network", self.network)
+        if network != self.network:
+            kept = {key: value for key, value in kept.items() if key not in self.network_settings}
+        if isinstance(network, str) and not is_own(network):
+            allowed = (*OVERRIDABLE, *schema_of(network).model_fields)
+            for key in given:
+                if key not in allowed:
+                    raise unknown_name("setting", key, allowed)
+        else:
+            for key in given:
+                if key in type(self).model_fields and key not in OVERRIDABLE:
+                    raise unknown_name("setting", key, OVERRIDABLE)
+        return Suite.of({**kept, **given})
 
 
-# What a suite is (its data, its scenario, its head) is not for overriding: that would be another suite.
+# What else a suite is (its name, its scenario, what is said of it) is not for overriding: that would be another suite.
 OVERRIDABLE = (
     "n_tasks",
+    "classes_per_task",
     "class_order",
-    "hidden_sizes",
+    "data",
+    "image_size",
+    "normalise",
+    "augmentation",
+    "crop_padding",
+    "network",
+    "head",
     "optimizer",
     "learning_rate",
     "learning_rate_schedule",
@@ -109,3 +233,28 @@ OVERRIDABLE = (
     "steps_per_epoch",
     "validation_share",
 )
+
+
+def is_path(data: str) -> bool:
+    """Whether images are given as a folder or a file of the user's, alone or joined with others."""
+    return any("/" in part or part.endswith(".npz") for part in data.split("+"))
+
+
+def absolute(reference: str, base: Path) -> str:
+    """A path in a setting made absolute, below `base` where it is relative; any other word as it is.
+
+    A path is what holds a `/` before any `:`, or ends in `.npz` or `.py` there. Several parts joined by `+` are taken
+    one by one.
+    """
+
+    def part(text: str) -> str:
+        path, colon, rest = text.partition(":")
+        if "/" not in path and not path.endswith((".npz", ".py")):
+            return text
+        try:
+            whole = Path(path).expanduser()
+        except RuntimeError as error:
+            raise SettingError(f"the path {path} cannot be found ({error}); give it in full") from None
+        return f"{(base / whole).resolve()}{colon}{rest}"
+
+    return part(reference) if ":" in reference else "+".join(map(part, reference.split("+")))

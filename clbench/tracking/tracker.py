@@ -48,7 +48,7 @@ class Tracker:
         Raises:
             TrackingError: if the experiment was deleted.
         """
-        from clbench.suites.catalogue import SUITES
+        from clbench.suites.files import SUITES
 
         title = SUITES[suite].title if suite in SUITES else suite
         self._invocation = (suite, command, n_runs, time.time())

@@ -7,7 +7,7 @@ from typing import Any
 from clbench.errors import SettingError
 from clbench.methods.table import method_names, resolve_settings
 from clbench.records.identity import recorded_settings, settings_of
-from clbench.suites.catalogue import SUITES
+from clbench.suites.files import SUITES
 from clbench.suites.settings import base_name
 
 
@@ -30,7 +30,7 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         settings = resolve_settings(suite, method, {})
     except SettingError as error:
         return [str(error)]
-    recorded, here = recorded_settings(config), recorded_settings(settings_of(suite, settings))
+    recorded, here = recorded_settings(config), recorded_settings({"method": method, **settings_of(suite, settings)})
     return [
         f"{key}={json.dumps(recorded[kind].get(key))} (here {json.dumps(here[kind].get(key))})"
         for kind in recorded

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from clbench import __version__
-from clbench.records.identity import ADDED_LATER
+from clbench.records.identity import left_out
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.formatting import counted, minute, percent, plain
@@ -29,7 +30,7 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
             (
                 "Where one of these is not listed it has this value, if the method has it at all: "
-                f"{plain({key: value for added in ADDED_LATER.values() for key, value in added.items()})}.",
+                f"{plain(_left_out(groups))}.",
             ),
         ),
         *_runs(groups),
@@ -199,3 +200,7 @@ def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
             # The groups with the suite's own setting come first.
             whose = ", ".join(labels)
             yield (f"{what}, for {whose}" if number else what) if what else whose, settings
+
+
+def _left_out(groups: Sequence[Group]) -> dict[str, Any]:
+    return {key: value for group in groups for run in group.runs for key, value in left_out(run.config).items()}

@@ -1,0 +1,121 @@
+"""What a suite says beside its setting: published results, goals, and the search that settings come from."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Relation = Literal["inside", "above", "below"]
+
+
+class Measured(Protocol):
+    """A mean over seeds with the half width of its 95 % interval, None where there is none."""
+
+    @property
+    def mean(self) -> float: ...  # noqa: D102
+
+    @property
+    def half_width(self) -> float | None: ...  # noqa: D102
+
+
+class PublishedResult(BaseModel):
+    """One number from the literature.
+
+    Attributes:
+        method: the name it belongs to here.
+        average_accuracy: a fraction, with the digits of its source (hence a Decimal: 0.970 is not 0.97).
+        source: where it stands.
+        setting: what it was measured under.
+        spread: a fraction, or None where the source gives none.
+        remark: what to know about our own number beside it; empty where there is nothing.
+        known: what the source states of its setting, under our names of settings, to be compared with ours.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: str
+    average_accuracy: Decimal = Field(ge=0, le=1)
+    source: str
+    setting: str
+    spread: Decimal | None = Field(default=None, gt=0, lt=1)
+    remark: str = ""
+    known: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def last_digit(self) -> Decimal:
+        """One unit of the last digit that the source gives, as a fraction."""
+        return Decimal(1).scaleb(int(self.average_accuracy.as_tuple().exponent))
+
+    @property
+    def percent(self) -> str:
+        """The accuracy, and the spread where there is one, in per cent: `98.42 ± 0.04`."""
+        value = f"{self.average_accuracy.scaleb(2):f}"
+        return value if self.spread is None else f"{value} ± {self.spread.scaleb(2):f}"
+
+    def relation(self, ours: Measured) -> Relation:
+        """Where ours lies.
+
+        It is `inside` if its 95 % interval (if any) and the source's spread overlap. A source without a spread has
+        half a unit of its last digit.
+        """
+        slack = float(self.spread or self.last_digit / 2) + (ours.half_width or 0.0)
+        difference = ours.mean - float(self.average_accuracy)
+        if abs(difference) <= slack:
+            return "inside"
+        return "above" if difference > 0 else "below"
+
+
+class Goal(BaseModel):
+    """What a method must reach in a suite.
+
+    Attributes:
+        method: its name.
+        average_accuracy: the least mean over the seeds, a fraction.
+        seeds: how many the mean must be of to count as reached.
+        no_forgetting: whether no task's accuracy may change after it was learned, in any run.
+        free_share: per hidden layer, the least share of neurons that is free after the last task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: str
+    average_accuracy: Decimal = Field(ge=0, le=1)
+    seeds: int = Field(default=3, ge=1)
+    no_forgetting: bool = False
+    free_share: tuple[Decimal, ...] = Field(default=(), strict=False)
+
+
+class Search(BaseModel):
+    """What `clbench tune` tries.
+
+    Attributes:
+        n_tasks: how many of the suite's tasks each trial learns.
+        seed: of every trial; none of the suite's own, so that a choice owes nothing to the seeds reported.
+        trials: by method, the settings of each trial; every method has as many. "none", as `clbench show` and
+            reports print it, and "null" stand for None, which TOML has no word for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    n_tasks: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    trials: Mapping[str, list[dict[str, Any]]]
+
+    @field_validator("trials")
+    @classmethod
+    def _null_is_none(cls, trials: Mapping[str, list[dict[str, Any]]]) -> Mapping[str, list[dict[str, Any]]]:
+        return {
+            name: [
+                {key: None if value in ("null", "none") else value for key, value in trial.items()} for trial in listed
+            ]
+            for name, listed in trials.items()
+        }
+
+    @model_validator(mode="after")
+    def _same_budget(self) -> Self:
+        counts = {name: len(trials) for name, trials in self.trials.items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f"every method must have the same number of trials, but got {listed}")
+        return self
