@@ -22,7 +22,7 @@ HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "a
 DATA_FILES = [
     *(ROOT / "reports" / "templates").iterdir(),
     ROOT / "reports" / "references.bib",
-    *(ROOT / "baselines").rglob("*.toml"),
+    *(ROOT / "clbench" / "suites").glob("*.toml"),
 ]
 
 
