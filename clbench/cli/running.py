@@ -142,7 +142,7 @@ def run_command(
         f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
     )
     tracker = Tracker(uri, screen.warn, output)
-    tracker.begin(chosen.name, command_line(), len(specs))
+    tracker.begin(chosen.name, command_line(), len(specs), title=chosen.title)
     remember(output, sys.argv[1:])
     # What was just loaded is on disk now.
     load = partial(load_images, chosen.data, data_root, offline=True)

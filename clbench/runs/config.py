@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.methods.method import Method
 from clbench.records.environment import git_state, package_versions, processor_name
+from clbench.records.format import FORMAT
 from clbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device",
 
     commit, changes = git_state()
     return {
+        "format": FORMAT,
         "run_id": spec.run_id,
         "suite": spec.suite.name,
         "title": spec.suite.title,

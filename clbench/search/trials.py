@@ -214,8 +214,8 @@ def _try(
         row["learning_accuracy"] = f"{metrics.learning_accuracy(result.matrix):.6f}"
         lost = metrics.forgetting(result.matrix)
         row["forgetting"] = "" if lost is None else f"{lost:.6f}"
-        last = [layer for layer in result.capacity if layer["task"] == result.learned]
-        row["free_neurons"] = " ".join(f"{layer['free']}/{layer['neurons']}" for layer in last)
+        last = [group for group in result.capacity if group["task"] == result.learned]
+        row["free_neurons"] = " ".join(f"{group['free']}/{group['units']}" for group in last)
     except DivergenceError:
         row["validation_accuracy"] = "diverged"
     commit, dirty = git_state()
