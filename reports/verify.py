@@ -16,7 +16,7 @@ from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
-from clbench.reports.formatting import percent
+from clbench.reports.formatting import group_words, percent
 from clbench.suites.files import find_suite
 
 # Far below what one image more or less is worth.
@@ -148,15 +148,16 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
             for task in _changed_tasks(run)[:1]
         ]
     capacity = group.capacity
-    for layer, share in enumerate(goal.free_share, start=1):
-        rows = capacity[capacity["layer"] == layer] if len(capacity) else capacity
-        if not len(rows):
-            misses.append(f"no free neurons are recorded for layer {layer}")
+    groups = list(dict.fromkeys(capacity["group"])) if len(capacity) else []
+    for number, share in enumerate(goal.free_share, start=1):
+        if number > len(groups):
+            misses.append(f"no free neurons are recorded for layer {number}")
             continue
+        rows = capacity[capacity["group"] == groups[number - 1]]
         last = rows.loc[rows["task"].idxmax()]
-        free = float(last["free"]) / float(last["neurons"])
+        free, name = float(last["free"]) / float(last["units"]), group_words(groups[number - 1])
         if free < float(share):
-            misses.append(f"{percent(free, 1)} % of layer {layer} is free, below {percent(float(share), 1)} %")
+            misses.append(f"{percent(free, 1)} % of {name} is free, below {percent(float(share), 1)} %")
     return misses
 
 

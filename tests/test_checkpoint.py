@@ -6,6 +6,7 @@ import pickle
 import random
 import warnings
 from hashlib import sha256
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -107,9 +108,10 @@ def test_the_digest_of_weights_sees_every_bit_name_shape_and_type():
 
 @pytest.fixture
 def attempt(digits, plain):
-    """(root, method, stop after so many tasks, changes to the config) -> the run's folder after one attempt at it."""
+    """(root, method, stop after so many tasks, what else `execute` is given, changes to the config) -> the run's folder
+    after one attempt at it."""
 
-    def make(root, name="clnp", stop_after=None, **changes):
+    def make(root, name="clnp", stop_after=None, given=MappingProxyType({}), **changes):
         (spec,) = make_specs(plain, [name], [0], SMALL, digits, "float32", CPU.type)
         folder = RunFolder(root, spec.run_id)
 
@@ -119,7 +121,7 @@ def attempt(digits, plain):
 
         config = config_of(spec, find_method(name), CPU) | changes
         try:
-            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False)
+            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False, **given)
         except Interrupted:
             assert stop_after is not None
         return folder
@@ -169,6 +171,19 @@ def test_what_was_begun_under_other_conditions_begins_anew_and_is_kept(key, valu
     (aside,) = tmp_path.glob("*.unfinished-*")
     assert json.loads((aside / "config.json").read_text())[key] == value
     assert read_run(aside).status == "stopped"
+
+
+def test_a_run_keeps_the_files_that_it_was_begun_with_and_begins_anew_with_others(attempt, tmp_path):
+    given = {"files": {"net.py": b"one"}, "samples": b"png"}
+    attempt(tmp_path, "naive", 1, given=given)
+    folder = attempt(tmp_path, "naive", 2, given=given)
+    assert "resumed" in json.loads((folder.path / "status.json").read_text())
+    assert read_run(folder.path).files == {"net.py": b"one"}
+    with pytest.warns(MethodWarning, match=r"begins anew.*the files of yours that it used are others now"):
+        folder = attempt(tmp_path, "naive", given={"files": {"net.py": b"other"}})
+    assert (read_run(folder.path).files, read_run(folder.path).samples) == ({"net.py": b"other"}, b"")
+    (aside,) = tmp_path.glob("*.unfinished-*")
+    assert (read_run(aside).files, read_run(aside).samples) == ({"net.py": b"one"}, b"png")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, outcome_of, tmp_path):

@@ -32,7 +32,11 @@ HOSTILE = "<img src=x onerror=document.title='run'>=1+1"
 @pytest.fixture(scope="module")
 def page(recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report on five methods, one of which counts neurons and one of which has a hostile name."""
-    rows = [(task, layer, 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1) for task in (1, 2) for layer in (1, 2)]
+    rows = [
+        (task, group, "neuron", 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1)
+        for task in (1, 2)
+        for group in ("layer_1", "layer_2")
+    ]
     clnp = recorded_seeds("clnp", 0.90, 0.91, 0.92, task_known_at_test=True)
     for run in clnp:
         object.__setattr__(run, "capacity", pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))

@@ -48,7 +48,7 @@ MakeRun = Callable[..., RecordedRun]
 def capacity_of(*free: int) -> pd.DataFrame:
     """Two tasks; the first leaves twice as much as the last."""
     rows = [
-        (task, layer, 2000, left * (3 - task), 10, 0, 0.5, 0.25)
+        (task, f"layer_{layer}", "neuron", 2000, left * (3 - task), 10, 0, 0.5, 0.25)
         for task in (1, 2)
         for layer, left in enumerate(free, start=1)
     ]

@@ -234,7 +234,7 @@ class Method:
         return task.index < learned or self.workplace.suite.head == "single"
 
     def capacity(self) -> list[dict[str, Any]]:
-        """Rows (`records.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
+        """Rows (`records.format.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
         return []
 
     def extra_state(self) -> "Mapping[str, Tensor]":

@@ -153,18 +153,31 @@ def execute(
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    *,
+    files: Mapping[str, bytes] = {},
+    samples: bytes = b"",
 ) -> None:
     """Trains a run and writes its folder: a checkpoint and the tables after every task, and how it ended.
 
     An attempt that ended early goes on after the last task it learned, if nothing has changed since; otherwise a
     warning says what, and the run begins anew.
 
+    Args:
+        spec, images, device: what is trained, on what and where.
+        folder: of the run.
+        config: the content of its config.json.
+        on_task, on_progress, should_stop: as for `train`.
+        files: copies of the user's own files, see `RunFolder.begin`.
+        samples: images of each task, see `clbench.records.samples`; empty for none.
+
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
-    saved = _resumable(folder, config)
+    saved = _resumable(folder, config, files)
     if saved is None:
-        folder.begin(config, environment_text())
+        folder.begin(config, environment_text(), files)
+        if samples:
+            folder.write_bytes("samples.png", samples)
         # A run that fails before anything was measured leaves whole, empty tables.
         n_tasks = spec.suite.n_tasks
         folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
@@ -194,6 +207,7 @@ def execute(
 
 # What two attempts must have in common to be one run.
 _SAME_IN_ALL_ATTEMPTS = (
+    "format",
     "versions",
     "git_commit",
     "git_changes",
@@ -205,7 +219,7 @@ _SAME_IN_ALL_ATTEMPTS = (
 )
 
 
-def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _resumable(folder: RunFolder, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Mapping[str, Any] | None:
     """The checkpoint of an earlier attempt to go on from, if there is one that fits."""
     if not folder.checkpoint.exists():
         return None
@@ -214,6 +228,8 @@ def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any
         for key in _SAME_IN_ALL_ATTEMPTS:
             if before.get(key) != config[key]:
                 raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
+        if folder.own_files() != files:
+            raise RecordError("the files of yours that it used are others now")
         saved = load_checkpoint(folder.checkpoint)
         if saved.get("run_id") != config["run_id"]:
             raise RecordError(f"the checkpoint {folder.checkpoint} is another run's")

@@ -189,8 +189,8 @@ def _try(
         for metric in (metrics.learning_accuracy, metrics.forgetting):
             value = metric(result.matrix)
             row[metric.__name__] = "" if value is None else f"{value:.6f}"
-        last = [layer for layer in result.capacity if layer["task"] == result.learned]
-        row["free_neurons"] = " ".join(f"{layer['free']}/{layer['neurons']}" for layer in last)
+        last = [group for group in result.capacity if group["task"] == result.learned]
+        row["free_neurons"] = " ".join(f"{group['free']}/{group['units']}" for group in last)
     except DivergenceError:
         row["validation_accuracy"] = "diverged"
     commit, dirty = git_state()

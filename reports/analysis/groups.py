@@ -175,25 +175,31 @@ class Group:
 
     @cached_property
     def capacity(self) -> pd.DataFrame:
-        """Neurons per layer and task, mean over seeds; empty for methods that count none."""
+        """What the runs counted, by group of units in the order of the record, then by task; mean over seeds.
+
+        Empty for methods that count nothing.
+        """
         frames = [run.capacity for run in self.runs if len(run.capacity)]
         if not frames:
             return pd.DataFrame()
-        numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
-        return numbers.groupby(["layer", "task"], as_index=False).mean()
+        together = pd.concat(frames)
+        means = together.groupby(["group", "unit", "task"], as_index=False, sort=False).mean().sort_values("task")
+        places = {name: place for place, name in enumerate(dict.fromkeys(together["group"]))}
+        return means.sort_values("group", key=lambda names: names.map(places), kind="stable", ignore_index=True)
 
     @cached_property
     def reused_shares(self) -> pd.DataFrame:
-        """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
+        """Reused units as a share of those claimed earlier: rows tasks, columns groups of units, mean over seeds."""
         shares = []
         for run in self.runs:
             if len(run.capacity):
                 frame = run.capacity
                 # By run: of means over seeds, the difference is not exactly 0 where nothing was claimed earlier.
-                earlier = frame["neurons"] - frame["free"] - frame["new"]
+                earlier = frame["units"] - frame["free"] - frame["new"]
                 frame = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
-                shares.append(frame.pivot(index="task", columns="layer", values="share"))
-        return pd.concat(shares).groupby(level="task").mean().dropna(how="all")
+                shares.append(frame.pivot(index="task", columns="group", values="share"))
+        means = pd.concat(shares).groupby(level="task").mean().dropna(how="all")
+        return means[list(dict.fromkeys(self.capacity["group"]))]
 
 
 @dataclass(frozen=True)
