@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.data import ImageSet
 from clbench.data.streams import outputs_of
+from clbench.errors import SettingError
 from clbench.networks.own import OwnNetwork
 from clbench.networks.table import find_network
 from clbench.suites.suite import Suite
@@ -57,3 +58,14 @@ def sample_network(suite: Suite, images: ImageSet) -> Sample:
         files = network.own.files
         described["name"] = network.own.name
     return Sample(model, torch.zeros(1, *shape), named, described, files)
+
+
+def check_unchanged(suite: Suite, named: Mapping[str, str]) -> None:
+    """Makes sure that a network of the user's is still the one that the run is named after.
+
+    Raises:
+        SettingError: if its files were changed since the command began.
+    """
+    network = find_network(suite.network)
+    if isinstance(network, OwnNetwork) and network.own.named != {key: named[key] for key in network.own.named}:
+        raise SettingError(f"the network {suite.network} has changed since the command began; give it again")

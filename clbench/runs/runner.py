@@ -18,8 +18,11 @@ from clbench.methods.table import find_method
 from clbench.records.environment import environment_text
 from clbench.records.folder import RunFolder
 from clbench.records.result import RunResult
+from clbench.records.samples import sample_strip
 from clbench.runs.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from clbench.runs.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from clbench.runs.network import check_unchanged
+from clbench.runs.samples import sample_images
 from clbench.runs.spec import RunSpec
 from clbench.runs.watching import Progress, Watch
 from clbench.seeding import RandomStreams
@@ -60,6 +63,7 @@ def train(
         DivergenceError: if the loss is no longer finite.
     """
     keep_freed_memory()
+    check_unchanged(spec.suite, spec.named)
     seeds = RandomStreams(spec.seed)
     stream = make_stream(spec.suite, images, seeds)
     if split == "validation":
@@ -153,9 +157,6 @@ def execute(
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
-    *,
-    files: Mapping[str, bytes] = {},
-    samples: bytes = b"",
 ) -> None:
     """Trains a run and writes its folder: a checkpoint and the tables after every task, and how it ended.
 
@@ -167,17 +168,16 @@ def execute(
         folder: of the run.
         config: the content of its config.json.
         on_task, on_progress, should_stop: as for `train`.
-        files: copies of the user's own files, see `RunFolder.begin`.
-        samples: images of each task, see `clbench.records.samples`; empty for none.
 
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
-    saved = _resumable(folder, config, files)
+    saved = _resumable(folder, config, spec.files)
     if saved is None:
-        folder.begin(config, environment_text(), files)
-        if samples:
-            folder.write_bytes("samples.png", samples)
+        folder.begin(config, environment_text(), spec.files)
+        _, samples = sample_images(make_stream(spec.suite, images, RandomStreams(spec.seed)))
+        if samples is not None:
+            folder.write_bytes("samples.png", sample_strip(samples))
         # A run that fails before anything was measured leaves whole, empty tables.
         n_tasks = spec.suite.n_tasks
         folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
