@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clbench.methods.table import find_method
+from clbench.data.streams import make_stream
 from clbench.metrics import summarise
 from clbench.records.audit import audit
 from clbench.records.environment import package_versions
@@ -16,6 +16,7 @@ from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import read_run
 from clbench.runs.config import config_of
 from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "permuted-mnist"
@@ -118,7 +119,8 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
         {"clnp.initial_scale": None},
     ):
         for spec in make_specs(find_suite("permuted-digits"), ["clnp"], [7], overrides, digits, "bfloat16", "cpu"):
-            config = json.loads(json.dumps(config_of(spec, find_method("clnp"), torch.device("cpu"))))
+            stream = make_stream(spec.suite, digits, RandomStreams(spec.seed))
+            config = json.loads(json.dumps(config_of(spec, torch.device("cpu"), stream)))
             assert recorded_identity(config) == spec.identity
             assert run_id_of(recorded_identity(config)) == config["run_id"] == spec.run_id
             on_gpu = config | {"device": "cuda:1"}
@@ -127,7 +129,7 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
 
 def test_the_version_recorded_is_that_of_the_code_that_runs(monkeypatch):
     # As with an editable installation whose version was raised since.
-    monkeypatch.setattr("clbench.records.identity.__version__", "9.9.9")
+    monkeypatch.setattr("clbench.records.environment.__version__", "9.9.9")
     assert package_versions()["clbench"] == "9.9.9"
 
 

@@ -5,20 +5,23 @@ import os
 import pickle
 import random
 import warnings
+from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
 
 import pytest
 import torch
 
+from clbench.data.streams import make_stream
 from clbench.errors import Interrupted, MethodWarning, RecordError
-from clbench.methods.table import METHODS, find_method
+from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run, run_paths
 from clbench.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights_digest
 from clbench.runs.config import config_of
 from clbench.runs.runner import execute
 from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [24, 24]}
@@ -108,20 +111,21 @@ def test_the_digest_of_weights_sees_every_bit_name_shape_and_type():
 
 @pytest.fixture
 def attempt(digits, plain):
-    """(root, method, stop after so many tasks, what else `execute` is given, changes to the config) -> the run's folder
+    """(root, method, stop after so many tasks, what else the run is made of, changes to the config) -> the run's folder
     after one attempt at it."""
 
     def make(root, name="clnp", stop_after=None, given=MappingProxyType({}), **changes):
         (spec,) = make_specs(plain, [name], [0], SMALL, digits, "float32", CPU.type)
+        spec = replace(spec, **given)
         folder = RunFolder(root, spec.run_id)
 
         def on_task(result):
             if result.learned == stop_after:
                 raise Interrupted
 
-        config = config_of(spec, find_method(name), CPU) | changes
+        config = config_of(spec, CPU, make_stream(spec.suite, digits, RandomStreams(spec.seed))) | changes
         try:
-            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False, **given)
+            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False)
         except Interrupted:
             assert stop_after is not None
         return folder

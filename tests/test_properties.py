@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clbench import cli, metrics
+from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, SettingError
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
@@ -30,6 +31,7 @@ from clbench.reports.sections.provenance import left_out_table, provenance
 from clbench.runs.config import config_of
 from clbench.runs.spec import make_specs
 from clbench.search.trials import load_grid
+from clbench.seeding import RandomStreams
 from clbench.suites.files import SUITES, find_suite
 from clbench.suites.settings import parse_overrides
 from clbench.suites.suite import OVERRIDABLE, Suite
@@ -543,7 +545,8 @@ def test_a_record_with_any_configuration_is_read_and_reported_or_refused_by_name
     import torch
 
     (spec,) = make_specs(find_suite(SUITE), ["clnp"], [0], {"n_tasks": 2}, digits, "float32", "cpu")
-    config = json.loads(json.dumps(config_of(spec, find_method("clnp"), torch.device("cpu"))))
+    stream = make_stream(spec.suite, digits, RandomStreams(spec.seed))
+    config = json.loads(json.dumps(config_of(spec, torch.device("cpu"), stream)))
     assert run_id_of(recorded_identity(config)) == spec.run_id
     run = recorded_run("clnp")
     folder = RunFolder(tmp_path, "run")

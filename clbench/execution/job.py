@@ -10,7 +10,6 @@ import torch
 from clbench.data import ImageSet
 from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, shown
-from clbench.methods.table import find_method
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run
 from clbench.records.result import RunResult
@@ -52,7 +51,7 @@ class Grid:
 def job_config(grid: Grid, spec: RunSpec) -> dict[str, Any]:
     """What config.json of a run of this command says."""
     stream = make_stream(spec.suite, grid.images, RandomStreams(spec.seed))
-    return config_of(spec, find_method(spec.method), grid.device, stream, grid.jobs)
+    return config_of(spec, grid.device, stream, grid.jobs)
 
 
 def if_open(
