@@ -28,9 +28,10 @@ def read_arrays(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
         OSError: if it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is one array; expected a .npz file with {', '.join(_NAMES)}")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is one array; expected a .npz file with {', '.join(_NAMES)}")
+        with file:
             if missing := [name for name in _NAMES if name not in file]:
                 raise DataError(
                     f"{path} lacks {', '.join(missing)}; write it with numpy.savez and all of {', '.join(_NAMES)}"

@@ -17,8 +17,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,32 +76,44 @@ class Rows:
     """
 
     def __init__(self, shape: Sequence[int], path: Path | None = None) -> None:
-        self._file: BinaryIO | None = None
-        if path is None:
-            self._images = np.empty(shape, np.uint8)
-            self._written = 0
-        else:
-            self._file = path.open("wb")
-            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-            np.lib.format.write_array_header_1_0(self._file, header)
-        self._path = path
+        self._shape, self._path, self._written = tuple(shape), path, 0
+        self._images: Images | None = np.empty(shape, np.uint8) if path is None else None
+        self._file: BinaryIO | None = None if path is None else path.open("wb")
 
     def add(self, images: Images) -> None:
         """Writes the next images [B, C, H, W]."""
-        if self._file is None:
+        if self._images is not None:
             self._images[self._written : self._written + len(images)] = images
-            self._written += len(images)
-        else:
+        elif self._file is not None:
+            if not self._written:
+                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+                np.lib.format.write_array_header_1_0(self._file, header)
             self._file.write(np.ascontiguousarray(images).data)
+        self._written += len(images)
 
     def finish(self) -> Images:
         """All images [N, C, H, W]; from a file they are mapped, read-only."""
-        if self._file is None or self._path is None:
+        self.close()
+        if self._images is not None:
             return self._images
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return np.load(self._path, mmap_mode="r")
+        return np.load(str(self._path), mmap_mode="r")
+
+    def close(self) -> None:
+        """Closes the file, whole or not; otherwise its buffer might yet be written when others write there."""
+        if self._file is not None:
+            self._file.close()
+
+    @contextmanager
+    def aside(self, count: int) -> Iterator["Rows"]:
+        """Place for that many images of the same shape, which is gone afterwards."""
+        path = None if self._path is None else self._path.with_suffix(".aside")
+        rows = Rows((count, *self._shape[1:]), path)
+        try:
+            yield rows
+        finally:
+            rows.close()
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 # (shape of the training images, shape of the test images) -> where to write them.
@@ -242,6 +254,8 @@ def _write(entry: Path, source: str, decode: Callable[[OpenRows], Decoded]) -> D
 
         # Mapped here, the files stay even if another process removes the entry at once.
         decoded = decode(open_rows)
+        for file in _IMAGES:
+            _to_disk(folder / file)
         _write_header(folder, {"source": source, "sha256": decoded.sha256})
         # What stands there is damaged, or as good as ours.
         with suppress(OSError):
@@ -277,7 +291,12 @@ def _write_header(folder: Path, content: Mapping[str, Any]) -> None:
     whole = {"content": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
     with (folder / _HEADER).open("w", encoding="utf-8") as file:
         json.dump(whole, file)
-        file.flush()
+    _to_disk(folder / _HEADER)
+
+
+def _to_disk(path: Path) -> None:
+    # Else a machine that loses power may later find a file of the right size without its content.
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

@@ -57,7 +57,7 @@ def _without_extras(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are fractions")
     plain = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
-        return image.convert(plain)
+        return image if image.mode == plain else image.convert(plain)
     image = image.convert("LA" if plain == "L" else "RGBA")
     black = Image.new(plain, image.size)
     black.paste(image.convert(plain), mask=image.getchannel("A"))

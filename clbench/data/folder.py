@@ -28,8 +28,8 @@ from clbench.errors import DataError
 FORMAT = 1
 # Below this the interpreter, which runs one thread at a time, takes longer than Pillow's own code, which does not.
 _PIXELS_WORTH_THREADS = 100 * 100
-_IMAGES_PER_CALL = 64
-_BYTES_PER_WRITE = 2**24
+_IMAGES_PER_CALL = 8
+_BYTES_AT_A_TIME = 2**25
 
 
 class ImageFile(NamedTuple):
@@ -106,7 +106,7 @@ def _split(folder: Path) -> ClassFolders:
     for name, files in found.items():
         if len(files) < 2:
             raise DataError(
-                f"the class '{name}' in {folder} has {len(files) or 'no'} image{'s' * (not files)}, but needs one for "
+                f"the class '{name}' in {folder} has {len(files) or 'no'} image, but needs one for "
                 "training and one for testing; add some, or take the folder away"
             )
     labels = np.repeat(np.arange(len(found)), [len(files) for files in found.values()])
@@ -176,8 +176,7 @@ def _printable(name: str) -> str:
 def read_folders(found: ClassFolders, image_size: int | None) -> tuple[Part, Part, str]:
     """The training and the test part in canonical order, and the digest of their image set.
 
-    They are grey if every image is, else in colour. Read from the cache they are mapped into memory, and so may be
-    larger than it. While decoding, the images of one class are held in memory at a time.
+    They are grey if every image is, else in colour. Mapped from the cache, they may be larger than memory.
 
     Args:
         found: the files.
@@ -230,7 +229,7 @@ def _decode_as(shape: tuple[int, ...], found: ClassFolders, image_size: int | No
     parts = found.train, found.test
     labels = [_labels(files) for files in parts]
     rows = open_rows(*((len(of_part), *shape) for of_part in labels))
-    read = partial(_fill, first=found.train[0][0].path, image_size=image_size)
+    fill = partial(_fill, first=found.train[0][0].path, image_size=image_size)
     digest = Digest()
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers if shape[1] * shape[2] >= _PIXELS_WORTH_THREADS else 1)
@@ -238,28 +237,45 @@ def _decode_as(shape: tuple[int, ...], found: ClassFolders, image_size: int | No
         for name, part, of_part, target in zip(("train", "test"), parts, labels, rows, strict=True):
             digest.begin(f"{name}_images", "uint8", (len(of_part), *shape))
             for files in part:
-                for block in _class_in_order(files, shape, read, pool):
-                    target.add(block)
-                    digest.update(block)
+                with target.aside(len(files)) as aside:
+                    for images in _filled(files, shape, fill, pool):
+                        aside.add(images)
+                    for images in _in_order(aside.finish()):
+                        target.add(images)
+                        digest.update(images)
             digest.add(f"{name}_labels", of_part)
+        train, test = (target.finish() for target in rows)
     finally:
         pool.shutdown(cancel_futures=True)
-    train, test = (target.finish() for target in rows)
+        for target in rows:
+            target.close()
     return Decoded(train, test, digest.hexdigest())
 
 
-def _class_in_order(
-    files: Sequence[ImageFile], shape: tuple[int, ...], read: Callable[..., None], pool: ThreadPoolExecutor
+def _filled(
+    files: Sequence[ImageFile], shape: tuple[int, ...], fill: Callable[..., None], pool: ThreadPoolExecutor
 ) -> Iterator[Images]:
-    """The images of one class by pixel bytes, a few at a time, because all of them lie in memory once already."""
-    images = np.empty((len(files), *shape), np.uint8)
-    # Asking for each result raises the error of the first file that has one.
-    for _ in pool.map(partial(read, files, images), range(0, len(files), _IMAGES_PER_CALL)):
-        pass
-    order = pixel_order(images)
-    step = max(1, _BYTES_PER_WRITE // images[0].nbytes)
+    """The images of these files in their order, a few at a time."""
+    step = _few(shape)
+    for start in range(0, len(files), step):
+        chosen = files[start : start + step]
+        images = np.empty((len(chosen), *shape), np.uint8)
+        # Asking for each result raises the error of the first file that has one.
+        for _ in pool.map(partial(fill, chosen, images), range(0, len(chosen), _IMAGES_PER_CALL)):
+            pass
+        yield images
+
+
+def _in_order(images: Images) -> Iterator[Images]:
+    """The images by pixel bytes, a few at a time."""
+    order, step = pixel_order(images), _few(images.shape[1:])
     for start in range(0, len(order), step):
         yield images[order[start : start + step]]
+
+
+def _few(shape: Sequence[int]) -> int:
+    """How many images of this shape lie in memory at a time."""
+    return max(1, _BYTES_AT_A_TIME // int(np.prod(shape)))
 
 
 def _fill(files: Sequence[ImageFile], images: Images, start: int, *, first: str, image_size: int | None) -> None:
