@@ -27,8 +27,9 @@ from clbench.reports import figures, write_report
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.statistics import estimate
 from clbench.reports.compose import MODIFIED, compose
+from clbench.reports.figures import accuracy as accuracy_figures
 from clbench.reports.figures.accuracy import average_accuracy
-from clbench.reports.figures.looks import look_of
+from clbench.reports.figures.looks import line_of, look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
 from clbench.reports.model import Report, Table
 from clbench.suites.files import SUITES, find_suite
@@ -504,13 +505,13 @@ def test_every_interval_lies_within_the_axes(
 ) -> None:
     groups = select([*recorded_seeds("ewc", *values), *recorded_seeds("si", 0.4, 0.4, 0.41)], SUITE).groups
     drawn = []
-    priced = figures._priced
+    priced = accuracy_figures._priced
 
     def noting(axes: Any, prices: Any) -> Any:
         drawn.append(axes)
         return priced(axes, prices)
 
-    monkeypatch.setattr(figures, "_priced", noting)
+    monkeypatch.setattr(accuracy_figures, "_priced", noting)
     figures.average_accuracy(groups, "name")
     low, high = drawn[0].get_ylim()
     for group in groups:
@@ -535,14 +536,14 @@ def test_the_close_up_is_on_the_best_of_those_that_are_judged(
         if run.method == "naive":
             run.accuracy_matrix[1:, 0] = 0.1
     drawn = {}
-    priced = figures._priced
+    priced = accuracy_figures._priced
 
     def noting(axes: Any, prices: Any) -> Any:
         drawn["limits"] = axes.get_ylim()
         drawn["methods"] = [group.method for group, _ in prices]
         return priced(axes, prices)
 
-    monkeypatch.setattr(figures, "_priced", noting)
+    monkeypatch.setattr(accuracy_figures, "_priced", noting)
     figures.average_accuracy(select(runs, SUITE).groups, "name")
     assert drawn["limits"][0] > 60
     assert drawn["methods"] == ["joint", "ewc", "si"]
@@ -567,7 +568,7 @@ def test_further_groups_of_a_method_are_told_apart_by_the_filling_of_their_marke
     runs = [recorded_run("clnp", n, 0.9, run_id=f"{n}", method_settings={"margin": n}) for n in range(4)]
     groups = select(runs, SUITE).groups
     assert len(groups) == 4
-    drawn = {(line["fillstyle"], line["markerfacecolor"]) for line in map(figures._line, groups)}
+    drawn = {(line["fillstyle"], line["markerfacecolor"]) for line in map(line_of, groups)}
     assert len(drawn) == 4
     # A whole figure of them can be drawn.
     assert figures.average_accuracy(groups, "several").count("<svg") == 1

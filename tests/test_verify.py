@@ -382,7 +382,7 @@ def test_a_method_that_does_not_load_keeps_no_other_from_being_judged(
     plugin = EntryPoint("broken", "no_such_package:Method", "clbench.methods")
     run = own_run("psp", 1)
     broken = replace(run, config={**run.config, "method": "broken"})
-    monkeypatch.setattr("clbench.methods._plugins", lambda: [plugin])
+    monkeypatch.setattr("clbench.methods.table._plugins", lambda: [plugin])
     found = verify([own_run("psp", 0, 0.976), broken], SUITE)
     assert [verdict.method for verdict in found.verdicts] == ["psp"]
     assert re.fullmatch(r"broken \(1\): the method 'broken' .* does not load: .*", found.other_settings[0])

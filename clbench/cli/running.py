@@ -92,7 +92,7 @@ def run_command(
 
     from clbench.data import load_images
 
-    load = partial(load_images, changed.data, data_root)
+    load = partial(load_images, changed.data, data_root, image_size=changed.image_size)
     try:
         images = load(offline=offline)
     except DataError as error:

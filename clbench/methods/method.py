@@ -135,8 +135,8 @@ class Method:
         """Why the method cannot train a network like this one, in one sentence; empty where it can.
 
         Args:
-            network: as it is before training, on the CPU.
-            image: one of the size that it is for [1, C, H, W].
+            network: as it is before training, perhaps without memory for its weights (torch's device "meta").
+            image: one of the size that it is for [1, C, H, W], on its device.
         """
         return ""
 
