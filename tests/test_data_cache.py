@@ -40,8 +40,10 @@ def make_photos(tmp_path):
                 folder = tmp_path / name / part / of_class
                 folder.mkdir(parents=True)
                 for number in range(PER_CLASS):
-                    pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{number}.png")
+                    path = folder / f"{number}.png"
+                    Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+                    # What follows the end of a PNG is not read; so all files have one size.
+                    path.write_bytes(path.read_bytes().ljust(2000, b"\0"))
         return str(tmp_path / name)
 
     return make
@@ -90,14 +92,13 @@ def test_what_the_entry_holds_and_not_the_image_files_is_read_again(photos, deco
     whole = load_quietly(photos)
     (path,) = decoded.glob("*/train.npy")
     times = path.stat()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 255
-    path.write_bytes(content)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     # No pixel is hashed when an entry is read: the digest is the one that was written with it.
     altered = load_quietly(photos)
     assert altered.sha256 == whole.sha256
-    assert not np.array_equal(altered.train_images, whole.train_images) or altered.train_images[-1, -1, -1, -1] != 0
+    assert altered.train_images[-1, -1, -1, -1] == content[-1] ^ 255
 
 
 @pytest.mark.parametrize("change", ["pixels", "touched", "added", "removed", "renamed", "size"])
@@ -108,6 +109,8 @@ def test_a_changed_folder_or_size_is_decoded_anew(change, photos, decoded, tmp_p
         # The same size and the same time of the last change, as an archive unpacked over the old files leaves them.
         times, pixels = path.stat(), np.asarray(Image.open(path)).copy()
         Image.fromarray(255 - pixels).save(path)
+        assert path.stat().st_size <= times.st_size
+        path.write_bytes(path.read_bytes().ljust(times.st_size, b"\0"))
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     elif change == "touched":
         os.utime(path, ns=(0, 0))
@@ -129,7 +132,6 @@ def test_two_folders_with_files_of_the_same_names_sizes_and_times_are_never_mixe
     first, second = make_photos("first", seed=1), make_photos("second", seed=2)
     for folder in ("first", "second"):
         for path in (tmp_path / folder).rglob("*.png"):
-            path.write_bytes(path.read_bytes().ljust(2000, b"\0"))
             os.utime(path, ns=(10**18, 10**18))
     assert load_quietly(first).sha256 != load_quietly(second).sha256
 
@@ -260,6 +262,14 @@ def test_without_a_folder_to_write_in_images_are_decoded_into_memory(photos, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     found = assert_kept_in_memory(photos, "cannot be written (Not a directory)", tmp_path / "file")
     assert same(found, expected)
+
+
+def test_without_a_known_home_images_are_decoded_into_memory(photos, monkeypatch, decoded):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-by-this-name")
+    assert len(assert_kept_in_memory(photos, "cannot be found", decoded).train_labels) == 2 * PER_CLASS
+    assert cache_entries() == []
+    with pytest.raises(DataError, match=r"the cache folder ~nobody-by-this-name.* cannot be found"):
+        clear_cache()
 
 
 def test_a_set_beyond_the_limit_is_decoded_into_memory(photos, monkeypatch, decoded):

@@ -128,16 +128,20 @@ def decoded_folder() -> Path:
     """The folder of the entries, whether it exists or not.
 
     Raises:
-        RuntimeError: if the user's home is unknown.
+        DataError: if the user's home is unknown.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clbench", "decoded").expanduser()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clbench", "decoded")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise DataError(f"the cache folder {folder} cannot be found ({error}); set XDG_CACHE_HOME") from None
 
 
 def cache_entries() -> list[CacheEntry]:
     """The entries of the cache, the one last used first."""
     try:
         paths = [path for path in decoded_folder().iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except (OSError, RuntimeError):
+    except (OSError, DataError):
         return []
     return sorted(map(_entry, paths), key=lambda entry: -entry.last_used)
 
@@ -159,14 +163,13 @@ def clear_cache() -> int:
     Raises:
         DataError: if an entry cannot be removed.
     """
-    freed = sum(entry.n_bytes for entry in cache_entries())
+    folder, freed = decoded_folder(), sum(entry.n_bytes for entry in cache_entries())
     try:
-        shutil.rmtree(decoded_folder())
-    except (FileNotFoundError, RuntimeError):
-        pass
+        if folder.exists():
+            shutil.rmtree(folder)
     except OSError as error:
         raise DataError(
-            f"the cache cannot be cleared ({error.filename}: {error.strerror}); remove {decoded_folder()} by hand"
+            f"the cache cannot be cleared ({error.filename}: {error.strerror}); remove {folder} by hand"
         ) from None
     return freed
 
@@ -203,14 +206,16 @@ def cached(key: str, source: str, decode: Callable[[OpenRows], Decoded]) -> Deco
         SettingError: if CLBENCH_CACHE_LIMIT is no number of bytes.
     """
     try:
-        folder = decoded_folder()
-        return _read(folder / key) or _write(folder / key, source, decode)
-    except _NoRoom as error:
+        entry = decoded_folder() / key
+    except DataError as error:
         why = str(error)
-    except RuntimeError as error:
-        why = f"no cache folder is known ({error})"
-    except OSError as error:
-        why = f"the cache folder {folder} cannot be written ({error.strerror or error})"
+    else:
+        try:
+            return _read(entry) or _write(entry, source, decode)
+        except _NoRoom as error:
+            why = str(error)
+        except OSError as error:
+            why = f"the cache folder {entry.parent} cannot be written ({error.strerror or error})"
     warnings.warn(
         f"the decoded images of {source} are kept in memory, and decoded anew by the next command, because {why}",
         DataWarning,
@@ -326,7 +331,7 @@ def _read(entry: Path) -> Decoded | None:
         if any(_size_and_time(entry / name) != header["files"][name] for name in _IMAGES):
             return None
         train, test = (np.load(entry / name, mmap_mode="r") for name in _IMAGES)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError):
         return None
     with suppress(OSError):
         os.utime(entry / _HEADER)

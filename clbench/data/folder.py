@@ -28,7 +28,7 @@ from clbench.errors import DataError
 FORMAT = 1
 # Below this the interpreter, which runs one thread at a time, takes longer than Pillow's own code, which does not.
 _PIXELS_WORTH_THREADS = 100 * 100
-_IMAGES_PER_CALL = 8
+_IMAGES_PER_THREAD = 4
 _BYTES_AT_A_TIME = 2**25
 
 
@@ -231,8 +231,8 @@ def _decode_as(shape: tuple[int, ...], found: ClassFolders, image_size: int | No
     rows = open_rows(*((len(of_part), *shape) for of_part in labels))
     fill = partial(_fill, first=found.train[0][0].path, image_size=image_size)
     digest = Digest()
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers if shape[1] * shape[2] >= _PIXELS_WORTH_THREADS else 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(cores) if shape[1] * shape[2] >= _PIXELS_WORTH_THREADS else None
     try:
         for name, part, of_part, target in zip(("train", "test"), parts, labels, rows, strict=True):
             digest.begin(f"{name}_images", "uint8", (len(of_part), *shape))
@@ -246,23 +246,27 @@ def _decode_as(shape: tuple[int, ...], found: ClassFolders, image_size: int | No
             digest.add(f"{name}_labels", of_part)
         train, test = (target.finish() for target in rows)
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
         for target in rows:
             target.close()
     return Decoded(train, test, digest.hexdigest())
 
 
 def _filled(
-    files: Sequence[ImageFile], shape: tuple[int, ...], fill: Callable[..., None], pool: ThreadPoolExecutor
+    files: Sequence[ImageFile], shape: tuple[int, ...], fill: Callable[..., None], pool: ThreadPoolExecutor | None
 ) -> Iterator[Images]:
     """The images of these files in their order, a few at a time."""
     step = _few(shape)
     for start in range(0, len(files), step):
         chosen = files[start : start + step]
         images = np.empty((len(chosen), *shape), np.uint8)
-        # Asking for each result raises the error of the first file that has one.
-        for _ in pool.map(partial(fill, chosen, images), range(0, len(chosen), _IMAGES_PER_CALL)):
-            pass
+        if pool is None:
+            fill(chosen, images)
+        else:
+            pieces = [slice(at, at + _IMAGES_PER_THREAD) for at in range(0, len(chosen), _IMAGES_PER_THREAD)]
+            # Asking for each result raises the error of the first file that has one.
+            list(pool.map(fill, [chosen[piece] for piece in pieces], [images[piece] for piece in pieces]))
         yield images
 
 
@@ -278,13 +282,12 @@ def _few(shape: Sequence[int]) -> int:
     return max(1, _BYTES_AT_A_TIME // int(np.prod(shape)))
 
 
-def _fill(files: Sequence[ImageFile], images: Images, start: int, *, first: str, image_size: int | None) -> None:
-    """Decodes some of the files into their places among the images [N, C, H, W]."""
+def _fill(files: Sequence[ImageFile], images: Images, *, first: str, image_size: int | None) -> None:
+    """Decodes the files into the images [N, C, H, W]."""
     from clbench.data.decoding import decode
 
     channels, *size = images.shape[1:]
-    for position in range(start, min(start + _IMAGES_PER_CALL, len(files))):
-        path = files[position].path
+    for position, (path, *_) in enumerate(files):
         pixels = decode(path, image_size)
         if list(pixels.shape[1:]) != size:
             raise DataError(
