@@ -36,9 +36,9 @@ def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report
                 f"no finished run of the suite '{suite}' in its own setting was found; run it with: clbench run "
                 f"--suite {suite}"
             )
-        # Of a method's groups the one with most seeds: `select` labels it first.
+        # Of a method's groups the one with most seeds; of several with as many, the one recorded first.
         by_suite[suite] = {}
-        for group in sorted(own, key=lambda group: group.variant):
+        for group in sorted(own, key=lambda group: (-len(group.runs), group.variant)):
             by_suite[suite].setdefault(group.method, group)
     groups = [group for found in by_suite.values() for group in found.values()]
     everywhere = set.intersection(*(set(found) for found in by_suite.values())) - set(UPPER_BOUNDS)
