@@ -10,7 +10,7 @@ from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
-from clbench.reports.sections.provenance import mixtures
+from clbench.reports.sections.provenance import mixtures, threads_differ
 
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
@@ -122,6 +122,8 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
     yield from _variants(groups)
     for group in groups:
         yield from mixtures(group)
+    for circumstances in dict.fromkeys(group.circumstances for group in groups):
+        yield from threads_differ([group for group in groups if group.circumstances == circumstances])
 
 
 def _variants(groups: Sequence[Group]) -> Iterable[str]:

@@ -52,6 +52,30 @@ def mixtures(group: Group) -> Iterable[str]:
             yield f"{group.label} has runs of {len(found)} {what}: {', '.join(found)}."
 
 
+def threads_differ(groups: Sequence[Group]) -> Iterable[str]:
+    """Says where the runs on a processor of groups that are compared had different numbers of threads."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for group in groups:
+        for run in group.runs:
+            threads = run.config.get("threads")
+            if str(run.config.get("device")).startswith("cpu") and isinstance(threads, int):
+                found.setdefault(threads, {}).setdefault(group.label, []).append(run.seed)
+    if len(found) < 2:
+        return
+    sizes = {group.label: len(group.runs) for group in groups}
+    shown = []
+    for threads, of_groups in sorted(found.items()):
+        whose = [
+            label if len(seeds) == sizes[label] else f"{label} seed {' and '.join(map(str, seeds))}"
+            for label, seeds in of_groups.items()
+        ]
+        shown.append(f"{threads} ({', '.join(whose)})")
+    yield (
+        "Sums on a processor depend on the number of threads, and so may an accuracy; it differs here: "
+        f"{', '.join(shown)}."
+    )
+
+
 def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     """The runs that no number contains, and why."""
     return Table(
