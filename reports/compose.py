@@ -18,6 +18,7 @@ from clbench.reports.sections.glossary import glossary
 from clbench.reports.sections.headline import headline_figure, headline_table, summary
 from clbench.reports.sections.inference import judge, standings, statistics_section
 from clbench.reports.sections.provenance import left_out_table, provenance
+from clbench.reports.sections.tasks import tasks_section
 
 MODIFIED = "Modified runs: not the suite's setting"
 MODIFIED_MARK = "Modified runs. "
@@ -37,6 +38,8 @@ def compose(selection: Selection, suite: str) -> Report:
     judgements = judge(subject)
 
     sections = []
+    if tasks := tasks_section(subject):
+        sections.append(tasks)
     if published:
         sections.append(published_section(published, own))
     sections.append(accuracy_section(subject, mark))

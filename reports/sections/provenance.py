@@ -7,7 +7,8 @@ from clbench import __version__
 from clbench.records.identity import ADDED_LATER
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
-from clbench.reports.formatting import counted, minute, percent, plain
+from clbench.reports.analysis.network import image_size, layers, network_words, parameters
+from clbench.reports.formatting import NOT_RECORDED, counted, minute, percent, plain
 from clbench.reports.model import Cell, Column, Table
 
 _DIGITS = 12  # of a commit, in a sentence; the table of the environment has it in full
@@ -196,6 +197,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
         ("Data SHA-256", within("data", "sha256")),
         ("Images to train on, validation included", within("data", "train_images")),
         ("Images to test", within("data", "test_images")),
+        *_of_network(runs),
         ("Device", top("device")),
         ("Processor or GPU", top("device_name")),
         ("Precision", top("precision")),
@@ -210,7 +212,28 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
             yield item, counts[0][0]
         else:
             yield item, "; ".join(f"{value} ({counted(count, 'run')})" for value, count in counts)
+    if streams := _streams(runs):
+        yield "Stream SHA-256, by seed", streams
     yield "Report made by", f"clbench {__version__}"
+
+
+def _of_network(runs: Sequence[RecordedRun]) -> Iterable[tuple[str, Callable[[RecordedRun], str]]]:
+    """What the runs recorded of their network, if any did."""
+    if any(run.config.get("network") for run in runs):
+        yield "Network", lambda run: network_words(run.config)
+        if any(layers(run.config) != NOT_RECORDED for run in runs):
+            yield "Layers", lambda run: layers(run.config)
+        yield "Parameters", lambda run: parameters(run.config)
+        yield "Image size (channels, height, width)", lambda run: image_size(run.config)
+
+
+def _streams(runs: Sequence[RecordedRun]) -> str:
+    """The digest of each seed's sequence of tasks; several where its runs had other tasks."""
+    found: dict[int, dict[str, None]] = {}
+    for run in runs:
+        if run.config.get("stream_sha256"):
+            found.setdefault(run.seed, {})[run.config["stream_sha256"]] = None
+    return "; ".join(f"{seed}: {' or '.join(digests)}" for seed, digests in sorted(found.items()))
 
 
 def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
