@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
@@ -72,6 +73,7 @@ class Verification:
         goals_without_runs: those of them that have a goal.
         other_settings: a sentence for each group of runs in a setting that the suite does not give its method here.
         left_out: how many runs of the suite were not looked at: modified, unfinished, or repeating a seed.
+        remark: what to know about the suite; empty where there is nothing.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -79,6 +81,7 @@ class Verification:
     goals_without_runs: tuple[str, ...]
     other_settings: tuple[str, ...]
     left_out: int
+    remark: str = ""
 
     @property
     def holds(self) -> bool:
@@ -95,7 +98,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     """Compares the suite's own finished runs with what was published and with the goals.
 
     Its own are those whose setting is the one that the suite gives the method here: neither modified nor from before a
-    change of it.
+    change of it. Where clbench has no such suite, its own are those that are not modified.
     """
     published: dict[str, tuple[PublishedResult, ...]] = {}
     for result in published_results(suite):
@@ -104,7 +107,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
     for group in selection.groups:
-        if group.departures:
+        if not group.is_in_the_suites_setting:
             if group.is_modified:
                 modified += len(group.runs)
             else:
@@ -127,12 +130,14 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
             )
         )
     recorded = {verdict.method for verdict in verdicts}
+    methods = {*find_suite(suite).methods} if is_known(suite) else set()
     return Verification(
         tuple(verdicts),
-        tuple(sorted((published.keys() | wanted.keys() | {*find_suite(suite).methods}) - recorded)),
+        tuple(sorted((published.keys() | wanted.keys() | methods) - recorded)),
         tuple(sorted(wanted.keys() - recorded)),
         tuple(other_settings),
         modified + len(selection.left_out),
+        "" if is_known(suite) else OWN_SUITE,
     )
 
 
@@ -192,7 +197,7 @@ def verification_table(found: Verification) -> Table:
             verdict.goal_reached,
         ]
         table.add_row(*map(Text, cells))
-    notes = []
+    notes = [found.remark] if found.remark else []
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
         notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
         notes.append("without one, above and below compare the mean alone")

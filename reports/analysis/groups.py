@@ -18,11 +18,10 @@ import pandas as pd
 from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records.identity import recorded_settings
 from clbench.records.reading import RecordedRun
-from clbench.reports.analysis.departures import departures
+from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
 from clbench.reports.formatting import NOT_RECORDED, plain, setting
 from clbench.suites.settings import base_name
-from clbench.suites.suite import OVERRIDABLE
 
 # What is most likely to move a number when nothing else does.
 VERSIONS_TO_MARK = ("clbench", "torch")
@@ -69,8 +68,19 @@ class Group:
 
     @cached_property
     def departures(self) -> list[str]:
-        """In what the setting of these runs is not the one that the suite gives the method in this version."""
+        """In what the setting of these runs is not the one that the suite gives the method in this version.
+
+        Nothing, for a suite that clbench does not have.
+        """
         return departures(self.config)
+
+    @property
+    def is_in_the_suites_setting(self) -> bool:
+        """Whether these runs count as the suite's own, by the suite as it is now or, if it is a user's, by the record.
+
+        What was an override once may be the suite's setting now.
+        """
+        return not self.departures if is_known(self.runs[0].suite) else not self.is_modified
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -83,8 +93,7 @@ class Group:
 
         Everything that the suite sets for all methods; a method's own settings are the method's.
         """
-        settings = recorded_settings(self.config)["suite_settings"]
-        given = {key: settings.get(key) for key in OVERRIDABLE}
+        given = {**recorded_settings(self.config)["suite_settings"]}
         given["data"] = (self.config.get("data") or {}).get("sha256")
         return json.dumps(given, sort_keys=True)
 

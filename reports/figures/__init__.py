@@ -11,6 +11,7 @@ from clbench.reports.figures.accuracy import (
 from clbench.reports.figures.capacity import MOST_GROUPS, capacity, filling, reuse
 from clbench.reports.figures.comparison import critical_difference, task_differences
 from clbench.reports.figures.costs import Tradeoff, costs, state_growth, tradeoffs
+from clbench.reports.figures.samples import samples
 
 __all__ = [
     "MATRICES_PER_FIGURE",
@@ -25,6 +26,7 @@ __all__ = [
     "filling",
     "forgetting",
     "reuse",
+    "samples",
     "state_growth",
     "task_differences",
     "tradeoffs",
