@@ -44,7 +44,7 @@ fine-tuning, which make many epochs of it pay.
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -103,7 +103,8 @@ class CLNPSettings(NewOptimizerSettings):
         initial_scale: before every task but the first, free neurons draw their weights from the uniform distribution
             that PyTorch gives a linear layer, this many times as wide; none: they stay as the task before left them.
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
-            neurons give for the training images; 0 for none. The same within rounding.
+            neurons give for the training images; 0 for none. The same within rounding. Images that are augmented, or
+            too many for the loader to keep as floats, are computed with at every step.
     """
 
     added_later: ClassVar[Mapping[str, Any]] = {"frozen_cache_mib": 1024, "initial_scale": 1.0, "margin_shares": None}
@@ -636,21 +637,21 @@ class CLNPPlugin(SupervisedPlugin):
     def _answer_once(self, strategy: Any) -> None:
         """Computes what the active neurons give for the task's images, which stays the same until its end."""
         loader = strategy.dataloader
-        if not (
-            self.frozen_cache_bytes and self.masks and isinstance(loader, TensorLoader) and len(loader.samples) == 1
-        ):
+        if not (self.frozen_cache_bytes and self.masks and isinstance(loader, TensorLoader)):
             return
         if len(loader) * loader.batch_size * strategy.train_epochs < loader.n_images:
             # Fewer answers would be needed than there are images.
             return
+        kept = loader.resident()
+        if kept is None:
+            return
         assert self._chain is not None
-        images, _ = loader.resident()
 
         def forward(x: Tensor) -> None:
             with _autocast(strategy):
                 avalanche_forward(strategy.model, x, loader.samples[0].task_label)
 
-        self._answers = self._chain.answers(forward, images, EVALUATION_BATCH, self.frozen_cache_bytes)
+        self._answers = self._chain.answers(forward, kept[0], EVALUATION_BATCH, self.frozen_cache_bytes)
         self._answers_of = loader
         self._chain.look_up(self._answers)
 
@@ -735,12 +736,15 @@ class CLNPPlugin(SupervisedPlugin):
         if after < before:
             strategy.model.load_state_dict(state)
 
-    def _validation_batches(self, strategy: Any) -> list[list[Tensor]]:
+    def _validation_batches(self, strategy: Any) -> Iterable[Sequence[Tensor]]:
         """The task's `[x, y, task_labels]` for validation, on the device."""
         if self.validation_stream is None:
             source = self._validation_data
         else:
             source = self.validation_stream[strategy.experience.current_experience]
+        if isinstance(source, TensorLoader) and source.resident() is None:
+            # Too many to keep them all as floats.
+            return source
         if isinstance(source, CLExperience):
             source = source.dataset.eval()
         if isinstance(source, AvalancheDataset):

@@ -5,8 +5,9 @@ are found: here layer by layer in order, by bisection over the activities that o
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,15 +26,15 @@ class Validation:
     Args:
         plugin: whose hidden layers and masks these are.
         model: the network.
-        batches: `[x, y, task_labels]` on the network's device.
+        batches: `[x, y, task_labels]` on the network's device, the same ones whenever they are iterated over.
     """
 
-    def __init__(self, plugin: "CLNPPlugin", model: nn.Module, batches: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, plugin: "CLNPPlugin", model: nn.Module, batches: Iterable[Sequence[Tensor]]) -> None:
         self.plugin = plugin
         self.model = model
         self.batches = batches
 
-    @property
+    @cached_property
     def n_images(self) -> int:
         """How many images the accuracy is measured on."""
         return sum(len(y) for _, y, _ in self.batches)

@@ -1,4 +1,6 @@
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -7,11 +9,15 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from clbench.data import loading, streams
+from clbench.data.augmentation import Augmentation
 from clbench.data.loading import TensorLoader
+from clbench.data.normalisation import Normalisation
 from clbench.data.streams import Permutation, Samples, Unchanged
 from clbench.methods.strategy import TensorStrategy
 from clbench.networks.initial import initialise
 from clbench.networks.mlp import mlp
+from clbench.strategies.compact import CompactChain
 
 CPU = torch.device("cpu")
 ORDERS = ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2])
@@ -155,6 +161,95 @@ def test_an_interrupted_pass_does_not_shorten_the_next():
     loader = TensorLoader(toy_tasks(), 10, CPU, generator())
     next(iter(loader))
     assert len(rows(loader)) == loader.n_images
+
+
+# Images that are not kept as floats
+
+
+@pytest.fixture
+def few_bytes(monkeypatch):
+    """No task may be kept as floats."""
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 0)
+
+
+def test_all_of_mnist_is_kept_as_floats():
+    assert loading.RESIDENT_BYTES >= 4 * 60_000 * 28 * 28
+
+
+@pytest.mark.parametrize("task", [0, 1, 2])
+def test_batches_made_when_asked_for_are_those_of_images_kept_as_floats(task, request):
+    parts = [toy_tasks()[task]]
+    kept = TensorLoader(parts, 8, CPU, generator(), n_batches=9)
+    assert kept.resident() is not None
+    expected = [list(kept), list(kept)]
+    request.getfixturevalue("few_bytes")
+    made = TensorLoader(parts, 8, CPU, generator(), n_batches=9)
+    for batches in expected:
+        for seen, wanted in zip(made, batches, strict=True):
+            assert all(map(torch.equal, seen, wanted))
+            assert made.positions(seen[0]) is None
+    assert made.resident() is None
+
+
+def test_what_is_kept_as_floats_is_decided_by_the_bytes_that_they_take(monkeypatch):
+    parts = [toy_samples(28, 1)]
+    # 14 images of 4 pixels.
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 223)
+    assert TensorLoader(parts, 8, CPU).resident() is None
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 224)
+    assert TensorLoader(parts, 8, CPU).resident() is not None
+    assert TensorLoader([*parts, *parts], 8, CPU).resident() is None
+
+
+def test_samples_moved_to_a_device_keep_only_their_own_images_and_give_the_same_batches(monkeypatch):
+    monkeypatch.setattr(streams, "_IMAGES_AT_A_TIME", 7)
+    normalisation = Normalisation((0.25,), (0.5,))
+    for part in toy_tasks():
+        samples = replace(part, normalisation=normalisation)
+        moved = samples.on(CPU)
+        assert moved.images.dtype == torch.uint8
+        assert len(moved.images) == len(samples) < len(samples.images)
+        for ours, theirs in zip(moved.tensors(), samples.tensors(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_where_images_are_not_on_the_device_of_the_batches_they_are_changed_there():
+    # Stands for a GPU: nothing of the CPU can be mixed with it.
+    elsewhere = torch.device("meta")
+    for parts, augment in ((toy_tasks(), None), (toy_tasks()[:1], Augmentation(1, True)), (toy_tasks()[1:2], None)):
+        augmented = augment and partial(augment, generator=generator())
+        batches = list(TensorLoader(parts, 10, elsewhere, generator(), augment=augmented))
+        assert {tensor.device for batch in batches for tensor in batch} == {elsewhere}
+        assert [len(batch[0]) for batch in batches] == [len(batch[0]) for batch in TensorLoader(parts, 10, CPU)]
+
+
+@pytest.mark.parametrize("scenario", ["permuted", "rotated"])
+@pytest.mark.parametrize("name", ["naive", "clnp"])
+def test_training_is_the_same_whether_images_are_kept_as_floats_or_not(
+    name, scenario, plain, make_method, make_workplace, monkeypatch
+):
+    trained = []
+    for bound in (loading.RESIDENT_BYTES, 0):
+        monkeypatch.setattr(loading, "RESIDENT_BYTES", bound)
+        suite = plain.model_copy(update={"scenario": scenario})
+        workplace = make_workplace(suite, n_tasks=2, epochs=2, hidden_sizes=[16], normalise=True)
+        method = make_method(name, workplace, **({"frozen_cache_mib": 0} if name == "clnp" else {}))
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        trained.append(method.model.state_dict())
+    torch.testing.assert_close(*trained, atol=0 if scenario == "permuted" else 1e-5, rtol=0)
+
+
+def test_clnp_keeps_no_answers_for_images_that_are_not_kept(make_method, make_workplace, few_bytes, monkeypatch):
+    def never(*args):
+        raise AssertionError("it computes answers for all images at once")
+
+    monkeypatch.setattr(CompactChain, "answers", never)
+    workplace = make_workplace(n_tasks=2, epochs=2, hidden_sizes=[16, 16])
+    method = make_method("clnp", workplace, margin=0.0)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+    assert method.clnp.masks.keys() == {0, 1}
 
 
 class Recorder(SupervisedPlugin):

@@ -163,3 +163,55 @@ def test_memory_grows_with_the_tasks_by_no_more_than_the_method_keeps(method, di
     weights = sum(value.nbytes for value in trained.model.parameters())
     per_task = (sizes[tasks] - sizes[3]) / (tasks - 3) / weights
     assert per_task <= COPIES_PER_TASK.get(method, 0) + 0.05
+
+
+TRAIN_ON_A_FILE = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+import torch
+from clbench.data import ImageSet
+from clbench.runs.runner import train
+from clbench.runs.spec import make_specs
+from clbench.suites.files import find_suite
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon:"))
+
+n, peak, done = 170_000, 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, anonymous())
+        time.sleep(0.005)
+
+images = torch.from_numpy(np.memmap(sys.argv[1], np.uint8, "r+", shape=(n, 3, 64, 64)))
+labels = torch.arange(n) % 10
+images = ImageSet("file", images, labels, images[:100], labels[:100], tuple("abcdefghij"), "0" * 64)
+method = sys.argv[2]
+changes = {"n_tasks": 1, "hidden_sizes": [16], "epochs": 1, "batch_size": 256, "normalise": True}
+if method != "naive":
+    changes |= {"augmentation": ["crop", "flip"], "steps_per_epoch": 100}
+(spec,) = make_specs(find_suite("permuted-digits"), [method], [0], changes, images, "float32", "cpu")
+threading.Thread(target=watch, daemon=True).start()
+train(spec, images, torch.device("cpu"), lambda result: None)
+done.set()
+print(peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the anonymous memory from /proc")
+@pytest.mark.parametrize("method", ["naive", "clnp"])
+def test_a_task_of_two_gigabytes_in_a_file_trains_in_less_than_one_of_anonymous_memory(method, tmp_path):
+    path = tmp_path / "images"
+    with path.open("wb") as file:
+        # A file with a hole: it takes no place on the disk.
+        file.truncate(170_000 * 3 * 64 * 64)
+    assert path.stat().st_size > 2e9
+    code = [sys.executable, "-c", TRAIN_ON_A_FILE, path, method]
+    run = subprocess.run(code, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert 100 < int(run.stdout) < 1000

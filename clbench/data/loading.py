@@ -1,6 +1,6 @@
 """Batches from tensors in memory: one gather per batch, no Python per image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,12 +9,23 @@ from clbench.data.streams import Samples
 
 Batch = list[Tensor]
 
+# Images of a task that take more than this as floats stay uint8, and every batch is made when it is asked for.
+RESIDENT_BYTES = 256 * 2**20
+
 
 class TensorLoader:
     """Batches `[x, y, task_labels]` on the device; one gather per batch, no Python per image.
 
-    Samples of one task are changed (permuted, rotated) once, when they are first needed. Samples of several tasks
-    are mixed in every batch and changed batch by batch, so that memory does not grow with the tasks.
+    Samples of one task are changed (permuted, rotated) and normalised once, when they are first needed, if they are not
+    augmented and take at most `RESIDENT_BYTES` as floats. Otherwise every batch is gathered from uint8 images and
+    changed by itself. These lie on a GPU where that is the device. On a CPU they are the images that all tasks share,
+    which may be a memory-mapped file larger than memory.
+
+    Samples of several tasks are mixed in every batch and changed batch by batch, so that memory does not grow with the
+    tasks.
+
+    Whoever iterates over a loader that augments sees augmented images: training, and what is measured on training
+    images after it, such as Fisher information.
 
     Args:
         samples: what to iterate over, one entry per task.
@@ -22,6 +33,8 @@ class TensorLoader:
         device: where the batches shall lie.
         generator: shuffles each pass; None keeps the order.
         n_batches: how many batches make one iteration, pass after pass; None is one pass.
+        augment: takes the uint8 images [B, C, H, W] of a batch and returns what to train on in their place; None
+            leaves them.
     """
 
     def __init__(
@@ -31,14 +44,17 @@ class TensorLoader:
         device: torch.device,
         generator: torch.Generator | None = None,
         n_batches: int | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.samples = samples
         self.batch_size = batch_size
         self.device = device
         self.generator = generator
         self.n_batches = n_batches
+        self.augment = augment
         self._at_hand: tuple[Tensor, int, Tensor] | None = None  # the latest images, their version, their positions
         self._resident: tuple[Tensor, Tensor] | None = None
+        self._near: Samples | None = None
 
     @property
     def n_images(self) -> int:
@@ -54,18 +70,26 @@ class TensorLoader:
         else:
             wanted = self.n_batches * self.batch_size
             order = torch.cat([self._pass() for _ in range(-(-wanted // self.n_images))])[:wanted]
-        return self._single(order) if len(self.samples) == 1 else self._mixed(order)
+        if len(self.samples) > 1:
+            return self._mixed(order)
+        return self._made(order) if self.resident() is None else self._looked_up(order)
 
     def _pass(self) -> Tensor:
         if self.generator is None:
             return torch.arange(self.n_images)
         return torch.randperm(self.n_images, generator=self.generator)
 
-    def resident(self) -> tuple[Tensor, Tensor]:
-        """All images [N, ...] and labels [N] of its only task, on the device."""
+    def resident(self) -> tuple[Tensor, Tensor] | None:
+        """All images [N, ...] and labels [N] of its only task, on the device.
+
+        None where they are not kept as floats: for several tasks, augmented images, or more than `RESIDENT_BYTES`.
+        """
         if self._resident is None:
-            (samples,) = self.samples
-            x, y = samples.tensors()
+            first = self.samples[0]
+            bytes_as_floats = 4 * len(first) * first.images[0].numel()
+            if len(self.samples) > 1 or self.augment is not None or bytes_as_floats > RESIDENT_BYTES:
+                return None
+            x, y = first.tensors()
             self._resident = x.to(self.device), y.to(self.device)
         return self._resident
 
@@ -76,13 +100,22 @@ class TensorLoader:
         latest, version, positions = self._at_hand
         return positions if x is latest and x._version == version else None
 
-    def _single(self, order: Tensor) -> Iterator[Batch]:
-        x, y = self.resident()
+    def _looked_up(self, order: Tensor) -> Iterator[Batch]:
+        kept = self.resident()
+        assert kept is not None
+        x, y = kept
         labels = torch.full((self.batch_size,), self.samples[0].task_label, device=self.device)
         for chosen in order.to(self.device).split(self.batch_size):
             images = x[chosen]
             self._at_hand = images, images._version, chosen
             yield [images, y[chosen], labels[: len(chosen)]]
+
+    def _made(self, order: Tensor) -> Iterator[Batch]:
+        if self._near is None:
+            self._near = self.samples[0] if self.device.type == "cpu" else self.samples[0].on(self.device)
+        labels = torch.full((self.batch_size,), self._near.task_label, device=self.device)
+        for chosen in order.to(self.device).split(self.batch_size):
+            yield [*self._near.batch(chosen, self.augment), labels[: len(chosen)]]
 
     def _mixed(self, order: Tensor) -> Iterator[Batch]:
         starts = torch.tensor([0, *map(len, self.samples)]).cumsum(0)
@@ -90,6 +123,7 @@ class TensorLoader:
             owner = torch.bucketize(chosen, starts, right=True) - 1
             parts = []
             for task in owner.unique().tolist():
-                x, y = self.samples[task].batch(chosen[owner == task] - starts[task])
-                parts.append((x, y, torch.full((len(y),), self.samples[task].task_label)))
-            yield [torch.cat(tensors).to(self.device) for tensors in zip(*parts, strict=True)]
+                positions = chosen[owner == task] - starts[task]
+                x, y = self.samples[task].batch(positions, self.augment, self.device)
+                parts.append((x, y, torch.full((len(y),), self.samples[task].task_label, device=self.device)))
+            yield [torch.cat(tensors) for tensors in zip(*parts, strict=True)]

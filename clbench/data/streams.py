@@ -6,7 +6,7 @@ trained on.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from clbench.data import ImageSet
+from clbench.data.augmentation import Augmentation
+from clbench.data.normalisation import Normalisation, normalisation_of
 from clbench.errors import SettingError
 from clbench.seeding import RandomStreams
 from clbench.suites.suite import Suite
+
+_IMAGES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Samples(torch.utils.data.Dataset[Any]):
         labels: int64 [N], the class within the task's head.
         change: what the task does to an image.
         task_label: the task's number, from 0.
+        normalisation: of the changed image; None leaves its pixels in [0, 1].
     """
 
     images: Tensor
@@ -84,6 +89,7 @@ class Samples(torch.utils.data.Dataset[Any]):
     labels: Tensor
     change: Change
     task_label: int
+    normalisation: Normalisation | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,10 +103,28 @@ class Samples(torch.utils.data.Dataset[Any]):
         """The labels as a list, for Avalanche."""
         return self.labels.tolist()
 
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples at these positions (int64 [B]): float images in [0, 1] [B, C, H, W] and labels [B]."""
-        x = self.images[self.indices[positions]].to(torch.float32).div_(255)
-        return self.change(x), self.labels[positions]
+    def batch(
+        self,
+        positions: Tensor,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The samples at these positions: images as floats, augmented, changed and normalised, and labels.
+
+        Args:
+            positions: int64 [B].
+            augment: takes uint8 images [B, C, H, W] and returns what to take in their place; None leaves them.
+            device: where all that is computed; None for where the images are.
+
+        Returns:
+            float32 [B, C, H, W], in [0, 1] before they are normalised, and int64 [B].
+        """
+        images = self.images[self.indices[positions]].to(device)
+        if augment is not None:
+            images = augment(images)
+        x = self.change(images.to(torch.float32).div_(255))
+        x = x if self.normalisation is None else self.normalisation.apply_(x)
+        return x, self.labels[positions].to(device)
 
     def with_those_of(self, other: "Samples") -> "Samples":
         """These and then the other ones, of the same task, as one set."""
@@ -111,6 +135,16 @@ class Samples(torch.utils.data.Dataset[Any]):
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All samples at once, as `batch` gives them."""
         return self.batch(torch.arange(len(self)))
+
+    def on(self, device: torch.device) -> "Samples":
+        """The same samples with their images, and no others, on that device, still uint8."""
+        images = torch.empty(len(self), *self.images.shape[1:], dtype=torch.uint8, device=device)
+        # In pieces, because the images may lie in a file that is larger than memory.
+        for to, chosen in zip(images.split(_IMAGES_AT_A_TIME), self.indices.split(_IMAGES_AT_A_TIME), strict=True):
+            to.copy_(self.images[chosen])
+        return replace(
+            self, images=images, indices=torch.arange(len(self), device=device), labels=self.labels.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -139,11 +173,13 @@ class Stream:
         tasks: T tasks.
         image_shape: (C, H, W).
         n_outputs: outputs of the network, or of each of its heads.
+        augmentation: what is done to images, and only to those, that are trained on; None for nothing.
     """
 
     tasks: Sequence[Task]
     image_shape: tuple[int, int, int]
     n_outputs: int
+    augmentation: Augmentation | None = None
 
     def measured_on_validation(self) -> "Stream":
         """The same tasks with their validation samples in place of the test samples."""
@@ -170,12 +206,14 @@ class Stream:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every task's choice and change of images, so that two runs can show they saw the same."""
+        """SHA-256 of every task's choice, change and normalisation of images: two runs can show they saw the same."""
         digest = hashlib.sha256()
         for task in self.tasks:
             for samples in (task.train, task.validation, task.test):
                 digest.update(samples.indices.numpy().tobytes() + samples.labels.numpy().tobytes())
-            change = task.train.change
+            change, normalisation = task.train.change, task.train.normalisation
+            if normalisation is not None:
+                digest.update(repr(normalisation).encode())
             if isinstance(change, Permutation):
                 digest.update(change.order.numpy().tobytes())
             else:
@@ -201,6 +239,10 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
         order = torch.randperm(n_classes, generator=seeds.generator("class-order"))
     # One head over all classes counts them from 0 in their order, any other the classes of its task.
     offset = per_task if suite.scenario == "split" and suite.head == "classes" else 0
+    # Of all training images, so that neither the seed nor the share that is held out moves a pixel.
+    normalisation = normalisation_of(images.train_images) if suite.normalise else None
+    crop_padding = suite.crop_padding if "crop" in suite.augmentation else 0
+    augmentation = Augmentation(crop_padding, "flip" in suite.augmentation) if suite.augmentation else None
 
     def task(index: int) -> Task:
         change: Change = Unchanged()
@@ -224,7 +266,7 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
         def samples(source: Tensor, labels: Tensor, candidates: Tensor) -> Samples:
             local = within_head[labels[candidates]]
             chosen = local >= 0
-            return Samples(source, candidates[chosen], local[chosen], change, index)
+            return Samples(source, candidates[chosen], local[chosen], change, index, normalisation)
 
         return Task(
             index=index,
@@ -242,7 +284,7 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
                     f"task {made.index + 1} of {suite.n_tasks} has no {what} image, with "
                     f"validation_share={suite.validation_share:g}; give another share, or more images"
                 )
-    return Stream(tasks, shape, outputs_of(suite, images))
+    return Stream(tasks, shape, outputs_of(suite, images), augmentation)
 
 
 def outputs_of(suite: Suite, images: ImageSet) -> int:

@@ -8,6 +8,7 @@ so any Avalanche plugin runs in it.
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ class TensorStrategy(SupervisedTemplate):
     """Avalanche's `SupervisedTemplate` on a `Stream`, with its own batch order and optional bfloat16.
 
     If a plugin has replaced the training data (`strategy.adapted_dataset`), Avalanche's loader takes over, so
-    that replay and the like work as anywhere.
+    that replay and the like work as anywhere; it augments no image.
 
     Args:
         stream: the tasks; experiences are looked up by `current_experience`.
-        seeds: the batch order of task t comes from ("batches", t).
+        seeds: the batch order of task t comes from ("batches", t), its augmentation from ("augmentation", t).
         training_samples: what is trained on for a task.
         steps_per_epoch: batches of an epoch for each of these samples; None is one pass.
         precision: `float32`, or `bfloat16` for autocast in training. Evaluation is always float32.
@@ -69,12 +70,17 @@ class TensorStrategy(SupervisedTemplate):
             return
         task = self.stream.tasks[self.experience.current_experience]
         samples = self.training_samples(task)
+        augment = None
+        if self.stream.augmentation is not None:
+            generator = self.seeds.generator("augmentation", task.index)
+            augment = partial(self.stream.augmentation, generator=generator)
         self.dataloader = TensorLoader(
             samples,
             self.train_mb_size,
             self.device,
             self.seeds.generator("batches", task.index),
             None if self.steps_per_epoch is None else self.steps_per_epoch * len(samples),
+            augment,
         )
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:

@@ -117,7 +117,16 @@ class Suite(BaseModel):
     @field_validator("augmentation", mode="before")
     @classmethod
     def _one_augmentation_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        # As `--set augmentation=crop,flip` and `augmentation=none` give it.
+        if value is None:
+            return []
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augmentation_has_no_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # One order, so that the same setting has one run id.
+        return tuple(sorted(set(value)))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
