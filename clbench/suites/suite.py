@@ -3,6 +3,7 @@
 A suite is data. What a run does beyond it is an override (`--set`), and such a run is recorded as modified.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -17,6 +18,9 @@ from clbench.suites.settings import Optimizer, Schedule, setting_error, without_
 
 if TYPE_CHECKING:
     from torch import nn
+
+# It names files, experiments and runs.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Suite(BaseModel):
@@ -70,7 +74,7 @@ class Suite(BaseModel):
         "crop_padding": 4,
     }
 
-    name: str = Field(min_length=1, max_length=100)
+    name: str
     title: str
     data: str
     image_size: int | None = Field(default=None, ge=1, le=4096)
@@ -113,6 +117,13 @@ class Suite(BaseModel):
     @classmethod
     def _zero_has_no_sign(cls, value: Any) -> Any:
         return without_sign_of_zero(value)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_word(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("expected letters, digits, dots, dashes and underscores, the first a letter or a digit")
+        return value
 
     @field_validator("augmentation", mode="before")
     @classmethod
