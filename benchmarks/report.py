@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
+from clbench.records.format import CAPACITY_COLUMNS, FORMAT, TASK_COLUMNS
 from clbench.records.identity import run_id_of
 from clbench.records.reading import read_run, run_paths
 
@@ -47,7 +47,7 @@ def write_runs(root: Path) -> None:
             learned = draw.uniform(0.97, 0.98, TASKS)
             forgotten = np.tril(np.cumsum(draw.uniform(0, 0.01, (TASKS, TASKS)), axis=0))
             matrix = np.vstack([np.full(TASKS, 0.1), np.where(np.tri(TASKS), learned - forgotten, 0.1)])
-            config = {**recorded, "method": method, "seed": seed}
+            config = {**recorded, "format": FORMAT, "method": method, "seed": seed}
             config["run_id"] = run_id_of(config)
             tasks = [
                 dict.fromkeys(TASK_COLUMNS, 1.0) | {"task": task, "train_images_per_second": draw.uniform(4e3, 5e3)}
@@ -57,8 +57,9 @@ def write_runs(root: Path) -> None:
                 dict.fromkeys(CAPACITY_COLUMNS, 0)
                 | {
                     "task": task,
-                    "layer": layer,
-                    "neurons": 2000,
+                    "group": f"layer_{layer}",
+                    "unit": "neuron",
+                    "units": 2000,
                     "free": 2000 - 150 * task,
                     "new": 150,
                     "reused": 75 * task,

@@ -34,6 +34,10 @@ class RecordError(ClbenchError):
     """A recorded run cannot be written or read back."""
 
 
+class NewerRecordError(RecordError):
+    """A recorded run is of a newer clbench."""
+
+
 class TrackingError(ClbenchError):
     """The MLflow store cannot be reached or written."""
 

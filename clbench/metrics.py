@@ -22,7 +22,8 @@ def check_matrix(matrix: npt.ArrayLike) -> Matrix:
 
     Raises:
         ValueError: if the shape is not [T + 1, T], a value lies outside [0, 1], or a value on or below the
-            diagonal is missing while a later row was measured.
+            diagonal is missing while a later row was measured. Only a matrix with nothing but its last row may lack
+            the rows before it.
     """
     array = np.asarray(matrix, dtype=np.float64)
     if array.ndim != 2 or array.shape[0] != array.shape[1] + 1 or array.shape[1] == 0:
@@ -31,7 +32,8 @@ def check_matrix(matrix: npt.ArrayLike) -> Matrix:
     if known.size and (known.min() < 0 or known.max() > 1 or not np.isfinite(known).all()):
         raise ValueError(f"expected accuracies in [0, 1], but got values from {known.min()} to {known.max()}")
     learned = tasks_learned(array)
-    for i in range(1, learned + 1):
+    only_last = bool(np.isnan(array[1:learned]).all())
+    for i in range(learned if only_last else 1, learned + 1):
         if np.isnan(array[i, :i]).any():
             raise ValueError(f"row {i} of the accuracy matrix lacks a value for one of its first {i} tasks")
     return array
@@ -52,9 +54,7 @@ def average_accuracy(matrix: Matrix, learned: int | None = None) -> float:
 def backward_transfer(matrix: Matrix, learned: int | None = None) -> float | None:
     """BWT: mean change of the earlier tasks' accuracy since each was learned, in [-1, 1]; None for one task."""
     t = _learned(matrix, learned)
-    if t < 2:
-        return None
-    return float(np.mean([matrix[t, j] - matrix[j + 1, j] for j in range(t - 1)]))
+    return _mean([matrix[t, j] - matrix[j + 1, j] for j in range(t - 1)])
 
 
 def forgetting(matrix: Matrix, learned: int | None = None) -> float | None:
@@ -64,9 +64,11 @@ def forgetting(matrix: Matrix, learned: int | None = None) -> float | None:
     which the task was learned. None for one task.
     """
     t = _learned(matrix, learned)
-    if t < 2:
+    rows = [i for i in range(1, t) if not np.isnan(matrix[i]).all()]
+    # Each task's best is known only if it was measured after it was learned.
+    if not all(any(i > j for i in rows) for j in range(t - 1)):
         return None
-    return float(np.mean([np.nanmax(matrix[1:t, j]) - matrix[t, j] for j in range(t - 1)]))
+    return _mean([np.nanmax(matrix[rows, j]) - matrix[t, j] for j in range(t - 1)])
 
 
 def forward_transfer(matrix: Matrix, learned: int | None = None) -> float | None:
@@ -75,22 +77,19 @@ def forward_transfer(matrix: Matrix, learned: int | None = None) -> float | None
     None where any of these values was not measured, and for one task.
     """
     t = _learned(matrix, learned)
-    if t < 2:
-        return None
-    value = np.mean([matrix[j, j] - matrix[0, j] for j in range(1, t)])
-    return None if np.isnan(value) else float(value)
+    return _mean([matrix[j, j] - matrix[0, j] for j in range(1, t)])
 
 
-def average_incremental_accuracy(matrix: Matrix, learned: int | None = None) -> float:
-    """Mean, over i tasks learned, of the average accuracy after i tasks, in [0, 1]."""
+def average_incremental_accuracy(matrix: Matrix, learned: int | None = None) -> float | None:
+    """Mean, over i tasks learned, of the average accuracy after i tasks, in [0, 1]; None where one is not known."""
     t = _learned(matrix, learned)
-    return float(np.mean([matrix[i, :i].mean() for i in range(1, t + 1)]))
+    return _mean([matrix[i, :i].mean() for i in range(1, t + 1)])
 
 
-def learning_accuracy(matrix: Matrix, learned: int | None = None) -> float:
-    """Mean accuracy on each task right after learning it, in [0, 1]."""
+def learning_accuracy(matrix: Matrix, learned: int | None = None) -> float | None:
+    """Mean accuracy on each task right after learning it, in [0, 1]; None where one was not measured."""
     t = _learned(matrix, learned)
-    return float(np.mean([matrix[j + 1, j] for j in range(t)]))
+    return _mean([matrix[j + 1, j] for j in range(t)])
 
 
 SUMMARY = {
@@ -108,6 +107,12 @@ def summarise(matrix: npt.ArrayLike, learned: int | None = None) -> dict[str, fl
     array = check_matrix(matrix)
     values = {name: metric(array, learned) for name, metric in SUMMARY.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The mean; None without values, or if one is not known."""
+    value = np.mean(values) if values else np.nan
+    return None if np.isnan(value) else float(value)
 
 
 def _learned(matrix: Matrix, learned: int | None) -> int:

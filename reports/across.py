@@ -19,7 +19,7 @@ from clbench.reports.formatting import counted, percent, plain
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
 from clbench.reports.sections.bibliography import bibliography
 from clbench.reports.sections.inference import UPPER_BOUNDS, p_cell
-from clbench.reports.sections.provenance import provenance
+from clbench.reports.sections.provenance import provenance, threads_differ
 
 
 def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report:
@@ -36,9 +36,9 @@ def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report
                 f"no finished run of the suite '{suite}' in its own setting was found; run it with: clbench run "
                 f"--suite {suite}"
             )
-        # Of a method's groups the one with most seeds: `select` labels it first.
+        # Of a method's groups the one with most seeds; of several with as many, the one recorded first.
         by_suite[suite] = {}
-        for group in sorted(own, key=lambda group: group.variant):
+        for group in sorted(own, key=lambda group: (-len(group.runs), group.variant)):
             by_suite[suite].setdefault(group.method, group)
     groups = [group for found in by_suite.values() for group in found.values()]
     everywhere = set.intersection(*(set(found) for found in by_suite.values())) - set(UPPER_BOUNDS)
@@ -70,7 +70,7 @@ _NOTHING_TO_RANK = (
 def _passed_over(
     runs: Sequence[RecordedRun], suites: Sequence[str], by_suite: Mapping[str, Mapping[str, Group]]
 ) -> Iterator[str]:
-    """Which of a method's groups stands for it, and how many runs enter nothing here."""
+    """Which of a method's groups stands for it, how many runs enter nothing here, and where threads differ."""
     for suite in suites:
         chosen = by_suite[suite]
         several = [group.label for method, group in chosen.items() if group.label != method]
@@ -79,6 +79,8 @@ def _passed_over(
         count = sum(run.suite == suite for run in runs) - sum(len(group.runs) for group in chosen.values())
         if count:
             yield f"{suite}: {counted(count, 'further run')} in no number here; the suite's own report says which."
+        for said in threads_differ(list(chosen.values())):
+            yield f"{suite}: {said}"
 
 
 def _by_suite_label(by_suite: Mapping[str, Mapping[str, Group]]) -> list[Group]:

@@ -12,6 +12,7 @@ from clbench.errors import RecordError, SettingError
 from clbench.records.identity import recorded_settings
 from clbench.records.reading import RecordedRun
 from clbench.reports import figures
+from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
 from clbench.reports.compose import newest_end
@@ -20,7 +21,7 @@ from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
 from clbench.reports.sections.bibliography import bibliography
 from clbench.reports.sections.headline import headline_figure
 from clbench.reports.sections.inference import BOOTSTRAP_NOTE, comparison_cells, p_cell
-from clbench.reports.sections.provenance import provenance
+from clbench.reports.sections.provenance import provenance, threads_differ
 
 _METRICS = {
     "average_accuracy": "Average accuracy",
@@ -154,7 +155,7 @@ def verdict(pair: Pair) -> str:
 
 
 def _unlike(pair: Pair) -> Iterator[str]:
-    """What makes the two no like for like."""
+    """What makes the two no like for like, and what they can't be held against."""
     told, untold = (
         [group.label for group in (pair.first, pair.second) if group.is_told_the_task is kind] for kind in (True, False)
     )
@@ -163,6 +164,9 @@ def _unlike(pair: Pair) -> Iterator[str]:
     for group in (pair.first, pair.second):
         if group.is_modified:
             yield f"{group.label} is not the suite's own setting: {group.overrides}."
+    if not is_known(pair.suite):
+        yield OWN_SUITE
+    yield from threads_differ((pair.first, pair.second))
 
 
 def comparison_table(pair: Pair) -> rich.table.Table:

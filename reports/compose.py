@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, LeftOut, Selection
 from clbench.reports.analysis.published import published_results
 from clbench.reports.formatting import counted, instant
@@ -17,6 +18,7 @@ from clbench.reports.sections.glossary import glossary
 from clbench.reports.sections.headline import headline_figure, headline_table, summary
 from clbench.reports.sections.inference import judge, standings, statistics_section
 from clbench.reports.sections.provenance import left_out_table, provenance
+from clbench.reports.sections.tasks import tasks_section
 
 MODIFIED = "Modified runs: not the suite's setting"
 MODIFIED_MARK = "Modified runs. "
@@ -36,6 +38,8 @@ def compose(selection: Selection, suite: str) -> Report:
     judgements = judge(subject)
 
     sections = []
+    if tasks := tasks_section(subject):
+        sections.append(tasks)
     if published:
         sections.append(published_section(published, own))
     sections.append(accuracy_section(subject, mark))
@@ -56,7 +60,7 @@ def compose(selection: Selection, suite: str) -> Report:
         suite=suite,
         title=str(subject[0].config.get("title") or settings.get("title") or suite),
         dated=newest_end([run for group in selection.groups for run in group.runs]),
-        summary=(*summary(suite, subject, mark), *_warnings(bool(own), selection.left_out)),
+        summary=(*summary(suite, subject, mark), *_warnings(suite, bool(own), selection.left_out)),
         headline=(
             headline_figure(subject, "average-accuracy", mark),
             headline_table(subject, standings(subject, judgements), "results", mark),
@@ -72,8 +76,8 @@ def newest_end(runs: Sequence[RecordedRun]) -> datetime:
     return max(ends, default=datetime.fromtimestamp(0, UTC))
 
 
-def _warnings(has_own: bool, left_out: Sequence[LeftOut]) -> tuple[str, ...]:
-    sentences = []
+def _warnings(suite: str, has_own: bool, left_out: Sequence[LeftOut]) -> tuple[str, ...]:
+    sentences = [] if is_known(suite) else [OWN_SUITE]
     if not has_own:
         sentences.append(
             "Every run found overrides settings, so nothing here is the suite's own result, and published values "

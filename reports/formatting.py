@@ -1,6 +1,7 @@
 """Numbers and settings as a reader writes them."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 NOT_RECORDED = "not recorded"
@@ -53,6 +54,23 @@ def seconds(value: float) -> str:
 def counted(number: int, what: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def layer_number(group: str) -> int:
+    """Which layer a group of units is, from 1, if its name says so, as `layer_1` does; else 0."""
+    found = re.fullmatch(r"layer_(\d+)", group)
+    return int(found[1]) if found else 0
+
+
+def group_words(group: str) -> str:
+    """A group of units as one says it: `layer 1` of `layer_1`, any other name as it is."""
+    return f"layer {number}" if (number := layer_number(group)) else group
+
+
+def units_words(units: Iterable[str]) -> str:
+    """What is counted, in the plural: `neurons`; `units` where they are of several kinds."""
+    found = set(units)
+    return f"{found.pop()}s" if len(found) == 1 else "units"
 
 
 def setting(value: object) -> str:

@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
-from clbench.reports.formatting import percent
+from clbench.reports.formatting import group_words, percent
 from clbench.suites.files import find_suite
 
 # Far below what one image more or less is worth.
@@ -72,6 +73,7 @@ class Verification:
         goals_without_runs: those of them that have a goal.
         other_settings: a sentence for each group of runs in a setting that the suite does not give its method here.
         left_out: how many runs of the suite were not looked at: modified, unfinished, or repeating a seed.
+        remark: what to know about the suite; empty where there is nothing.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -79,6 +81,7 @@ class Verification:
     goals_without_runs: tuple[str, ...]
     other_settings: tuple[str, ...]
     left_out: int
+    remark: str = ""
 
     @property
     def holds(self) -> bool:
@@ -95,7 +98,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     """Compares the suite's own finished runs with what was published and with the goals.
 
     Its own are those whose setting is the one that the suite gives the method here: neither modified nor from before a
-    change of it.
+    change of it. Where clbench has no such suite, its own are those that are not modified.
     """
     published: dict[str, tuple[PublishedResult, ...]] = {}
     for result in published_results(suite):
@@ -104,7 +107,7 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
     for group in selection.groups:
-        if group.departures:
+        if not group.is_in_the_suites_setting:
             if group.is_modified:
                 modified += len(group.runs)
             else:
@@ -127,12 +130,14 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
             )
         )
     recorded = {verdict.method for verdict in verdicts}
+    methods = {*find_suite(suite).methods} if is_known(suite) else set()
     return Verification(
         tuple(verdicts),
-        tuple(sorted((published.keys() | wanted.keys() | {*find_suite(suite).methods}) - recorded)),
+        tuple(sorted((published.keys() | wanted.keys() | methods) - recorded)),
         tuple(sorted(wanted.keys() - recorded)),
         tuple(other_settings),
         modified + len(selection.left_out),
+        "" if is_known(suite) else OWN_SUITE,
     )
 
 
@@ -148,15 +153,16 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
             for task in _changed_tasks(run)[:1]
         ]
     capacity = group.capacity
-    for layer, share in enumerate(goal.free_share, start=1):
-        rows = capacity[capacity["layer"] == layer] if len(capacity) else capacity
-        if not len(rows):
-            misses.append(f"no free neurons are recorded for layer {layer}")
+    groups = list(dict.fromkeys(capacity["group"])) if len(capacity) else []
+    for number, share in enumerate(goal.free_share, start=1):
+        if number > len(groups):
+            misses.append(f"no free neurons are recorded for layer {number}")
             continue
+        rows = capacity[capacity["group"] == groups[number - 1]]
         last = rows.loc[rows["task"].idxmax()]
-        free = float(last["free"]) / float(last["neurons"])
+        free, name = float(last["free"]) / float(last["units"]), group_words(groups[number - 1])
         if free < float(share):
-            misses.append(f"{percent(free, 1)} % of layer {layer} is free, below {percent(float(share), 1)} %")
+            misses.append(f"{percent(free, 1)} % of {name} is free, below {percent(float(share), 1)} %")
     return misses
 
 
@@ -191,7 +197,7 @@ def verification_table(found: Verification) -> Table:
             verdict.goal_reached,
         ]
         table.add_row(*map(Text, cells))
-    notes = []
+    notes = [found.remark] if found.remark else []
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
         notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
         notes.append("without one, above and below compare the mean alone")

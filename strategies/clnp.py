@@ -923,7 +923,20 @@ class CLNP(Method):
         if not self.clnp.reports:
             return []
         task, rows = next(reversed(self.clnp.reports.items()))
-        return [{"task": task + 1, **vars(row)} for row in rows]
+        return [
+            {
+                "task": task + 1,
+                "group": f"layer_{row.layer}",
+                "unit": "neuron",
+                "units": row.neurons,
+                "free": row.free,
+                "new": row.new,
+                "reused": row.reused,
+                "threshold": row.threshold,
+                "margin_spent": row.margin_spent,
+            }
+            for row in rows
+        ]
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """Masks and biases of every task."""

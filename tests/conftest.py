@@ -309,6 +309,7 @@ def recorded_run():
         memory = {"peak_memory_bytes": 2.0**30, "extra_state_bytes": 40000}
         tasks = pd.DataFrame([{"task": task, **numbers, **memory} for task in (1, 2)], columns=list(TASK_COLUMNS))
         config = {
+            "format": 2,
             "run_id": f"{method[:3]}{seed}",
             "suite": "permuted-mnist",
             "title": "Permuted MNIST",
@@ -362,7 +363,9 @@ def write_run():
     def write(root, run: RecordedRun):
         root.mkdir(exist_ok=True)
         folder = RunFolder(root, run.run_id)
-        folder.begin(run.config, run.environment)
+        folder.begin(run.config, run.environment, run.files)
+        if run.samples:
+            folder.write_bytes("samples.png", run.samples)
         folder.write_tables(run.accuracy_matrix, run.tasks.to_dict("records"), run.capacity.to_dict("records"))
         folder.set_status(run.status, run.reason)
         return folder.path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clbench.methods.table import find_method
+from clbench.data.streams import make_stream
 from clbench.metrics import summarise
 from clbench.records.audit import audit
 from clbench.records.environment import package_versions
@@ -16,6 +16,7 @@ from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import read_run
 from clbench.runs.config import config_of
 from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "permuted-mnist"
@@ -118,7 +119,8 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
         {"clnp.initial_scale": None},
     ):
         for spec in make_specs(find_suite("permuted-digits"), ["clnp"], [7], overrides, digits, "bfloat16", "cpu"):
-            config = json.loads(json.dumps(config_of(spec, find_method("clnp"), torch.device("cpu"))))
+            stream = make_stream(spec.suite, digits, RandomStreams(spec.seed))
+            config = json.loads(json.dumps(config_of(spec, torch.device("cpu"), stream)))
             assert recorded_identity(config) == spec.identity
             assert run_id_of(recorded_identity(config)) == config["run_id"] == spec.run_id
             on_gpu = config | {"device": "cuda:1"}
@@ -127,7 +129,7 @@ def test_the_identity_is_recorded_so_that_the_run_id_can_be_computed_again(digit
 
 def test_the_version_recorded_is_that_of_the_code_that_runs(monkeypatch):
     # As with an editable installation whose version was raised since.
-    monkeypatch.setattr("clbench.records.identity.__version__", "9.9.9")
+    monkeypatch.setattr("clbench.records.environment.__version__", "9.9.9")
     assert package_versions()["clbench"] == "9.9.9"
 
 
@@ -140,9 +142,8 @@ def test_the_version_recorded_is_that_of_the_code_that_runs(monkeypatch):
         (lambda folder: edit_config(folder, seed=1), "its settings give"),
         (lambda folder: edit_config(folder, epochs=2), "its settings give"),
         (lambda folder: edit_config(folder, precision="bfloat16"), "its settings give"),
-        (lambda folder: edit_config(folder, versions={"clbench": "9"}), "its settings give"),
+        (lambda folder: edit_config(folder, numbers="9"), "its settings give"),
         (lambda folder: edit_config(folder, data={"sha256": "0" * 64}), "its settings give"),
-        (lambda folder: edit_config(folder, versions={}), "config.json lacks"),
         (lambda folder: edit_config(folder, device=3), "config.json lacks"),
         (lambda folder: edit_table(folder, "accuracy_matrix.csv", 2, "task_01", 0.51), "no share of 359 test images"),
         (lambda folder: edit_table(folder, "tasks.csv", 1, "task", 3), "tasks.csv has the tasks [1, 3]"),
@@ -150,10 +151,12 @@ def test_the_version_recorded_is_that_of_the_code_that_runs(monkeypatch):
         (lambda folder: edit_table(folder, "accuracy_matrix.csv", 2, ["task_01", "task_02"], None), "learned 1 of 2"),
         (lambda folder: edit_table(folder, "capacity.csv", 0, "free", 15), "do not add up"),
         (lambda folder: edit_table(folder, "capacity.csv", 3, "new", 1), "do not add up"),
-        (lambda folder: edit_table(folder, "capacity.csv", 1, "neurons", 17), "another number of neurons in layer 2"),
-        (lambda folder: edit_table(folder, "capacity.csv", 0, "layer", 2), "one row of layer"),
-        (lambda folder: edit_table(folder, "capacity.csv", 0, "layer", 3), "the layers [1, 2, 3]"),
-        (lambda folder: edit_table(folder, "capacity.csv", 0, "reused", 1), "reuses more neurons"),
+        (lambda folder: edit_table(folder, "capacity.csv", 1, "units", 17), "not have the same units of layer_2"),
+        (lambda folder: edit_table(folder, "capacity.csv", 1, "unit", "filter"), "not have the same units of layer_2"),
+        (lambda folder: edit_table(folder, "capacity.csv", 0, "group", "layer_2"), "one row of layer_2 for each task"),
+        (lambda folder: edit_table(folder, "capacity.csv", 0, "group", "layer_3"), "one row of layer_3 for each task"),
+        (lambda folder: edit_table(folder, "capacity.csv", 0, "unit", "synapse"), "a unit among neuron, filter"),
+        (lambda folder: edit_table(folder, "capacity.csv", 0, "reused", 1), "reuses more units"),
         (lambda folder: edit_table(folder, "capacity.csv", 0, "threshold", -1.0), "negative"),
     ],
 )

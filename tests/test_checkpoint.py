@@ -5,19 +5,23 @@ import os
 import pickle
 import random
 import warnings
+from dataclasses import replace
 from hashlib import sha256
+from types import MappingProxyType
 
 import pytest
 import torch
 
+from clbench.data.streams import make_stream
 from clbench.errors import Interrupted, MethodWarning, RecordError
-from clbench.methods.table import METHODS, find_method
+from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run, run_paths
 from clbench.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint, weights_digest
 from clbench.runs.config import config_of
 from clbench.runs.runner import execute
 from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [24, 24]}
@@ -107,17 +111,19 @@ def test_the_digest_of_weights_sees_every_bit_name_shape_and_type():
 
 @pytest.fixture
 def attempt(digits, plain):
-    """(root, method, stop after so many tasks, changes to the config) -> the run's folder after one attempt at it."""
+    """(root, method, stop after so many tasks, what else the run is made of, changes to the config) -> the run's folder
+    after one attempt at it."""
 
-    def make(root, name="clnp", stop_after=None, **changes):
+    def make(root, name="clnp", stop_after=None, given=MappingProxyType({}), **changes):
         (spec,) = make_specs(plain, [name], [0], SMALL, digits, "float32", CPU.type)
+        spec = replace(spec, **given)
         folder = RunFolder(root, spec.run_id)
 
         def on_task(result):
             if result.learned == stop_after:
                 raise Interrupted
 
-        config = config_of(spec, find_method(name), CPU) | changes
+        config = config_of(spec, CPU, make_stream(spec.suite, digits, RandomStreams(spec.seed))) | changes
         try:
             execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False)
         except Interrupted:
@@ -169,6 +175,20 @@ def test_what_was_begun_under_other_conditions_begins_anew_and_is_kept(key, valu
     (aside,) = tmp_path.glob("*.unfinished-*")
     assert json.loads((aside / "config.json").read_text())[key] == value
     assert read_run(aside).status == "stopped"
+
+
+def test_a_run_keeps_the_files_that_it_was_begun_with_and_begins_anew_with_others(attempt, tmp_path):
+    given = {"files": {"net.py": b"one"}}
+    attempt(tmp_path, "naive", 1, given=given)
+    folder = attempt(tmp_path, "naive", 2, given=given)
+    assert "resumed" in json.loads((folder.path / "status.json").read_text())
+    assert read_run(folder.path).files == {"net.py": b"one"}
+    with pytest.warns(MethodWarning, match=r"begins anew.*the files of yours that it used are others now"):
+        folder = attempt(tmp_path, "naive", given={"files": {"net.py": b"other"}})
+    assert read_run(folder.path).files == {"net.py": b"other"}
+    (aside,) = tmp_path.glob("*.unfinished-*")
+    assert read_run(aside).files == {"net.py": b"one"}
+    assert read_run(aside).samples == read_run(folder.path).samples != b""
 
 
 def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(attempt, outcome_of, tmp_path):

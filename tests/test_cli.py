@@ -19,8 +19,10 @@ import torch
 from clbench import __version__
 from clbench.baselines.joint import Joint
 from clbench.baselines.naive import Naive
+from clbench.data import SOURCES
 from clbench.errors import Interrupted, MethodError
 from clbench.methods.table import METHODS, method_names
+from clbench.networks.table import network_names
 from clbench.records.reading import read_run, run_paths
 from clbench.runs.spec import make_specs
 from clbench.suites.files import SUITES, find_suite
@@ -249,7 +251,8 @@ def test_the_process_itself_exits_with_2_and_one_line(assert_refused, tmp_path):
 def test_list_names_every_suite_and_every_method(clbench, tmp_path):
     outcome = clbench(tmp_path, "list")
     assert (outcome.code, outcome.err) == (0, "")
-    assert re.findall(r"^  (\S+)", outcome.out, re.MULTILINE) == [*SUITES, *method_names()]
+    named = [*SUITES, *method_names(), *network_names(), f"{next(iter(SOURCES))},"]
+    assert re.findall(r"^  (\S+)", outcome.out, re.MULTILINE) == named
     for suite in SUITES.values():
         said = f"variants of methods: {', '.join(suite.variants)}\n"
         (below,) = re.findall(rf"^  {suite.name} .*\n(.*\n)", outcome.out, re.MULTILINE)

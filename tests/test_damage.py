@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from clbench.errors import ClbenchError, RecordError
 from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
 from clbench.records.format import CAPACITY_COLUMNS, OPTIONAL_FILES, REQUIRED_FILES
 from clbench.records.reading import RecordedRun, read_run
+from clbench.records.samples import sample_strip
 from clbench.search.trials import LOG_COLUMNS, _append, _logged
 
 FLIPS, TRUNCATIONS = 200, 50
@@ -65,15 +67,17 @@ def folder(recorded_run: Callable[..., RecordedRun], tmp_path: Path) -> Path:
     """A failed run with every file that a run can have."""
     run = recorded_run("clnp")
     made = RunFolder(tmp_path, run.run_id)
-    made.begin(run.config, "python: 3.11\nnumpy==2.0\n" * 20)
-    capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | {"task": task, "layer": 1} for task in (1, 2)]
+    made.begin(run.config, "python: 3.11\nnumpy==2.0\n" * 20, {"net.py": b"class Net: ...\n"})
+    made.write_bytes("samples.png", sample_strip(torch.arange(128, dtype=torch.uint8).view(2, 1, 1, 8, 8)))
+    words = {"group": "layer_1", "unit": "neuron"}
+    capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | words | {"task": task} for task in (1, 2)]
     made.write_tables(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity)
     made.write("traceback.txt", "Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
     made.set_status("failed", "ZeroDivisionError: division by zero")
     return made.path
 
 
-@pytest.mark.parametrize("name", [*REQUIRED_FILES, *OPTIONAL_FILES])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, *OPTIONAL_FILES, "files/net.py"])
 def test_every_damage_to_a_file_of_a_record_is_refused_by_its_name(folder: Path, name: str) -> None:
     path = folder / name
     content = path.read_bytes()

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from PIL import Image
 
-from clbench import data
 from clbench.data import SOURCES, data_folder, load_images
 from clbench.errors import DataError, SettingError
 
@@ -139,6 +139,15 @@ def cifar100(monkeypatch, root):
     return folder, batches
 
 
+def unpack_by_class(batches, folder):
+    """Writes the images of small CIFAR-100 as files NNN.png into a folder per part and class."""
+    for part in ("train", "test"):
+        for number, (row, label) in enumerate(zip(batches[part]["data"], batches[part]["fine_labels"], strict=True)):
+            path = folder / part / batches["meta"]["fine_label_names"][label] / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path)
+
+
 class Response(io.BytesIO):
     """What urlopen returns, as far as torchvision uses it."""
 
@@ -246,14 +255,52 @@ def test_the_digest_covers_types_shapes_and_bytes_in_a_fixed_form(unpacked, root
     assert load_images("kmnist", root).sha256 == digest.hexdigest()
 
 
-def test_cifar_is_handed_out_with_channels_first_and_fine_labels(cifar100, root):
+def test_cifar_is_handed_out_with_channels_first_by_name_of_the_fine_class_and_then_by_pixel_bytes(cifar100, root):
     _, batches = cifar100
     images = load_images("cifar100", root, offline=True)
+    names = batches["meta"]["fine_label_names"]
+    assert images.class_names == tuple(sorted(names)) != tuple(names)
     for part in ("train", "test"):
-        expected = batches[part]["data"].reshape(-1, 3, 32, 32)
-        assert np.array_equal(getattr(images, f"{part}_images").numpy(), expected)
-        assert getattr(images, f"{part}_labels").tolist() == batches[part]["fine_labels"]
-    assert images.class_names == tuple(batches["meta"]["fine_label_names"])
+        labels = [images.class_names.index(names[k]) for k in batches[part]["fine_labels"]]
+        expected = sorted(zip(labels, (row.tobytes() for row in batches[part]["data"]), strict=True))
+        got = getattr(images, f"{part}_images")
+        assert got.shape == (len(expected), 3, 32, 32)
+        assert [row.tobytes() for row in got.numpy()] == [row for _, row in expected]
+        assert getattr(images, f"{part}_labels").tolist() == [label for label, _ in expected]
+
+
+@pytest.mark.parametrize("image_size", [None, 16])
+def test_cifar_has_one_digest_whether_it_lies_in_torchvisions_files_or_in_folders_by_class(image_size, cifar100, root):
+    folder, batches = cifar100
+    from_files = load_images("cifar100", root, offline=True, image_size=image_size)
+    unpack_by_class(batches, root / "cifar100")
+    for path in folder.iterdir():
+        path.unlink()
+    from_folders = load_images("cifar100", root, offline=True, image_size=image_size)
+    assert from_folders.sha256 == from_files.sha256
+    assert from_folders.class_names == from_files.class_names
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(from_folders, name), getattr(from_files, name))
+    assert from_folders.origin == "folders of images by class"
+
+
+def test_cifar_in_folders_must_be_all_of_it(cifar100, root):
+    folder, batches = cifar100
+    unpack_by_class(batches, root / "cifar100")
+    (folder / "train").unlink()
+    load_images("cifar100", root, offline=True)
+    (root / "cifar100" / "train" / "class 7" / "107.png").unlink()
+    with pytest.raises(DataError, match=r"cifar100 is not cifar100: expected uint8 images of shape \[200, 3, 32, 32\]"):
+        load_images("cifar100", root, offline=True)
+
+
+def test_images_of_known_sources_are_scaled_on_request(unpacked, root, arrays):
+    images = load_images("kmnist", root, offline=True, image_size=14)
+    assert images.train_images.shape == (TRAIN, 1, 14, 14)
+    expected = Image.fromarray(arrays[IDX_FILES[2]][5]).resize((14, 14), Image.Resampling.BILINEAR)
+    assert np.array_equal(images.test_images[5, 0].numpy(), np.asarray(expected))
+    assert images.sha256 != load_images("kmnist", root, offline=True).sha256
+    assert load_images("kmnist", root, offline=True, image_size=28).sha256 == load_images("kmnist", root).sha256
 
 
 @needs_mnist
@@ -299,7 +346,7 @@ def test_a_complete_folder_is_never_written_and_may_be_read_only(unpacked, root,
 
 
 def test_importing_the_module_imports_nothing_heavy():
-    heavy = "('torch', 'torchvision', 'sklearn', 'avalanche')"
+    heavy = "('torch', 'torchvision', 'sklearn', 'avalanche', 'PIL')"
     code = f"import sys, clbench.data; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -324,6 +371,12 @@ def test_a_download_adds_what_is_missing_and_leaves_the_rest_alone(unpacked, roo
 
 
 # Refusals
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_where_cifar_is_absent_both_of_its_forms_are_named(source, tmp_path):
+    with pytest.raises(DataError, match=rf"{source}/{{train,test}}/<class>/\*, there and pass --data-root"):
+        load_images(source, tmp_path, offline=True)
 
 
 @pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100"])
@@ -477,7 +530,7 @@ def test_a_file_that_cannot_be_read_is_named(unpacked, root, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(data.Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte cannot be read \(Permission denied\)"):
         load_images("kmnist", root)
 

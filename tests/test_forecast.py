@@ -18,14 +18,16 @@ def table(claims_by_layer, neurons=100):
         free = neurons
         for task, new in enumerate(claims, start=1):
             free -= new
-            rows.append({"task": task, "layer": layer, "neurons": neurons, "free": free, "new": new})
+            rows.append(
+                {"task": task, "group": f"layer_{layer}", "unit": "neuron", "units": neurons, "free": free, "new": new}
+            )
     return pd.DataFrame(rows)
 
 
 def test_steady_claims_fill_a_layer_when_the_division_says():
     (first, second) = forecasts([table([[10] * 6, [5] * 6])])
-    assert (first.layer, first.full_after, first.low, first.high) == (1, 10, 10, 10)
-    assert (second.layer, second.full_after, second.low, second.high) == (2, 20, 20, 20)
+    assert (first.group, first.full_after, first.low, first.high) == ("layer_1", 10, 10, 10)
+    assert (second.group, second.full_after, second.low, second.high) == ("layer_2", 20, 20, 20)
     assert first.next_claim == pytest.approx(10)
     assert first.left[:, :5] == pytest.approx(np.array([[0.4, 0.3, 0.2, 0.1, 0.0]] * 3))
 
@@ -129,12 +131,12 @@ def capacities(suite, method="clnp"):
 @pytest.mark.parametrize(("seed", "inside"), [(0, 33), (1, 31), (2, 27)])
 def test_what_was_left_after_25_tasks_lies_in_most_of_the_intervals_made_before(seed, inside):
     recorded = capacities("permuted-mnist-25", "clnp:best")[seed]
-    in_the_end = recorded[recorded["task"] == 25].set_index("layer")
+    in_the_end = recorded[recorded["task"] == 25].set_index("group")
     held = []
     for seen in range(5, 25):
         for found in forecasts([recorded], tasks=seen):
             low, _, high = found.left[:, 25 - seen]
-            held.append(low <= in_the_end["free"][found.layer] / in_the_end["neurons"][found.layer] <= high)
+            held.append(low <= in_the_end["free"][found.group] / in_the_end["units"][found.group] <= high)
             # Neither layer was full by then, and no interval said that it would be.
             assert found.high > 25
     # Less than 95 %, because the true line bends; the module says so.
@@ -162,7 +164,7 @@ def test_layers_that_did_fill_up_did_so_within_their_interval(seen):
     assert all(second.low <= tasks <= second.high for tasks in whole.full_seeds)
     # The first layer never filled up.
     assert first.high == math.inf
-    assert min(table.loc[table["layer"] == 1, "free"].min() for table in recorded) > 50
+    assert min(table.loc[table["group"] == "layer_1", "free"].min() for table in recorded) > 50
 
 
 def test_the_report_says_when_each_layer_will_be_full(recorded_run):

@@ -65,7 +65,7 @@ def test_a_new_process_sees_its_peak_rise_even_where_no_reset_is_possible():
     code = (
         "import mmap\n"
         "from types import SimpleNamespace\n"
-        "from clbench.memory import peak_memory_bytes\n"
+        "from clbench.runs.memory import peak_memory_bytes\n"
         "before = peak_memory_bytes(SimpleNamespace(type='cpu'))\n"
         "block = mmap.mmap(-1, 200 * 2**20)\n"
         "for page in range(0, len(block), mmap.PAGESIZE): block[page] = 1\n"
@@ -81,7 +81,7 @@ def test_keeping_freed_memory_holds_on_to_a_large_block_and_the_default_gives_it
         "import mmap, sys\n"
         "from pathlib import Path\n"
         "if sys.argv[1] == 'keep':\n"
-        "    from clbench.memory import keep_freed_memory\n"
+        "    from clbench.runs.memory import keep_freed_memory\n"
         "    keep_freed_memory()\n"
         "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * mmap.PAGESIZE\n"
         "before = resident()\n"
@@ -110,7 +110,7 @@ def test_keeping_freed_memory_holds_on_to_a_large_block_and_the_default_gives_it
 def test_what_an_earlier_run_has_freed_is_not_in_the_next_ones_peak():
     code = (
         "import torch\n"
-        "from clbench.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory\n"
+        "from clbench.runs.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory\n"
         "cpu = torch.device('cpu')\n"
         "keep_freed_memory()\n"
         "reset_peak_memory(cpu)\n"

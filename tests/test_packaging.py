@@ -22,7 +22,7 @@ HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "a
 DATA_FILES = [
     *(ROOT / "reports" / "templates").iterdir(),
     ROOT / "reports" / "references.bib",
-    *(ROOT / "baselines").rglob("*.toml"),
+    *(ROOT / "clbench" / "suites").glob("*.toml"),
 ]
 
 
@@ -141,7 +141,7 @@ def test_the_wheel_holds_every_module_and_every_data_file_and_nothing_else(wheel
         f"{package.replace('.', '/')}/{module.name}"
         for package in SETUPTOOLS["packages"]
         for module in (ROOT / folder_of(package)).glob("*.py")
-    } | {f"clbench/{path.relative_to(ROOT).as_posix()}" for path in DATA_FILES}
+    } | {f"clbench/{path.relative_to(ROOT).as_posix().removeprefix('clbench/')}" for path in DATA_FILES}
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
 

@@ -53,7 +53,7 @@ def row(group):
     free = "–"
     if len(group.capacity):
         last = group.capacity[group.capacity["task"] == group.capacity["task"].max()]
-        free = " / ".join(f"{100 * share:.0f}" for share in last["free"] / last["neurons"]) + " %"
+        free = " / ".join(f"{100 * share:.0f}" for share in last["free"] / last["units"]) + " %"
     return percent(accuracy.mean) + interval, str(len(group.runs)), percent(forgetting.mean), free
 
 

@@ -214,6 +214,18 @@ def test_what_cannot_be_ranked_says_why_and_which_group_stands_for_a_method(reco
     assert made.name == "provenance"
 
 
+def test_of_a_methods_groups_the_one_with_most_seeds_stands_for_it_however_late_it_was_recorded(
+    recorded_seeds: MakeRuns,
+) -> None:
+    # Groups are lettered by when they were recorded: (a) has one seed, (b) has three.
+    early, *late = recorded_seeds("ewc", 0.5, 0.9, 0.91, 0.92, suite="one")
+    early = replace(early, config={**early.config, "method_settings": {"strength": 7}})
+    report = compose_across([early, *late], ["one"])
+    assert "one: of a method with several groups, the one with most seeds is shown: ewc (b)." in report.summary
+    assert "one: 1 further run in no number here; the suite's own report says which." in report.summary
+    assert texts(table(report, "accuracies"))[0][-1].startswith("91.00 ±")
+
+
 def test_a_suite_without_runs_of_its_own_is_named(recorded_seeds: MakeRuns) -> None:
     runs, suites = over(2, recorded_seeds)
     with pytest.raises(RecordError, match="'suite-9' in its own setting"):

@@ -4,19 +4,25 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); without them 
 """
 
 import base64
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from clbench.records.format import CAPACITY_COLUMNS
 from clbench.records.reading import RecordedRun
+from clbench.records.samples import sample_strip
 from clbench.reports import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -26,18 +32,25 @@ if CHROMIUM is None or DRIVER is None:
     pytest.skip("chromium or chromedriver is not installed", allow_module_level=True)
 
 MakeRuns = Callable[..., list[RecordedRun]]
+RED, BLUE = (230, 10, 20), (10, 20, 230)
 HOSTILE = "<img src=x onerror=document.title='run'>=1+1"
 
 
 @pytest.fixture(scope="module")
 def page(recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A report on five methods, one of which counts neurons and one of which has a hostile name."""
-    rows = [(task, layer, 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1) for task in (1, 2) for layer in (1, 2)]
-    clnp = recorded_seeds("clnp", 0.90, 0.91, 0.92, task_known_at_test=True)
-    for run in clnp:
-        object.__setattr__(run, "capacity", pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+    """A report on five methods, one of which counts neurons and has sample images, and one has a hostile name."""
+    rows = [
+        (task, group, "neuron", 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1)
+        for task in (1, 2)
+        for group in ("layer_1", "layer_2")
+    ]
+    colours = torch.tensor([[RED, BLUE], [BLUE, RED]], dtype=torch.uint8)
+    picture = sample_strip(colours[..., None, None].expand(-1, -1, -1, 8, 8))
+    named = {"tasks": ["one", HOSTILE], "per_task": 2, "side": 8}
+    clnp = recorded_seeds("clnp", 0.90, 0.91, 0.92, task_known_at_test=True, samples=named)
+    capacity = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
     runs = [
-        *clnp,
+        *(replace(run, capacity=capacity, samples=picture) for run in clnp),
         *recorded_seeds("ewc", 0.80, 0.85, 0.83),
         *recorded_seeds("si", 0.07, 0.08, 0.09),
         *recorded_seeds("naive", 0.50, 0.5, 0.55),
@@ -167,6 +180,24 @@ def test_in_the_dark_page_and_drawings_are_dark(opened: Any) -> None:
     # On paper it is light all the same.
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", **dark})
     assert luminance(opened.execute_script(INKS)[0]) > 240
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_sample_images_have_their_own_colours_and_between_them_is_the_page(opened: Any, scheme: str) -> None:
+    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+    drawn = opened.find_element("css selector", "#figure-samples svg image")
+    picture = Image.open(io.BytesIO(drawn.screenshot_as_png)).convert("RGB")
+    width, height = picture.size
+
+    def colour(column: float, row: float) -> tuple[int, ...]:
+        found = picture.getpixel((int(column * width), int(row * height)))
+        assert isinstance(found, tuple)
+        return found
+
+    assert [colour(*place) for place in ((0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8))] == [RED, BLUE, BLUE, RED]
+    paper = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert colour(0.5, 0.5) == tuple(map(int, re.findall(r"\d+", paper)))
 
 
 @pytest.mark.parametrize("width", [360, 400, 768, 1600])

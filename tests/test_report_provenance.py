@@ -11,9 +11,13 @@ import pytest
 from clbench.errors import RecordError
 from clbench.records.reading import RecordedRun, read_run, read_runs
 from clbench.reports import write_report
+from clbench.reports.across import compose_across
 from clbench.reports.analysis.groups import select
+from clbench.reports.compare import comparison_table, compose_comparison, find_pair
 from clbench.reports.compose import compose
+from clbench.reports.formats.terminal import summary_table
 from clbench.reports.model import Table
+from clbench.reports.verify import verification_table, verify
 
 SUITE = "permuted-mnist"
 MakeRuns = Callable[..., list[RecordedRun]]
@@ -106,3 +110,59 @@ def test_runs_of_one_version_are_not_remarked_upon(recorded_seeds: MakeRuns) -> 
     runs = [*recorded_seeds("ewc", 0.9, 0.8, 0.7), *recorded_seeds("si", 0.6)]
     assert results_details(runs) == {"ewc": "", "si": ""}
     assert not any("Made with another" in note for note in runs_table(runs).notes)
+
+
+THREADS = "Sums on a processor depend on the number of threads"
+
+
+def about_threads(words: tuple[str, ...]) -> list[str]:
+    return [sentence for sentence in words if sentence.startswith(THREADS)]
+
+
+def test_numbers_of_threads_that_differ_between_groups_or_seeds_on_a_processor_are_said_once(
+    recorded_seeds: MakeRuns, recorded_run: Callable[..., RecordedRun]
+) -> None:
+    def said(runs: list[RecordedRun]) -> list[str]:
+        (results,) = (item for item in compose(select(runs, SUITE), SUITE).headline if isinstance(item, Table))
+        return about_threads(results.notes)
+
+    alike = [*recorded_seeds("ewc", 0.9, 0.8), *recorded_seeds("si", 0.7, 0.75)]
+    assert said(alike) == []
+    assert said([*alike, *recorded_seeds("naive", 0.5, 0.6, threads=8)]) == [
+        f"{THREADS}, and so may an accuracy; it differs here: 1 (ewc, si), 8 (naive)."
+    ]
+    assert said([*alike, recorded_run("si", 2, threads=2)]) == [
+        f"{THREADS}, and so may an accuracy; it differs here: 1 (ewc, si seed 0 and 1), 2 (si seed 2)."
+    ]
+    # On a GPU none of the sums is the processor's, and other tasks are no comparison.
+    assert said([*alike, *recorded_seeds("naive", 0.5, 0.6, threads=8, device="cuda:0")]) == []
+    other = {"suite_settings": {"n_tasks": 2, "scenario": "permuted", "hidden_sizes": [9], "epochs": 5}}
+    assert said([*alike, *recorded_seeds("naive", 0.5, 0.6, threads=8, **other)]) == []
+
+
+def test_a_comparison_and_the_report_over_suites_say_so_as_well(recorded_seeds: MakeRuns) -> None:
+    runs = [*recorded_seeds("ewc", 0.9, 0.8, threads=2), *recorded_seeds("si", 0.9, 0.8)]
+    words = f"{THREADS}, and so may an accuracy; it differs here: 1 (si), 2 (ewc)."
+    pair = find_pair(runs, SUITE, "ewc", "si")
+    assert about_threads(compose_comparison(pair).summary) == [words]
+    assert words in str(comparison_table(pair).caption)
+    assert f"{SUITE}: {words}" in compose_across(runs, [SUITE]).summary
+
+
+def test_a_suite_that_clbench_does_not_have_counts_as_in_its_own_setting_and_is_said_to_be_the_users(
+    recorded_seeds: MakeRuns,
+) -> None:
+    own = "This is a suite of the user's own, so there is nothing to compare its setting with."
+    runs = recorded_seeds("ewc", 0.9, 0.8, suite="mine", method_settings={"strength": 1.0})
+    modified = recorded_seeds("ewc", 0.7, suite="mine", modified=True, overrides={"epochs": 1})
+    report = compose(select([*runs, *modified], "mine"), "mine")
+    assert [sentence for sentence in report.summary if sentence == own] == [own]
+    assert "not in the setting" not in str(report)
+    assert own in str(summary_table(runs, "mine").caption)
+    found = verify([*runs, *modified], "mine")
+    assert [(verdict.label, verdict.seeds) for verdict in found.verdicts] == [("ewc", 2)]
+    assert (found.left_out, found.other_settings, found.not_recorded) == (1, (), ())
+    assert own in str(verification_table(found).caption)
+    pair = find_pair([*runs, *recorded_seeds("si", 0.9, suite="mine")], "mine", "ewc", "si")
+    assert own in compose_comparison(pair).summary
+    assert own not in compose(select(recorded_seeds("ewc", 0.9), SUITE), SUITE).summary

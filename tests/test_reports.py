@@ -27,8 +27,9 @@ from clbench.reports import figures, write_report
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.statistics import estimate
 from clbench.reports.compose import MODIFIED, compose
+from clbench.reports.figures import accuracy as accuracy_figures
 from clbench.reports.figures.accuracy import average_accuracy
-from clbench.reports.figures.looks import look_of
+from clbench.reports.figures.looks import line_of, look_of
 from clbench.reports.formatting import percent, readable_bytes, signed_percent
 from clbench.reports.model import Report, Table
 from clbench.suites.files import SUITES, find_suite
@@ -390,7 +391,10 @@ def test_every_published_entry_is_listed_with_its_source(recorded_seeds: MakeRun
 def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun) -> None:
     runs = []
     for seed, free in enumerate((60, 70, 80)):
-        rows = [(1, 1, 100, free, 100 - free, 0, 0.5, 0.25), (2, 1, 100, free - 50, 50, 30, 0.125, -0.5)]
+        rows = [
+            (1, "layer_1", "neuron", 100, free, 100 - free, 0, 0.5, 0.25),
+            (2, "layer_1", "neuron", 100, free - 50, 50, 30, 0.125, -0.5),
+        ]
         capacity = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
         runs.append(replace(recorded_run("clnp", seed), capacity=capacity))
     shown = table(report_on(runs), "capacity")
@@ -404,12 +408,16 @@ def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun
 
 def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun) -> None:
     # Task 1 claims 40 of 100; task 2 claims 10 more and reuses 30 of the 40; task 3 reuses 20 of the 50.
-    rows = [(1, 1, 100, 60, 40, 0, 0.5, 0.5), (2, 1, 100, 50, 10, 30, 0.5, 0.5), (3, 1, 100, 50, 0, 20, 0.5, 1.5)]
+    rows = [
+        (1, "layer_1", "neuron", 100, 60, 40, 0, 0.5, 0.5),
+        (2, "layer_1", "neuron", 100, 50, 10, 30, 0.5, 0.5),
+        (3, "layer_1", "neuron", 100, 50, 0, 20, 0.5, 1.5),
+    ]
     run = replace(recorded_run("clnp"), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
     run = replace(run, config={**run.config, "method_settings": {"margin": 2}})
     (group,) = select([run], SUITE).groups
     # Nothing was claimed before the first task, so it has no share.
-    assert group.reused_shares[1].to_dict() == {2: 0.75, 3: 0.4}
+    assert group.reused_shares["layer_1"].to_dict() == {2: 0.75, 3: 0.4}
     note = table(report_on([run]), "capacity").notes[0]
     assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks and seeds, 1.50 at" in note
 
@@ -418,11 +426,14 @@ def test_reuse_and_margin_are_taken_by_run_before_any_mean(recorded_run: MakeRun
     runs = []
     # Means over three seeds that no binary fraction is equal to: 2000 less them is not exactly 0.
     for seed, (claimed, spent) in enumerate(((70, 0.1), (69, 0.1), (70, 2.0))):
-        rows = [(1, 1, 2000, 2000 - claimed, claimed, 0, 0.5, spent), (2, 1, 2000, 2000 - claimed, 0, 35, 0.5, 0.1)]
+        rows = [
+            (1, "layer_1", "neuron", 2000, 2000 - claimed, claimed, 0, 0.5, spent),
+            (2, "layer_1", "neuron", 2000, 2000 - claimed, 0, 35, 0.5, 0.1),
+        ]
         run = replace(recorded_run("clnp", seed), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
         runs.append(replace(run, config={**run.config, "method_settings": {"margin": 1}}))
     (group,) = select(runs, SUITE).groups
-    assert group.reused_shares[1].to_dict() == {2: pytest.approx((35 / 70 + 35 / 69 + 35 / 70) / 3)}
+    assert group.reused_shares["layer_1"].to_dict() == {2: pytest.approx((35 / 70 + 35 / 69 + 35 / 70) / 3)}
     assert (
         "spent were 0.42 on average over tasks and seeds, 2.00 at most" in table(report_on(runs), "capacity").notes[0]
     )
@@ -494,13 +505,13 @@ def test_every_interval_lies_within_the_axes(
 ) -> None:
     groups = select([*recorded_seeds("ewc", *values), *recorded_seeds("si", 0.4, 0.4, 0.41)], SUITE).groups
     drawn = []
-    priced = figures._priced
+    priced = accuracy_figures._priced
 
     def noting(axes: Any, prices: Any) -> Any:
         drawn.append(axes)
         return priced(axes, prices)
 
-    monkeypatch.setattr(figures, "_priced", noting)
+    monkeypatch.setattr(accuracy_figures, "_priced", noting)
     figures.average_accuracy(groups, "name")
     low, high = drawn[0].get_ylim()
     for group in groups:
@@ -525,14 +536,14 @@ def test_the_close_up_is_on_the_best_of_those_that_are_judged(
         if run.method == "naive":
             run.accuracy_matrix[1:, 0] = 0.1
     drawn = {}
-    priced = figures._priced
+    priced = accuracy_figures._priced
 
     def noting(axes: Any, prices: Any) -> Any:
         drawn["limits"] = axes.get_ylim()
         drawn["methods"] = [group.method for group, _ in prices]
         return priced(axes, prices)
 
-    monkeypatch.setattr(figures, "_priced", noting)
+    monkeypatch.setattr(accuracy_figures, "_priced", noting)
     figures.average_accuracy(select(runs, SUITE).groups, "name")
     assert drawn["limits"][0] > 60
     assert drawn["methods"] == ["joint", "ewc", "si"]
@@ -557,7 +568,7 @@ def test_further_groups_of_a_method_are_told_apart_by_the_filling_of_their_marke
     runs = [recorded_run("clnp", n, 0.9, run_id=f"{n}", method_settings={"margin": n}) for n in range(4)]
     groups = select(runs, SUITE).groups
     assert len(groups) == 4
-    drawn = {(line["fillstyle"], line["markerfacecolor"]) for line in map(figures._line, groups)}
+    drawn = {(line["fillstyle"], line["markerfacecolor"]) for line in map(line_of, groups)}
     assert len(drawn) == 4
     # A whole figure of them can be drawn.
     assert figures.average_accuracy(groups, "several").count("<svg") == 1

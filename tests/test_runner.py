@@ -13,7 +13,6 @@ from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.records.identity import run_id_of
 from clbench.runs.runner import measure, train
 from clbench.runs.spec import make_specs
-from clbench.suites.suite import OVERRIDABLE
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 1, "hidden_sizes": [16]}
@@ -366,7 +365,15 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
     ]
     changes = {
         "n_tasks": 3,
+        "classes_per_task": 2,
         "class_order": "random",
+        "data": "mnist",
+        "image_size": 9,
+        "normalise": True,
+        "augmentation": "flip",
+        "crop_padding": 3,
+        "network": "conv",
+        "head": "multi",
         "hidden_sizes": [256],
         "optimizer": "sgd",
         "learning_rate": 0.1,
@@ -376,7 +383,7 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
         "steps_per_epoch": 39,
         "validation_share": 0.2,
     }
-    assert set(changes) == set(OVERRIDABLE)
+    assert set(changes) == set(plain.overridable)
     ids += [run_id(make, **{key: value}) for key, value in changes.items()]
     assert len(set(ids)) == len(ids)
 
@@ -503,11 +510,10 @@ def test_a_methods_override_against_the_suites_override_is_recorded(make):
     assert naive.overrides == {"epochs": 2, "naive.epochs": 10}
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_and_the_form_for_methods(message_of):
+def test_an_unknown_setting_is_refused_with_the_nearest_and_the_form_for_methods(message_of, plain):
     assert message_of(["naive", "ewc"], epoch=2) == (
-        "unknown setting 'epoch': did you mean 'epochs'? expected one of batch_size, class_order, epochs, "
-        "ewc.SETTING, hidden_sizes, learning_rate, learning_rate_schedule, n_tasks, naive.SETTING, optimizer, "
-        "steps_per_epoch, validation_share"
+        "unknown setting 'epoch': did you mean 'epochs'? expected one of "
+        + ", ".join(sorted([*plain.overridable, "ewc.SETTING", "naive.SETTING"]))
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from clbench.records.reading import read_run, run_paths
 from clbench.suites.files import SUITES, find_suite
 from clbench.tracking import connection, tracker
 from clbench.tracking.connection import tracking_uri
-from clbench.tracking.sync import load_runs
+from clbench.tracking.sync import load_runs, sync
 from clbench.tracking.tracker import Tracker
 
 SUITE = "permuted-digits"
@@ -91,8 +92,8 @@ def wanted_points(folder):
         capacity = pd.read_csv(folder / "capacity.csv")
         for kind in ("free", "reused", "new"):
             wanted[f"{kind}_neurons"] = list(capacity.groupby("task")[kind].sum().items())
-            for layer, rows in capacity.groupby("layer"):
-                wanted[f"{kind}_neurons/layer_{layer}"] = list(zip(rows["task"], rows[kind], strict=True))
+            for group, rows in capacity.groupby("group"):
+                wanted[f"{kind}_neurons/{group}"] = list(zip(rows["task"], rows[kind], strict=True))
     return {name: values for name, values in wanted.items() if values}
 
 
@@ -252,6 +253,38 @@ def test_what_is_loaded_is_what_the_folders_hold(ran):
     held = [read_run(path) for path in run_paths(ran.folder / "clbench-runs")]
     assert_same_runs(load_runs(SUITE, uri_of(ran.folder)), sorted(held, key=lambda item: (item.method, item.seed)))
     assert load_runs("split-mnist", uri_of(ran.folder)) == []
+
+
+def test_files_sample_images_and_groups_of_other_units_go_there_and_come_back(place, recorded_run, write_run):
+    rows = [
+        (task, group, unit, 16, 16 - 4 * task, 4, 0)
+        for task in (1, 2)
+        for group, unit in (("conv1+conv2", "filter"), ("conv3", "filter"), ("linear", "neuron"))
+    ]
+    run = replace(
+        recorded_run(suite=SUITE, suite_settings=SETTINGS),
+        files={"net.py": b"raise SystemExit\n", "helpers/blocks.py": b"\xff"},
+        samples=b"\x89PNG",
+        capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS[:7])),
+    )
+    folder = write_run(place / "clbench-runs", run)
+    said = []
+    assert sync(place / "clbench-runs", uri_of(place), None, said.append)["added"] == 1
+    assert sync(place / "clbench-runs", uri_of(place), None, said.append)["up to date"] == 1
+    assert said == []
+    (loaded,) = load_runs(SUITE, uri_of(place))
+    assert_same_runs([loaded], [read_run(folder)])
+    assert (loaded.files, loaded.samples, loaded.seal) == (run.files, run.samples, read_run(folder).seal)
+    found = recorded(place)
+    values = points(found.client, found.children[0])
+    assert values["free_filters"] == [(1, 24.0), (2, 16.0)]
+    assert values["free_filters/conv1-conv2"] == [(1, 12.0), (2, 8.0)]
+    assert values["free_neurons"] == values["free_neurons/linear"] == [(1, 12.0), (2, 8.0)]
+    # A copy there that is another now is not taken for what was recorded.
+    (copy,) = (place / "mlartifacts").rglob("blocks.py")
+    copy.write_bytes(b"other")
+    with pytest.raises(RecordError, match=r"files/helpers/blocks\.py is not as clbench recorded it"):
+        load_runs(SUITE, uri_of(place))
 
 
 def test_a_leftover_mlruns_folder_is_left_alone(ran):

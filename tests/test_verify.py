@@ -48,7 +48,7 @@ MakeRun = Callable[..., RecordedRun]
 def capacity_of(*free: int) -> pd.DataFrame:
     """Two tasks; the first leaves twice as much as the last."""
     rows = [
-        (task, layer, 2000, left * (3 - task), 10, 0, 0.5, 0.25)
+        (task, f"layer_{layer}", "neuron", 2000, left * (3 - task), 10, 0, 0.5, 0.25)
         for task in (1, 2)
         for layer, left in enumerate(free, start=1)
     ]
@@ -382,7 +382,7 @@ def test_a_method_that_does_not_load_keeps_no_other_from_being_judged(
     plugin = EntryPoint("broken", "no_such_package:Method", "clbench.methods")
     run = own_run("psp", 1)
     broken = replace(run, config={**run.config, "method": "broken"})
-    monkeypatch.setattr("clbench.methods._plugins", lambda: [plugin])
+    monkeypatch.setattr("clbench.methods.table._plugins", lambda: [plugin])
     found = verify([own_run("psp", 0, 0.976), broken], SUITE)
     assert [verdict.method for verdict in found.verdicts] == ["psp"]
     assert re.fullmatch(r"broken \(1\): the method 'broken' .* does not load: .*", found.other_settings[0])

@@ -92,7 +92,7 @@ def run_command(
 
     from clbench.data import load_images
 
-    load = partial(load_images, changed.data, data_root)
+    load = partial(load_images, changed.data, data_root, image_size=changed.image_size)
     try:
         images = load(offline=offline)
     except DataError as error:
@@ -159,7 +159,7 @@ def run_command(
         f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
     )
     tracker = Tracker(uri, screen.warn, output)
-    tracker.begin(chosen.name, command_line(), len(specs))
+    tracker.begin(chosen.name, command_line(), len(specs), title=chosen.title)
     remember(output, sys.argv[1:], chosen.name, images.sha256)
     # What was just loaded is on disk now.
     grid = Grid(place, output, images, partial(load, offline=True), jobs)

@@ -1,5 +1,24 @@
-"""Images, the sequence of tasks made of them, and the batches that are trained on."""
+"""Images: where they come from, how they are read and kept, and how they become tasks.
 
-from clbench.data.sources import SOURCES, ImageSet, Source, data_folder, load_images
+`clbench.data.sources` is the way in. `formats`, `folder` and `arrays` each read one kind of file, `decoding` one image
+file, and `cache` keeps decoded images for the next run.
+"""
 
-__all__ = ["SOURCES", "ImageSet", "Source", "data_folder", "load_images"]
+from clbench.data.cache import CacheEntry, DataWarning, cache_entries, cache_limit, clear_cache
+from clbench.data.images import ImageSet
+from clbench.data.sources import SOURCES, Source, data_folder, is_path, load_images, source_name
+
+__all__ = [
+    "SOURCES",
+    "CacheEntry",
+    "DataWarning",
+    "ImageSet",
+    "Source",
+    "cache_entries",
+    "cache_limit",
+    "clear_cache",
+    "data_folder",
+    "is_path",
+    "load_images",
+    "source_name",
+]

@@ -1,98 +1,34 @@
 """Sources of images, handed out as checked tensors.
 
-Letters used throughout: N training images, M test images, C channels, H height, W width.
+`digits` comes with scikit-learn and needs no file. The others are looked for in one folder, the data root:
 
-`digits` comes with scikit-learn and needs no file. The others are looked for in one folder, in torchvision's
-layout, and torchvision downloads them when they are absent. Whatever is read is checked first:
+    source                            where below the data root
+    mnist, fashion-mnist, kmnist      torchvision's files (`clbench.data.formats`); downloaded where absent
+    cifar10, cifar100                 torchvision's files, or <source>/{train,test}/<class>/*; downloaded where absent
+    tiny-imagenet                     tiny-imagenet-200 as published, or tiny-imagenet/{train,test}/<class>/*
+    image-folder                      image-folder, or the data root itself (`clbench.data.folder`)
 
-    source          where below the folder      what is compared
-    mnist           MNIST/raw                   SHA-256 of the four files, unpacked
-    fashion-mnist   FashionMNIST/raw            MD5 of the .gz that torchvision publishes; see below
-    kmnist          KMNIST/raw                  as fashion-mnist
-    cifar10         cifar-10-batches-py         MD5 that torchvision publishes, before anything is unpickled
-    cifar100        cifar-100-python            as cifar10
-
-For fashion-mnist and kmnist no digest of the unpacked files is published. Where the .gz lies beside an
-unpacked file, its MD5 is checked and the unpacked file must equal its content; a .gz alone is read as it is.
-Where only the unpacked file lies there, its header, its exact size and the labels' range are checked, and
-altered pixels go unnoticed; the digest of what was read (`ImageSet.sha256`) still tells two such files apart.
+A path is a source as well: of a folder of images, or of a .npz file (`clbench.data.arrays`). Sources are joined by +.
 """
 
-import gzip
-import hashlib
 import os
-import socket
-import struct
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from http.client import HTTPException
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from clbench.errors import DataError, unknown_name
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-
-DIGITS_SPLIT_SEED = 0
-CONNECTION_TIMEOUT_SECONDS = 30.0
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """The images and labels of one source.
-
-    Attributes:
-        source: its name, a key of `SOURCES`.
-        train_images: uint8 [N, C, H, W], 0 to 255.
-        train_labels: int64 [N], 0 to the number of classes - 1.
-        test_images: uint8 [M, C, H, W].
-        test_labels: int64 [M].
-        class_names: what label k stands for, at position k.
-        sha256: digest over the four arrays with their shapes and types, the same on every machine.
-    """
-
-    source: str
-    train_images: "Tensor"
-    train_labels: "Tensor"
-    test_images: "Tensor"
-    test_labels: "Tensor"
-    class_names: tuple[str, ...]
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a source must look like, and how it is read.
-
-    Attributes:
-        name: its name.
-        form: `package` for scikit-learn's digits, `idx` for the files of MNIST's family, `cifar` for CIFAR's.
-        image_shape: (C, H, W).
-        train_count, test_count: N and M.
-        class_count: how many classes there are; each occurs in both parts.
-        torchvision_class: the class of `torchvision.datasets` that downloads it; empty for `package`.
-        sha256: digest of each unpacked file by name, where it is pinned.
-    """
-
-    name: str
-    form: Literal["package", "idx", "cifar"]
-    image_shape: tuple[int, int, int]
-    train_count: int
-    test_count: int
-    class_count: int
-    torchvision_class: str = ""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-
+from clbench.data.arrays import read_arrays
+from clbench.data.folder import class_folders, read_folders, tiny_imagenet_folders
+from clbench.data.formats import (
+    Source,
+    download,
+    missing_files,
+    read_cifar_files,
+    read_digits,
+    read_idx_files,
+)
+from clbench.data.images import ImageSet, Part, as_image_set, in_canonical_order
+from clbench.errors import DataError, SettingError, unknown_name
 
 _MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -110,17 +46,10 @@ SOURCES: dict[str, Source] = {
         Source("kmnist", "idx", (1, 28, 28), 60_000, 10_000, 10, "KMNIST"),
         Source("cifar10", "cifar", (3, 32, 32), 50_000, 10_000, 10, "CIFAR10"),
         Source("cifar100", "cifar", (3, 32, 32), 50_000, 10_000, 100, "CIFAR100"),
+        Source("tiny-imagenet", "folder", (3, 64, 64), 100_000, 10_000, 200),
+        Source("image-folder", "folder"),
     )
 }
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Images [N, C, H, W] and labels [N] of the training or the test part, and the file to blame for them."""
-
-    images: Images
-    labels: Labels
-    origin: str
 
 
 def data_folder(data_root: Path | None = None) -> Path:
@@ -140,218 +69,159 @@ def data_folder(data_root: Path | None = None) -> Path:
         raise DataError(f"the data folder {given} cannot be found ({error}); give it in full") from None
 
 
-def load_images(source: str, data_root: Path | None = None, *, offline: bool = False) -> ImageSet:
+def is_path(source: str) -> bool:
+    """Whether a source is the path of a folder or of a .npz file, and not a name."""
+    return "/" in source or os.sep in source or source.endswith(".npz")
+
+
+def source_name(source: str) -> str:
+    """What a source is called in a record, where no path belongs: `image-folder` or `npz` in place of a path."""
+
+    def name(part: str) -> str:
+        return ("npz" if part.endswith(".npz") else "image-folder") if is_path(part) else part
+
+    return "+".join(map(name, _joined_sources(source)))
+
+
+def _joined_sources(source: str) -> list[str]:
+    # A path may hold a + of its own.
+    return [source] if is_path(source) and Path(source).expanduser().exists() else source.split("+")
+
+
+def load_images(
+    source: str, data_root: Path | None = None, *, offline: bool = False, image_size: int | None = None
+) -> ImageSet:
     """Reads a source, after downloading it if it is absent.
 
-    A folder in which the source is complete is only read, never written.
+    A folder in which the source is complete is only read, never written. The images of CIFAR and of folders come in
+    one order, by class and then by pixel bytes, so that it does not matter in what files they lie.
+
+        >>> load_images("cifar10+cifar100", Path("sets")).train_images.shape
+        torch.Size([100000, 3, 32, 32])
 
     Args:
-        source: a key of `SOURCES`.
+        source: a key of `SOURCES`, the path of a folder or of a .npz file, or several of these joined by +. The labels
+            of the second then follow those of the first, and grey images get three channels if others are in colour.
         data_root: see `data_folder`.
         offline: never download.
+        image_size: height and width to which images are scaled, in pixels; None leaves theirs.
 
     Raises:
         SettingError: if there is no such source.
         DataError: if it is absent and cannot be downloaded, or if a file is not what it must be.
     """
-    if source not in SOURCES:
-        raise unknown_name("source of images", source, SOURCES)
-    wanted = SOURCES[source]
-    if wanted.form == "package":
-        train, test, class_names = _read_digits()
-    else:
-        folder = data_folder(data_root)
-        try:
+    sources = _joined_sources(source)
+    for one in sources:
+        if one not in SOURCES and not is_path(one):
+            raise SettingError(f"{unknown_name('source of images', one, SOURCES)}, or a path such as ./photos")
+    loaded = [_load_one(one, data_root, offline, image_size) for one in sources]
+    return loaded[0] if len(loaded) == 1 else _joined(loaded)
+
+
+def _load_one(source: str, data_root: Path | None, offline: bool, image_size: int | None) -> ImageSet:
+    folder = Path(source).expanduser() if is_path(source) else data_folder(data_root)
+    try:
+        if is_path(source):
+            return _read_path(folder, image_size)
+        wanted = SOURCES[source]
+        if wanted.form != "package":
             _check_folder(folder, data_root)
-            if _missing_files(wanted, folder):
-                _download(wanted, folder, offline=offline)
-            read = _read_idx_files if wanted.form == "idx" else _read_cifar_files
-            train, test, class_names = read(wanted, folder)
-        except OSError as error:
-            raise DataError(
-                f"{error.filename or folder} cannot be read ({error.strerror or error}); "
-                "make it readable, or give another folder with --data-root"
-            ) from None
-    _check_part(wanted, train, wanted.train_count)
-    _check_part(wanted, test, wanted.test_count)
-    return _as_image_set(source, train, test, class_names)
+        if wanted.form == "folder":
+            return _read_folder(wanted, folder, image_size, named=_is_named(data_root))
+        return _read_files(wanted, folder, offline, image_size)
+    except OSError as error:
+        other = "path" if is_path(source) else "folder with --data-root"
+        raise DataError(
+            f"{error.filename or folder} cannot be read ({error.strerror or error}); "
+            f"make it readable, or give another {other}"
+        ) from None
+
+
+def _read_path(path: Path, image_size: int | None) -> ImageSet:
+    if path.suffix != ".npz":
+        return _by_class(SOURCES["image-folder"], path, image_size)
+    train, test, class_names = read_arrays(path)
+    return as_image_set("npz", _resized(train, image_size), _resized(test, image_size), class_names)
+
+
+def _read_folder(wanted: Source, folder: Path, image_size: int | None, *, named: bool) -> ImageSet:
+    below = folder / wanted.name
+    if wanted.name == "image-folder":
+        if not named and not below.is_dir():
+            raise DataError("image-folder needs a folder of images; name it with --data-root or CLBENCH_DATA")
+        return _by_class(wanted, below if below.is_dir() else folder, image_size)
+    published = folder / "tiny-imagenet-200"
+    for candidate in (below, published):
+        if candidate.is_dir():
+            return _by_class(wanted, candidate, image_size)
+    raise DataError(
+        f"the data set tiny-imagenet is not in {folder}; unpack tiny-imagenet-200.zip there, or lay out folders of "
+        "images, tiny-imagenet/{train,test}/<class>/*, and pass --data-root DIR or set CLBENCH_DATA"
+    )
+
+
+def _by_class(wanted: Source, folder: Path, image_size: int | None) -> ImageSet:
+    published = (folder / "val" / "val_annotations.txt").is_file()
+    found = tiny_imagenet_folders(folder) if published else class_folders(folder)
+    train, test, sha256 = read_folders(found, image_size)
+    if wanted.class_count:
+        _check(wanted, train, test, image_size)
+    passed_over = f", {found.passed_over:,} other files passed over" if found.passed_over else ""
+    origin = f"folders of images by class{passed_over}"
+    return as_image_set(wanted.name, train, test, found.class_names, sha256=sha256, origin=origin)
+
+
+def _read_files(wanted: Source, folder: Path, offline: bool, image_size: int | None) -> ImageSet:
+    if wanted.form == "package":
+        train, test, class_names = read_digits()
+    else:
+        missing = bool(missing_files(wanted, folder))
+        if missing and wanted.form == "cifar" and _has_classes(folder / wanted.name):
+            return _by_class(wanted, folder / wanted.name, image_size)
+        if missing:
+            download(wanted, folder, offline=offline)
+        read = read_idx_files if wanted.form == "idx" else read_cifar_files
+        train, test, class_names = read(wanted, folder)
+    _check(wanted, train, test, None)
+    train, test = _resized(train, image_size), _resized(test, image_size)
+    if wanted.form == "cifar":
+        train, test = in_canonical_order(train), in_canonical_order(test)
+    return as_image_set(wanted.name, train, test, class_names)
+
+
+def _has_classes(folder: Path) -> bool:
+    return all(any(path.is_dir() for path in (folder / part).glob("*")) for part in ("train", "test"))
+
+
+def _resized(part: Part, image_size: int | None) -> Part:
+    from clbench.data.decoding import resized
+
+    return part if image_size is None else Part(resized(part.images, image_size), part.labels, part.origin)
+
+
+def _is_named(data_root: Path | None) -> bool:
+    return data_root is not None or bool(os.environ.get("CLBENCH_DATA"))
 
 
 def _check_folder(folder: Path, data_root: Path | None) -> None:
-    # Only the cache folder is ours to create: a folder that was named and is not there is a slip of the pen.
-    was_named = data_root is not None or bool(os.environ.get("CLBENCH_DATA"))
     if folder.exists() and not folder.is_dir():
         raise DataError(f"the data folder {folder} is no folder; name another with --data-root or CLBENCH_DATA")
-    if was_named and not folder.exists():
+    # Only the cache folder is ours to create: a folder that was named and is not there is a slip of the pen.
+    if _is_named(data_root) and not folder.exists():
         raise DataError(
             f"there is no data folder {folder}; create it, or name another with --data-root or CLBENCH_DATA"
         )
 
 
-def _torchvision_class(source: Source) -> Any:
-    # Not at import: torchvision takes seconds, and `digits` does without it.
-    import torchvision.datasets
-
-    return getattr(torchvision.datasets, source.torchvision_class)
-
-
-def _subfolder(source: Source) -> Path:
-    if source.form == "idx":
-        return Path(source.torchvision_class, "raw")
-    return Path(_torchvision_class(source).base_folder)
+def _check(source: Source, train: Part, test: Part, image_size: int | None) -> None:
+    channels, height, width = source.image_shape
+    size = (height, width) if image_size is None else (image_size, image_size)
+    _check_part(source, train, (source.train_count, channels, *size))
+    _check_part(source, test, (source.test_count, channels, *size))
 
 
-def _file_names(source: Source) -> list[str]:
-    """The files that a source consists of, unpacked."""
-    dataset = _torchvision_class(source)
-    if source.form == "idx":
-        return [archive.removesuffix(".gz") for archive, _ in dataset.resources]
-    return list(_cifar_md5(dataset))
-
-
-def _missing_files(source: Source, folder: Path) -> list[Path]:
-    """The files that are absent, relative to `folder`; one of MNIST's family may also lie there as .gz."""
-    missing = []
-    for name in _file_names(source):
-        path = _subfolder(source) / name
-        packed = folder / f"{path}.gz"
-        if not (folder / path).is_file() and not (source.form == "idx" and packed.is_file()):
-            missing.append(path)
-    return missing
-
-
-def _download(source: Source, folder: Path, *, offline: bool) -> None:
-    """Adds the missing files to `folder`, each whole or not at all; files that are there stay untouched."""
-    missing = _missing_files(source, folder)
-    advice = (
-        f"run {'without --offline ' if offline else ''}on a machine with network, or copy these files there and pass "
-        "--data-root DIR or set CLBENCH_DATA; the suite permuted-digits needs no files"
-    )
-    names = ", ".join(map(str, missing))
-    absent = f"the data set {source.name} is not complete in {folder} (missing: {names})"
-    if offline:
-        raise DataError(f"{absent} and --offline forbids the download; {advice}")
-    timeout = socket.getdefaulttimeout()
-    try:
-        # torchvision sets no timeout: behind a firewall that drops packets it would wait for minutes.
-        socket.setdefaulttimeout(CONNECTION_TIMEOUT_SECONDS)
-        folder.mkdir(parents=True, exist_ok=True)
-        # torchvision writes under the final name from the first byte on, and unpacks without checking the
-        # result; from a folder of their own, files are moved once all are there.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            _torchvision_class(source)(temporary, download=True)
-            target = folder / _subfolder(source)
-            target.mkdir(parents=True, exist_ok=True)
-            for path in sorted((Path(temporary) / _subfolder(source)).iterdir()):
-                if not (target / path.name).exists():
-                    path.rename(target / path.name)
-    except (OSError, RuntimeError, HTTPException, EOFError, zlib.error, tarfile.TarError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{absent} and could not be downloaded ({reason}); {advice}") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _damaged(path: Path, what: str) -> DataError:
-    return DataError(
-        f"the data file {path} is damaged: {what}; delete it and let clbench download it again, or copy it anew"
-    )
-
-
-def _read_digits() -> tuple[_Part, _Part, tuple[str, ...]]:
-    from sklearn.datasets import load_digits
-
-    try:
-        data = load_digits()
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"scikit-learn's digits cannot be read ({said}); install scikit-learn anew") from None
-    images = np.rint(data.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
-    labels = data.target.astype(np.int64)
-    # RandomState, because numpy promises its stream for ever; the split must not move with an upgrade.
-    random = np.random.RandomState(DIGITS_SPLIT_SEED)
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label in range(10):
-        of_class = random.permutation(np.flatnonzero(labels == label))
-        is_test[of_class[: round(0.2 * len(of_class))]] = True
-    origin = "scikit-learn's digits"
-    train = _Part(images[~is_test], labels[~is_test], origin)
-    test = _Part(images[is_test], labels[is_test], origin)
-    return train, test, tuple(str(name) for name in data.target_names)
-
-
-def _read_idx_files(source: Source, folder: Path) -> tuple[_Part, _Part, tuple[str, ...]]:
-    dataset = _torchvision_class(source)
-    archive_md5 = dict(dataset.resources)
-    raw = folder / _subfolder(source)
-    _, height, width = source.image_shape
-
-    def part(prefix: str, count: int) -> _Part:
-        images_path, labels_path = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
-        images = _read_idx(source, images_path, (count, height, width), archive_md5)
-        labels = _read_idx(source, labels_path, (count,), archive_md5)
-        return _Part(images[:, np.newaxis], labels.astype(np.int64), str(labels_path))
-
-    train, test = part("train", source.train_count), part("t10k", source.test_count)
-    return train, test, tuple(dataset.classes)
-
-
-def _read_idx(source: Source, path: Path, shape: tuple[int, ...], archive_md5: Mapping[str, str]) -> Images:
-    """One file of unsigned bytes in the IDX format, from the unpacked file, its .gz, or both compared."""
-    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
-    content = path.read_bytes() if path.is_file() else None
-    pinned = source.sha256.get(path.name)
-    archive = path.with_name(f"{path.name}.gz")
-    if content is not None:
-        size = len(header) + int(np.prod(shape))
-        if len(content) != size:
-            raise _damaged(path, f"expected {size} bytes, but got {len(content)}")
-        if content[: len(header)] != header:
-            raise _damaged(path, f"expected the IDX header of unsigned bytes of shape {list(shape)}")
-    # With a pinned digest the unpacked file speaks for itself, and loading stays quick.
-    if content is None or (pinned is None and archive.is_file()):
-        packed = archive.read_bytes()
-        expected = archive_md5[archive.name]
-        got = hashlib.md5(packed, usedforsecurity=False).hexdigest()
-        if got != expected:
-            raise _damaged(archive, f"expected the MD5 {expected}, but got {got}")
-        unpacked = gzip.decompress(packed)
-        if content is not None and content != unpacked:
-            raise _damaged(path, f"it differs from the content of {archive.name} beside it")
-        content = unpacked
-    if pinned is not None and (got := hashlib.sha256(content).hexdigest()) != pinned:
-        raise _damaged(path, f"expected the SHA-256 {pinned}, but got {got}")
-    # A copy, because an array over bytes is read-only and torch warns about that.
-    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy()
-
-
-def _cifar_md5(dataset: Any) -> dict[str, str]:
-    listed = {name: md5 for name, md5 in (*dataset.train_list, *dataset.test_list)}
-    return {**listed, dataset.meta["filename"]: dataset.meta["md5"]}
-
-
-def _read_cifar_files(source: Source, folder: Path) -> tuple[_Part, _Part, tuple[str, ...]]:
-    dataset = _torchvision_class(source)
-    # These files are pickles, and unpickling runs what they say: torchvision compares every MD5 first, but
-    # does not say which file is wrong.
-    for name, md5 in _cifar_md5(dataset).items():
-        path = folder / _subfolder(source) / name
-        with path.open("rb") as file:
-            got = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if got != md5:
-            raise _damaged(path, f"expected the MD5 {md5}, but got {got}")
-
-    def part(data: Any) -> _Part:
-        images = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
-        return _Part(images, np.asarray(data.targets, dtype=np.int64), str(folder / _subfolder(source)))
-
-    train, test = dataset(folder, train=True), dataset(folder, train=False)
-    return part(train), part(test), tuple(train.classes)
-
-
-def _check_part(source: Source, part: _Part, count: int) -> None:
-    shape = (count, *source.image_shape)
-    if part.images.shape != shape or part.images.dtype != np.uint8 or part.labels.shape != (count,):
+def _check_part(source: Source, part: Part, shape: tuple[int, ...]) -> None:
+    if part.images.shape != shape or part.images.dtype != np.uint8 or part.labels.shape != shape[:1]:
         raise DataError(
             f"{part.origin} is not {source.name}: expected uint8 images of shape {list(shape)} and as many "
             f"labels, but got {part.images.dtype} {list(part.images.shape)} and {len(part.labels)} labels"
@@ -364,20 +234,37 @@ def _check_part(source: Source, part: _Part, count: int) -> None:
         )
 
 
-def _as_image_set(source: str, train: _Part, test: _Part, class_names: tuple[str, ...]) -> ImageSet:
-    import torch
+def _joined(sets: Sequence[ImageSet]) -> ImageSet:
+    """The sources as one, in memory, the classes of each after those of the one before."""
+    first = sets[0].train_images.shape[2:]
+    for other in sets[1:]:
+        size = other.train_images.shape[2:]
+        if size != first:
+            raise DataError(
+                f"joined sources must have images of one size, but {sets[0].source} has {first[1]} x {first[0]} pixels "
+                f"and {other.source} has {size[1]} x {size[0]}; give all one with --set image_size={min(first)}"
+            )
+    channels = max(one.train_images.shape[1] for one in sets)
+    starts = np.cumsum([0, *(len(one.class_names) for one in sets)])
+    parts = []
+    for name in ("train", "test"):
+        images = [np.asarray(getattr(one, f"{name}_images")) for one in sets]
+        labels = [np.asarray(getattr(one, f"{name}_labels")) for one in sets]
+        wide = [np.broadcast_to(x, (len(x), channels, *x.shape[2:])) for x in images]
+        shifted = [y + start for y, start in zip(labels, starts[:-1], strict=True)]
+        parts.append(Part(np.concatenate(wide), np.concatenate(shifted), name))
+    source = "+".join(one.source for one in sets)
+    origin = "; ".join(one.origin for one in sets if one.origin)
+    return as_image_set(source, parts[0], parts[1], _told_apart(sets), origin=origin)
 
-    arrays: dict[str, Images | Labels] = {
-        "train_images": train.images,
-        "train_labels": train.labels,
-        "test_images": test.images,
-        "test_labels": test.labels,
-    }
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        # Least significant byte first, whatever this machine's order is.
-        canonical = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(f"{name} {array.dtype.name} {list(array.shape)}\n".encode())
-        digest.update(canonical.data)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return ImageSet(source, **tensors, class_names=class_names, sha256=digest.hexdigest())
+
+def _told_apart(sets: Sequence[ImageSet]) -> list[str]:
+    """The names of the classes of all sources; a name that several have says of which source it is."""
+    names = [name for one in sets for name in one.class_names]
+    sources = [one.source for one in sets]
+    by = [name if sources.count(name) == 1 else f"{name} {place}" for place, name in enumerate(sources, start=1)]
+    return [
+        f"{source}: {name}" if names.count(name) > 1 else name
+        for source, one in zip(by, sets, strict=True)
+        for name in one.class_names
+    ]

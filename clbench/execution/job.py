@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from clbench.data import ImageSet
+from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, shown
-from clbench.methods.table import find_method
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run
 from clbench.records.result import RunResult
@@ -17,6 +17,7 @@ from clbench.runs.config import config_of
 from clbench.runs.runner import execute
 from clbench.runs.spec import RunSpec
 from clbench.runs.watching import Progress, seldom
+from clbench.seeding import RandomStreams
 
 if TYPE_CHECKING:
     from clbench.screen import Screen
@@ -49,7 +50,8 @@ class Grid:
 
 def job_config(grid: Grid, spec: RunSpec) -> dict[str, Any]:
     """What config.json of a run of this command says."""
-    return config_of(spec, find_method(spec.method), grid.device, grid.jobs)
+    stream = make_stream(spec.suite, grid.images, RandomStreams(spec.seed))
+    return config_of(spec, grid.device, stream, grid.jobs)
 
 
 def if_open(

@@ -135,8 +135,8 @@ class Method:
         """Why the method cannot train a network like this one, in one sentence; empty where it can.
 
         Args:
-            network: as it is before training, on the CPU.
-            image: one of the size that it is for [1, C, H, W].
+            network: as it is before training, perhaps without memory for its weights (torch's device "meta").
+            image: one of the size that it is for [1, C, H, W], on its device.
         """
         return ""
 
@@ -239,7 +239,7 @@ class Method:
         return task.index < learned or self.workplace.suite.head == "single"
 
     def capacity(self) -> list[dict[str, Any]]:
-        """Rows (`records.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
+        """Rows (`records.format.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
         return []
 
     def extra_state(self) -> "Mapping[str, Tensor]":

@@ -5,7 +5,6 @@ run that its name says (its id is the hash of its configuration), and if its tab
 configuration. Whether the numbers are good is another question; see `clbench.reports.verify`.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,30 +121,22 @@ def _table_faults(run: RecordedRun) -> Iterator[str]:
 
 
 def _capacity_faults(run: RecordedRun) -> Iterator[str]:
-    """Free and claimed neurons must add up to the network's, layer by layer and task by task."""
+    """Free and claimed units must add up to all of them, group by group and task by task."""
     rows = run.capacity
-    if not len(rows):
-        return
-    sizes = _of(run, "suite_settings").get("hidden_sizes")
-    numbers = sorted(set(rows["layer"]))
-    if isinstance(sizes, list) and numbers != list(range(1, len(sizes) + 1)):
-        yield f"capacity.csv has the layers {numbers}, but the network has {len(sizes)} hidden ones"
-        sizes = None
-    for layer in numbers:
-        of_layer = rows[rows["layer"] == layer]
-        if list(of_layer["task"]) != list(run.tasks["task"]):
-            yield f"capacity.csv does not have one row of layer {layer} for each task"
-        neurons = set(of_layer["neurons"])
-        if len(neurons) > 1 or (isinstance(sizes, list) and neurons != {sizes[int(layer) - 1]}):
-            yield f"capacity.csv has another number of neurons in layer {layer} than the network"
-        used = of_layer["new"].cumsum()
-        if (of_layer["free"] + used != of_layer["neurons"]).any():
-            yield f"capacity.csv: free and claimed neurons of layer {layer} do not add up to its neurons"
-        if (of_layer["reused"] > used - of_layer["new"]).any():
-            yield f"capacity.csv: layer {layer} reuses more neurons than earlier tasks claimed"
-        counts = of_layer[["free", "new", "reused", "threshold"]]
-        if not (counts >= 0).to_numpy().all() or not all(map(math.isfinite, of_layer["margin_spent"])):
-            yield f"capacity.csv has a negative number in layer {layer}"
+    for group in dict.fromkeys(rows["group"]):
+        of_group = rows[rows["group"] == group]
+        if list(of_group["task"]) != list(run.tasks["task"]):
+            yield f"capacity.csv does not have one row of {group} for each task"
+        if of_group["units"].nunique() > 1 or of_group["unit"].nunique() > 1:
+            yield f"capacity.csv does not have the same units of {group} in every task"
+        used = of_group["new"].cumsum()
+        if (of_group["free"] + used != of_group["units"]).any():
+            yield f"capacity.csv: free and claimed units of {group} do not add up to its units"
+        if (of_group["reused"] > used - of_group["new"]).any():
+            yield f"capacity.csv: {group} reuses more units than earlier tasks claimed"
+        # What a method does not have is NaN, and no fault.
+        if (of_group[["free", "new", "reused", "threshold"]] < 0).to_numpy().any():
+            yield f"capacity.csv has a negative number in {group}"
 
 
 def _of(run: RecordedRun, key: str) -> dict[str, Any]:

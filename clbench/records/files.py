@@ -33,9 +33,17 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def content_of(folder: Path, name: str) -> bytes:
-    """A recorded file, which lies in the run's own folder and nowhere else."""
+    """A recorded file, which lies in the run's own folder and nowhere else.
+
+    Args:
+        folder: of the run.
+        name: of the file, relative to the folder.
+
+    Raises:
+        RecordError: if it cannot be read, or is or lies below a symbolic link.
+    """
     path = folder / name
-    for part in (folder, path):
+    for part in (folder, *(folder / above for above in reversed(Path(name).parents)), path):
         if part.is_symlink():
             raise RecordError(f"{part} is a symbolic link, and a run's record holds none; put what it leads to there")
     try:
@@ -45,6 +53,17 @@ def content_of(folder: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def files_below(folder: Path, name: str) -> list[str]:
+    """What lies in a folder of a run's folder, however deep, by its path in the run's: all but folders, in order.
+
+    Symbolic links are among it and are not followed, so that `content_of` can refuse them.
+    """
+    if (folder / name).is_symlink() or (folder / name).is_file():
+        return [name]
+    found = [path for path in (folder / name).rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> RecordError:

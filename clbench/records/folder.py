@@ -8,7 +8,10 @@ always lands in the same folder.
     environment.txt       the machine and the installed packages
     accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
     tasks.csv             per task: seconds, images per second, memory
-    capacity.csv          per task and layer: neurons, free, new, reused, threshold, margin_spent (where it applies)
+    capacity.csv          per task and group of units: unit, units, free, new, reused, and where the method has them
+                          threshold and margin_spent; absent for methods that count nothing
+    samples.png           images of each task, where there are any
+    files/                copies of the user's own files that the run used, such as its network; nothing runs them
     traceback.txt         of a run that failed for a reason that clbench does not know
     status.json           running, finished, stopped or failed; when; why; once it has ended, the SHA-256 of each file
                           above and of what was learned; and the seal, a SHA-256 over all of this
@@ -30,13 +33,16 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from clbench.errors import RecordError
-from clbench.records.files import content_of, now, one_line, write_whole
+from clbench.records.files import content_of, files_below, now, one_line, write_whole
 from clbench.records.format import (
-    CAPACITY_COLUMNS,
     OPTIONAL_FILES,
+    OWN_FILES,
     REQUIRED_FILES,
     TASK_COLUMNS,
+    capacity_table,
     check_config,
+    check_file_name,
+    format_of,
     parse_status,
     status_text,
 )
@@ -99,8 +105,19 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordError(f"{path} cannot be read ({error}); move the folder away to run it again") from None
 
-    def begin(self, config: Mapping[str, Any], environment: str) -> None:
-        """Creates the folder. What an earlier unfinished attempt left is kept beside it, never overwritten."""
+    def begin(self, config: Mapping[str, Any], environment: str, files: Mapping[str, bytes] = {}) -> None:
+        """Creates the folder. What an earlier unfinished attempt left is kept beside it, never overwritten.
+
+        Args:
+            config: the content of config.json.
+            environment: the text of environment.txt.
+            files: copies of the user's own files, by path below the folder `files`, such as `helpers/blocks.py`.
+
+        Raises:
+            RecordError: if the folder cannot be created, or a path leads out of it.
+        """
+        for name in files:
+            check_file_name(name)
         try:
             if self.path.exists():
                 stamp = now().replace(":", "").replace("+0000", "Z")
@@ -111,6 +128,8 @@ class RunFolder:
                     aside = aside.with_name(f"{self.path.name}.unfinished-{stamp}-{number}")
                 self.path.rename(aside)
             self.path.mkdir(parents=True)
+            for name in files:
+                (self.path / OWN_FILES / name).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecordError(
                 f"the run folder {self.path} cannot be created ({error.strerror}); "
@@ -120,6 +139,8 @@ class RunFolder:
         self._resumed: list[str] = []
         self.write("config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.write("environment.txt", environment)
+        for name, content in files.items():
+            self.write_bytes(f"{OWN_FILES}/{name}", content)
         self.set_status("running")
 
     def config(self) -> dict[str, Any]:
@@ -127,10 +148,20 @@ class RunFolder:
         path = self.path / "config.json"
         try:
             config = json.loads(content_of(self.path, path.name))
+            format_of(config, path)
             check_config(config)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordError(f"{path} is not as clbench recorded it ({one_line(error)})") from None
         return dict(config)
+
+    def own_files(self) -> dict[str, bytes]:
+        """The copies of the user's own files, by their path below the folder `files`.
+
+        Raises:
+            RecordError: if one cannot be read.
+        """
+        names = files_below(self.path, OWN_FILES)
+        return {name.removeprefix(f"{OWN_FILES}/"): content_of(self.path, name) for name in names}
 
     def resume(self) -> None:
         """Goes on with what an earlier attempt left; status.json keeps when, for all attempts."""
@@ -182,20 +213,24 @@ class RunFolder:
         self.write("accuracy_matrix.csv", frame.to_csv(index=False))
         self.write("tasks.csv", pd.DataFrame(tasks, columns=list(TASK_COLUMNS)).to_csv(index=False))
         if capacity:
-            self.write("capacity.csv", pd.DataFrame(capacity, columns=list(CAPACITY_COLUMNS)).to_csv(index=False))
+            self.write("capacity.csv", capacity_table(capacity).to_csv(index=False))
 
     def write(self, name: str, text: str) -> None:
+        """Writes one text file as `write_bytes` does."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
         try:
-            write_whole(self.path / name, text.encode())
+            write_whole(self.path / name, content)
         except OSError as error:
             raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
 
     def files(self) -> list[Path]:
         """The recorded files that exist, in a fixed order; what a symbolic link leads to is not ours to hand on."""
-        paths = [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES)]
+        paths = [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES, *files_below(self.path, OWN_FILES))]
         return [path for path in paths if path.is_file() and not path.is_symlink()]
 
     def _digests(self) -> dict[str, str]:
-        recorded = [path.name for path in self.files() if path.name != "status.json"]
+        recorded = [path.relative_to(self.path).as_posix() for path in self.files() if path.name != "status.json"]
         return {name: hashlib.sha256(content_of(self.path, name)).hexdigest() for name in recorded}

@@ -1,12 +1,20 @@
-"""The files of a run folder: which there are, what stands in them, and the checks of what is read."""
+"""The files of a run folder: which there are, what stands in them, and the checks of what is read.
+
+A record says its format in config.json (`format`, absent in format 1). What changed from one to the next is in
+`TABLES` and nowhere else.
+"""
 
 import hashlib
 import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from clbench.errors import NewerRecordError, RecordError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,17 +22,46 @@ if TYPE_CHECKING:
     from clbench.metrics import Matrix
 
 FORMAT = 2
-CAPACITY_COLUMNS = ("task", "layer", "neurons", "free", "new", "reused", "threshold", "margin_spent")
-TASK_COLUMNS = (
-    "task",
-    "train_seconds",
-    "train_images_per_second",
-    "eval_seconds",
-    "peak_memory_bytes",
-    "extra_state_bytes",
+"""The format that is written; those before it are read as well."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table: those that every record has, then those that it may have."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """In the order in which they stand in a file."""
+        return (*self.required, *self.optional)
+
+
+_TASKS = Columns(
+    ("task", "train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
 )
+_CAPACITY = Columns(("task", "group", "unit", "units", "free", "new", "reused"), ("threshold", "margin_spent"))
+TABLES: Mapping[int, Mapping[str, Columns]] = {
+    1: {
+        "tasks.csv": _TASKS,
+        "capacity.csv": Columns(("task", "layer", "neurons", "free", "new", "reused", "threshold", "margin_spent")),
+    },
+    2: {"tasks.csv": _TASKS, "capacity.csv": _CAPACITY},
+}
+"""By format, the columns of each table."""
+TASK_COLUMNS = _TASKS.all
+CAPACITY_COLUMNS = _CAPACITY.all
+UNITS = ("neuron", "filter", "weight")
+"""What a method may count."""
+_WORDS = ("group", "unit")
+# They become parts of names in MLflow, which allows no more (but for +).
+_GROUP = re.compile(r"\w[\w.+ -]{0,199}")
+
 REQUIRED_FILES = ("config.json", "environment.txt", "accuracy_matrix.csv", "tasks.csv", "status.json")
-OPTIONAL_FILES = ("capacity.csv", "traceback.txt")
+OPTIONAL_FILES = ("capacity.csv", "samples.png", "traceback.txt")
+OWN_FILES = "files"
+"""The folder of copies of the user's own files."""
 STATUSES = ("running", "finished", "stopped", "failed")
 _MOST_TASKS = 1000
 STATUS_KEYS = ("status", "started", "ended", "reason")
@@ -64,6 +101,30 @@ def check_digest(content: bytes | None, recorded: object) -> None:
         raise ValueError(f"its SHA-256 is {got}, but status.json has {recorded or 'none'}: it was changed")
 
 
+def format_of(config: Any, path: Path) -> int:
+    """The format of a record.
+
+    Args:
+        config: what its config.json says.
+        path: of that file.
+
+    Raises:
+        NewerRecordError: if a newer clbench wrote it.
+        ValueError: if it is no format at all.
+    """
+    if not isinstance(config, dict):
+        raise ValueError("expected an object")
+    found = config.get("format", 1)
+    if type(found) is not int or found < 1:
+        raise ValueError(f"expected a format from 1 to {FORMAT}, but got {found!r}")
+    if found > FORMAT:
+        raise NewerRecordError(
+            f"{path} is of format {found}, which a newer clbench wrote, and this one reads formats up to {FORMAT}; "
+            "upgrade clbench to read it"
+        )
+    return found
+
+
 def check_config(config: Any) -> None:
     """Checks what config.json holds, as far as readers rely on it."""
     types = {"suite": str, "method": str, "seed": int, "modified": bool, "run_id": str, "suite_settings": dict}
@@ -74,18 +135,68 @@ def check_config(config: Any) -> None:
     for key in ("versions", "data", "overrides", "method_settings"):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f"expected {key} to be an object, but got {config[key]!r}")
+    _check_shown(config)
     settings = [name for key in ("suite_settings", "method_settings", "overrides") for name in config.get(key) or {}]
     for key, text in (
         *((key, config[key]) for key in ("suite", "method", "run_id")),
         *(("settings", s) for s in settings),
     ):
-        # They are shown in terminals, which obey control characters, and in drawings, which may not hold any.
-        if any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") for letter in text):
-            raise ValueError(f"expected {key} without control characters, but got {text!r}")
+        _check_text(key, text)
     if not 1 <= found["n_tasks"] <= _MOST_TASKS:
         raise ValueError(f"expected n_tasks from 1 to {_MOST_TASKS}, but got {found['n_tasks']}")
     # JSON can spell half a character, which no text file can.
     json.dumps(config, ensure_ascii=False).encode()
+
+
+def _check_text(what: str, text: Any) -> None:
+    """Names are shown in terminals, which obey control characters, and in drawings, which may not hold any."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected {what} to be text, but got {text!r}")
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") for letter in text):
+        raise ValueError(f"expected {what} without control characters, but got {text!r}")
+
+
+def _check_shown(config: Mapping[str, Any]) -> None:
+    """Checks what reports show of the network, the stream and the sample images, where it is recorded."""
+    network, samples = (config.get(key) or {} for key in ("network", "samples"))
+    for key, found in (("network", network), ("samples", samples)):
+        if not isinstance(found, dict):
+            raise ValueError(f"expected {key} to be an object, but got {found!r}")
+    for what, text in (
+        ("the stream's digest", config.get("stream_sha256")),
+        ("the network's name", network.get("name")),
+        ("the network's layers", network.get("layers")),
+    ):
+        if text is not None:
+            _check_text(what, text)
+    shape = network.get("image_shape", [])
+    for what, numbers in (
+        ("parameters", [network.get("parameters", 0)]),
+        ("image_shape", shape if isinstance(shape, list) else [shape]),
+        ("samples", [samples.get("per_task", 0), samples.get("side", 0)]),
+    ):
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError(f"expected {what} to be whole numbers, but got {numbers!r}")
+    names = samples.get("tasks", [])
+    if not isinstance(names, list):
+        raise ValueError(f"expected the tasks of the sample images to be a list, but got {names!r}")
+    for name in names:
+        _check_text("the tasks of the sample images", name)
+
+
+def check_file_name(name: str) -> None:
+    """Checks the name of a copy of a user's file: a path below the folder `files`, such as `helpers/blocks.py`.
+
+    Raises:
+        RecordError: if it leads elsewhere, or has a control character or a backslash in it.
+    """
+    parts = name.split("/")
+    strange = any(unicodedata.category(letter) in ("Cc", "Cs", "Cn") or letter == "\\" for letter in name)
+    if strange or not all(parts) or {".", ".."} & {*parts}:
+        raise RecordError(
+            f"the file {name!r} cannot be kept with a run, whose copies need paths below one folder, such as "
+            "helpers/blocks.py; put it beside the file that uses it"
+        )
 
 
 def parse_matrix(content: bytes, columns: list[str]) -> "Matrix":
@@ -111,23 +222,67 @@ def _text(content: bytes) -> str:
     return text
 
 
-def _frame(content: bytes) -> "pd.DataFrame":
+def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
+    """A table with these columns, numbers but for the names of groups and units."""
+    import numpy as np
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(_text(content)))
-
-
-def parse_table(content: bytes, columns: tuple[str, ...]) -> "pd.DataFrame":
-    """A table of numbers with exactly these columns."""
-    import numpy as np
-
-    frame = _frame(content)
-    if tuple(frame.columns) != columns:
-        raise ValueError(f"expected the columns {', '.join(columns)}, but got {', '.join(frame.columns)}")
-    kinds = [dtype.kind for dtype in frame.dtypes]
+    words = {name: str for name in columns.all if name in _WORDS}
+    frame = pd.read_csv(io.StringIO(_text(content)), dtype=words, keep_default_na=not words)
+    there = tuple(name for name in columns.all if name in columns.required or name in frame.columns)
+    if tuple(frame.columns) != there:
+        raise ValueError(f"expected the columns {', '.join(there)}, but got {', '.join(frame.columns)}")
+    numbers = frame[[name for name in there if name not in words]]
+    kinds = [dtype.kind for dtype in numbers.dtypes]
     # All at once, because column by column takes longer than reading the file.
-    if len(frame) and (set(kinds) - set("iuf") or not np.isfinite(frame.to_numpy(dtype=float)).all()):
-        for column, kind in zip(columns, kinds, strict=True):
-            if kind not in "iuf" or not np.isfinite(frame[column]).all():
+    if len(frame) and (set(kinds) - set("iuf") or not np.isfinite(numbers.to_numpy(dtype=float)).all()):
+        for column, kind in zip(numbers, kinds, strict=True):
+            if kind not in "iuf" or not np.isfinite(numbers[column]).all():
                 raise ValueError(f"the column {column} holds something that is no number")
+    if words:
+        for group, unit in dict.fromkeys(zip(frame["group"], frame["unit"], strict=True)):
+            _check_group(group, unit)
     return frame
+
+
+def _check_group(group: Any, unit: Any) -> None:
+    if not isinstance(group, str) or not _GROUP.fullmatch(group):
+        raise ValueError(f"expected a group of letters, digits, ., +, - and blanks, but got {group!r}")
+    if unit not in UNITS:
+        raise ValueError(f"expected a unit among {', '.join(UNITS)}, but got {unit!r}")
+
+
+def parse_capacity(content: bytes, record_format: int) -> "pd.DataFrame":
+    """capacity.csv of any format with the columns `CAPACITY_COLUMNS`; NaN in those that it does not have.
+
+    Layer 1 of format 1 is the group `layer_1`, whose units are neurons.
+    """
+    frame = parse_table(content, TABLES[record_format]["capacity.csv"])
+    if record_format == 1:
+        names = [f"layer_{number:g}" for number in frame["layer"]]
+        frame = frame.rename(columns={"neurons": "units"}).assign(group=names, unit="neuron")
+    if (frame["units"] < 1).any():
+        raise ValueError("expected at least one unit in every group")
+    return frame.reindex(columns=list(CAPACITY_COLUMNS))
+
+
+def capacity_table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """capacity.csv as it is written: what methods count, without the optional columns that hold nothing.
+
+    Raises:
+        RecordError: if a row lacks a column or has one of another name, or its group or unit does not fit.
+    """
+    import pandas as pd
+
+    for row in rows:
+        try:
+            if not {*_CAPACITY.required} <= row.keys() <= {*CAPACITY_COLUMNS}:
+                needed, may = (", ".join(names) for names in (_CAPACITY.required, _CAPACITY.optional))
+                raise ValueError(f"expected {needed} and perhaps {may}, but got {', '.join(row)}")
+            _check_group(row["group"], row["unit"])
+            if row["units"] < 1:
+                raise ValueError(f"expected at least one unit in the group {row['group']}, but got {row['units']}")
+        except ValueError as error:
+            raise RecordError(f"a method's capacity() gives rows that cannot be recorded: {error}") from None
+    frame = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
+    return frame.drop(columns=[name for name in _CAPACITY.optional if frame[name].isna().all()])

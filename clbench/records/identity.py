@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from clbench.errors import SettingError
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import find_method, method_names
 from clbench.suites.settings import base_name
@@ -70,14 +71,22 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Args:
         config: what config.json of the run says.
     """
-    of_method = base_name(config["method"])
-    schema = find_method(of_method).Settings if of_method in method_names() else MethodSettings
+    schema = _schema_of(config["method"])
     suite = {**added_later(Suite), **(config.get("suite_settings") or {})}
     return {
         # Words about a suite may be put otherwise.
         "suite_settings": {key: value for key, value in suite.items() if key not in ("title", "source")},
         "method_settings": {**added_later(schema), **(config.get("method_settings") or {})},
     }
+
+
+def _schema_of(method: str) -> type[MethodSettings]:
+    name = base_name(method)
+    try:
+        return find_method(name).Settings if name in method_names() else MethodSettings
+    except SettingError:
+        # An installed package that does not load says nothing of what it leaves out.
+        return MethodSettings
 
 
 def left_out(config: Mapping[str, Any]) -> dict[str, Any]:

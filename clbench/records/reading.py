@@ -1,21 +1,25 @@
 """Recorded runs, read back from their folders."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import RecordError
-from clbench.records.files import content_of, one_line, unreadable
+from clbench.records.files import content_of, files_below, one_line, unreadable
 from clbench.records.format import (
     CAPACITY_COLUMNS,
     OPTIONAL_FILES,
+    OWN_FILES,
     REQUIRED_FILES,
     STATUS_KEYS,
-    TASK_COLUMNS,
+    TABLES,
     check_config,
     check_digest,
+    format_of,
+    parse_capacity,
     parse_matrix,
     parse_status,
     parse_table,
@@ -37,11 +41,14 @@ class RecordedRun:
         config: the content of config.json; `suite`, `method` (names) and `seed` are among its keys.
         environment: the text of environment.txt.
         accuracy_matrix: [T + 1, T], NaN where not measured; row i is after i tasks (see `clbench.metrics`).
-        tasks: one row per learned task, columns `TASK_COLUMNS`.
-        capacity: one row per (task, layer), columns `CAPACITY_COLUMNS`; empty for methods without units to count.
+        tasks: one row per learned task, columns `format.TASK_COLUMNS`.
+        capacity: one row per (task, group of units), columns `format.CAPACITY_COLUMNS`, NaN in those that were not
+            recorded; empty for methods without units to count.
         started, ended: ISO 8601 in UTC; `ended` is empty while it runs.
         reason: why it failed or stopped, else empty.
         seal: SHA-256 over status.json, which holds that of every other file; empty for a run recorded without.
+        files: copies of the user's own files that the run used, by path. They are kept, never run.
+        samples: images of each task as a PNG, as `config["samples"]` says; empty where there are none.
     """
 
     run_id: str
@@ -55,6 +62,8 @@ class RecordedRun:
     ended: str
     reason: str = ""
     seal: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    samples: bytes = b""
 
     @property
     def suite(self) -> str:
@@ -82,52 +91,67 @@ def read_run(folder: Path) -> RecordedRun:
 
     Raises:
         RecordError: if a file is missing, does not hold what it should, or is not the one that was recorded, naming
-            the file.
+            the file; or if a newer clbench wrote it.
     """
     import pandas as pd
 
     from clbench.metrics import check_matrix, task_columns
 
-    name = "status.json"
-    try:
-        status = parse_status(content_of(folder, name).decode())
-        contents = {}
-        for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
-            if name in REQUIRED_FILES or (folder / name).is_symlink() or (folder / name).is_file():
-                contents[name] = content_of(folder, name)
-        if "seal" in status and status["status"] != "running":
-            for name in sorted((contents.keys() | status["sha256"].keys()) - {"status.json"}):
-                check_digest(contents.get(name), status["sha256"].get(name))
-        name = "config.json"
-        config = json.loads(contents[name])
+    with _blaming(folder / "status.json"):
+        status = parse_status(content_of(folder, "status.json").decode())
+    contents = {
+        name: content_of(folder, name)
+        for name in (*REQUIRED_FILES, *OPTIONAL_FILES, *files_below(folder, OWN_FILES))
+        if name not in OPTIONAL_FILES or (folder / name).is_symlink() or (folder / name).is_file()
+    }
+    digests = status["sha256"] if "seal" in status and status["status"] != "running" else None
+    with _blaming(folder / "config.json"):
+        if digests is not None:
+            check_digest(contents["config.json"], digests.get("config.json"))
+        config = json.loads(contents["config.json"])
+        # Before the other files, of which a newer format may have some that are unknown here.
+        record_format = format_of(config, folder / "config.json")
         check_config(config)
-        n_tasks = config["suite_settings"]["n_tasks"]
-        name = "accuracy_matrix.csv"
-        matrix = check_matrix(parse_matrix(contents[name], ["tasks_learned", *task_columns(n_tasks)]))
-        name = "tasks.csv"
-        tasks = parse_table(contents[name], TASK_COLUMNS)
-        name = "capacity.csv"
-        capacity = (
-            parse_table(contents[name], CAPACITY_COLUMNS)
-            if name in contents
-            else pd.DataFrame(columns=list(CAPACITY_COLUMNS))
-        )
-        name = "environment.txt"
-        return RecordedRun(
-            run_id=config["run_id"],
-            config=config,
-            environment=contents[name].decode(),
-            accuracy_matrix=matrix,
-            tasks=tasks,
-            capacity=capacity,
-            seal=status.get("seal", ""),
-            **{key: status[key] for key in STATUS_KEYS},
-        )
+    if digests is not None:
+        for name in sorted((contents.keys() | digests.keys()) - {"status.json"}):
+            with _blaming(folder / name):
+                check_digest(contents.get(name), digests.get(name))
+    with _blaming(folder / "accuracy_matrix.csv"):
+        columns = task_columns(config["suite_settings"]["n_tasks"])
+        matrix = check_matrix(parse_matrix(contents["accuracy_matrix.csv"], ["tasks_learned", *columns]))
+    with _blaming(folder / "tasks.csv"):
+        tasks = parse_table(contents["tasks.csv"], TABLES[record_format]["tasks.csv"])
+    capacity = pd.DataFrame(columns=list(CAPACITY_COLUMNS))
+    if "capacity.csv" in contents:
+        with _blaming(folder / "capacity.csv"):
+            capacity = parse_capacity(contents["capacity.csv"], record_format)
+    with _blaming(folder / "environment.txt"):
+        environment = contents["environment.txt"].decode()
+    own = {name: content for name, content in contents.items() if name.startswith(f"{OWN_FILES}/")}
+    return RecordedRun(
+        run_id=config["run_id"],
+        config=config,
+        environment=environment,
+        accuracy_matrix=matrix,
+        tasks=tasks,
+        capacity=capacity,
+        seal=status.get("seal", ""),
+        files={name.removeprefix(f"{OWN_FILES}/"): content for name, content in own.items()},
+        samples=contents.get("samples.png", b""),
+        **{key: status[key] for key in STATUS_KEYS},
+    )
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Within, what is wrong is that file's fault."""
+    try:
+        yield
     except UnicodeDecodeError as error:
-        raise unreadable(folder / name, error) from None
+        raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         said = f"the key {error} is missing" if isinstance(error, KeyError) else one_line(error)
-        raise RecordError(f"{folder / name} is not as clbench recorded it ({said})") from None
+        raise RecordError(f"{path} is not as clbench recorded it ({said})") from None
 
 
 def run_paths(root: Path) -> list[Path]:

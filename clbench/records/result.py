@@ -19,8 +19,8 @@ class RunResult:
 
     Attributes:
         matrix: accuracy [T + 1, T], NaN where not measured (see `clbench.metrics`).
-        tasks: per task learned, the columns `records.TASK_COLUMNS`.
-        capacity: per task and layer, the columns `records.CAPACITY_COLUMNS`.
+        tasks: per task learned, the columns `format.TASK_COLUMNS`.
+        capacity: per task and group of units, the columns `format.CAPACITY_COLUMNS`.
     """
 
     matrix: metrics.Matrix
@@ -51,12 +51,13 @@ class RunResult:
             return values
         values |= metrics.summarise(self.matrix, self.learned)
         values |= {key: float(value) for key, value in self.tasks[-1].items() if key != "task"}
-        rows = [row for row in self.capacity if row["task"] == self.learned]
-        for kind in ("free", "reused", "new"):
-            if rows:
-                values[f"{kind}_neurons"] = float(sum(row[kind] for row in rows))
-            for row_ in rows:
-                values[f"{kind}_neurons/layer_{row_['layer']}"] = float(row_[kind])
+        for row in self.capacity:
+            if row["task"] == self.learned:
+                for kind in ("free", "reused", "new"):
+                    name = f"{kind}_{row['unit']}s"
+                    # Neurons and filters are no sum.
+                    values[name] = values.get(name, 0.0) + float(row[kind])
+                    values[f"{name}/{row['group']}"] = float(row[kind])
         return values
 
 
@@ -69,5 +70,5 @@ def result_of(recorded: RecordedRun) -> "RunResult":
 
 
 def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    # Not iterrows: it would turn the whole numbers of a row into floats, and layer 1 into layer 1.0.
+    # Not iterrows: it would turn the whole numbers of a row into floats.
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]

@@ -5,21 +5,23 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from clbench.methods.method import Method
+from clbench.data.streams import Stream
+from clbench.methods.table import find_method
 from clbench.records.environment import git_state, package_versions, processor_name
+from clbench.runs.samples import sample_images
 from clbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device", jobs: int = 1) -> dict[str, Any]:
+def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int = 1) -> dict[str, Any]:
     """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
 
     Args:
         spec: what to run.
-        method_class: of its method.
         device: that it trains on.
+        stream: its tasks.
         jobs: runs that the same command trains at once.
     """
     import torch
@@ -30,10 +32,13 @@ def config_of(spec: RunSpec, method_class: type[Method], device: "torch.device",
         "run_id": spec.run_id,
         "suite": spec.suite.name,
         "title": spec.suite.title,
+        "network": dict(spec.network),
+        "stream_sha256": stream.digest,
+        "samples": sample_images(stream)[0],
         "modified": bool(spec.overrides),
         "overrides": dict(spec.overrides),
         "suite_settings": spec.recorded["suite_settings"] | {"title": spec.suite.title, "source": spec.suite.source},
-        "task_known_at_test": spec.suite.head == "multi" or method_class.task_known_at_test,
+        "task_known_at_test": spec.suite.head == "multi" or find_method(spec.method).task_known_at_test,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),

@@ -18,8 +18,11 @@ from clbench.methods.table import find_method
 from clbench.records.environment import environment_text
 from clbench.records.folder import RunFolder
 from clbench.records.result import RunResult
+from clbench.records.samples import sample_strip
 from clbench.runs.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from clbench.runs.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from clbench.runs.network import check_unchanged
+from clbench.runs.samples import sample_images
 from clbench.runs.spec import RunSpec
 from clbench.runs.watching import Progress, Watch
 from clbench.seeding import RandomStreams
@@ -60,6 +63,7 @@ def train(
         DivergenceError: if the loss is no longer finite.
     """
     keep_freed_memory()
+    check_unchanged(spec.suite, spec.named)
     seeds = RandomStreams(spec.seed)
     stream = make_stream(spec.suite, images, seeds)
     if split == "validation":
@@ -163,12 +167,21 @@ def execute(
     An attempt that ended early goes on after the last task it learned, if nothing has changed since; otherwise a
     warning says what, and the run begins anew.
 
+    Args:
+        spec, images, device: what is trained, on what and where.
+        folder: of the run.
+        config: the content of its config.json.
+        on_task, on_progress, should_stop: as for `train`.
+
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
-    saved = _resumable(folder, config)
+    saved = _resumable(folder, config, spec.files)
     if saved is None:
-        folder.begin(config, environment_text())
+        folder.begin(config, environment_text(), spec.files)
+        _, samples = sample_images(make_stream(spec.suite, images, RandomStreams(spec.seed)))
+        if samples is not None:
+            folder.write_bytes("samples.png", sample_strip(samples))
         # A run that fails before anything was measured leaves whole, empty tables.
         n_tasks = spec.suite.n_tasks
         folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
@@ -198,6 +211,7 @@ def execute(
 
 # What two attempts must have in common to be one run.
 _SAME_IN_ALL_ATTEMPTS = (
+    "format",
     "versions",
     "git_commit",
     "git_changes",
@@ -209,7 +223,7 @@ _SAME_IN_ALL_ATTEMPTS = (
 )
 
 
-def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _resumable(folder: RunFolder, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Mapping[str, Any] | None:
     """The checkpoint of an earlier attempt to go on from, if there is one that fits."""
     if not folder.checkpoint.exists():
         return None
@@ -218,6 +232,8 @@ def _resumable(folder: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any
         for key in _SAME_IN_ALL_ATTEMPTS:
             if before.get(key) != config[key]:
                 raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
+        if folder.own_files() != files:
+            raise RecordError("the files of yours that it used are others now")
         saved = load_checkpoint(folder.checkpoint)
         if saved.get("run_id") != config["run_id"]:
             raise RecordError(f"the checkpoint {folder.checkpoint} is another run's")

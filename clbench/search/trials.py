@@ -186,11 +186,11 @@ def _try(
         train(spec, images, device, results.append, should_stop=should_stop, split="validation")
         result = results[-1]
         row["validation_accuracy"] = f"{metrics.average_accuracy(result.matrix):.6f}"
-        row["learning_accuracy"] = f"{metrics.learning_accuracy(result.matrix):.6f}"
-        lost = metrics.forgetting(result.matrix)
-        row["forgetting"] = "" if lost is None else f"{lost:.6f}"
-        last = [layer for layer in result.capacity if layer["task"] == result.learned]
-        row["free_neurons"] = " ".join(f"{layer['free']}/{layer['neurons']}" for layer in last)
+        for metric in (metrics.learning_accuracy, metrics.forgetting):
+            value = metric(result.matrix)
+            row[metric.__name__] = "" if value is None else f"{value:.6f}"
+        last = [group for group in result.capacity if group["task"] == result.learned]
+        row["free_neurons"] = " ".join(f"{group['free']}/{group['units']}" for group in last)
     except DivergenceError:
         row["validation_accuracy"] = "diverged"
     commit, dirty = git_state()

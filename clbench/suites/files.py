@@ -77,8 +77,7 @@ def as_toml(suite: Suite, extends: str) -> str:
     settings = given.pop("method_settings")
     given["methods"] = [name for name in suite.methods if ":" not in name]
     lines = [
-        f"# Change what you like, then: clbench run --suite my-{suite.name}.toml",
-        f"# What you leave out is as in {suite.name}. `clbench show {suite.name}` says what is there.",
+        f"# Change what you like, then: clbench run --suite FILE. What you leave out is as in {suite.name}.",
         f"name = {_value(f'my-{suite.name}')}",
         f"title = {_value(f'{suite.title}, changed')}",
         f"source = {_value(f'As {suite.name}, changed.')}",

@@ -154,8 +154,11 @@ class Suite(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """The settings as a file has them, which `of` takes."""
-        fields = {key: getattr(self, key) for key in type(self).model_fields if key != "network_settings"}
-        return {**fields, **self.network_settings}
+        found: dict[str, Any] = {}
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            found |= value if key == "network_settings" else {key: value}
+        return found
 
     def build_network(self, image_shape: ImageShape, n_outputs: int, seed: int) -> "nn.Module":
         """The suite's network on the CPU, its weights from the seed alone.

@@ -18,6 +18,7 @@ from clbench.records.result import result_of
 from clbench.tracking.connection import artifact_location, open_client
 from clbench.tracking.words import (
     TABLE_HEAD,
+    as_metric,
     as_param,
     as_tag,
     experiment_note,
@@ -261,7 +262,8 @@ class Store:
 
         run_id, digest, recorded = run.info.run_id, digest_of(folder), read_run(folder.path)
         for path in folder.files():
-            self.client.log_artifact(run_id, str(path))
+            below = path.parent.relative_to(folder.path).as_posix()
+            self.client.log_artifact(run_id, str(path), None if below == "." else below)
         tags = {
             "mlflow.note.content": run_note(recorded.config, place_of(folder), recorded),
             "clbench.folder_sha256": digest,
@@ -338,7 +340,7 @@ def points_of(result: "RunResult", first: int = 0) -> list[Point]:
     for learned in range(first, result.learned + 1):
         so_far = RunResult(result.matrix, result.tasks[:learned], result.capacity)
         seconds = sum(row["train_seconds"] + row["eval_seconds"] for row in so_far.tasks)
-        found += [Point(name, learned, float(value), seconds) for name, value in so_far.metrics().items()]
+        found += [Point(as_metric(name), learned, float(value), seconds) for name, value in so_far.metrics().items()]
     return found
 
 
@@ -346,7 +348,8 @@ def digest_of(folder: RunFolder) -> str:
     """SHA-256 of the recorded files, names included: the same as long as nothing in the folder changes."""
     found = hashlib.sha256()
     for path in folder.files():
-        found.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        name = path.relative_to(folder.path).as_posix()
+        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clbench.errors import RecordError, TrackingError
+from clbench.errors import NewerRecordError, RecordError, TrackingError
 from clbench.records.folder import RunFolder
 from clbench.records.reading import RecordedRun, read_run, run_paths
 from clbench.tracking.connection import _sqlite_file, first_line
@@ -108,10 +108,17 @@ def load_runs(suite: str, uri: str) -> list[RecordedRun]:
         with tempfile.TemporaryDirectory() as temporary:
             try:
                 runs.append(read_run(Path(store.client.download_artifacts(mlflow_id, "", temporary))))
+            except NewerRecordError as error:
+                raise RecordError(f"MLflow run {mlflow_id}: {_within(temporary, error)}") from None
             except Exception as error:
-                said = first_line(error).replace(temporary, "").lstrip("/")
+                said = _within(temporary, error)
                 raise RecordError(
                     f"the files of the MLflow run {mlflow_id} cannot be read ({said}); delete that run in MLflow, and "
                     "`clbench sync` will restore it from its run folder"
                 ) from None
     return sorted(runs, key=lambda run: (run.method, run.seed, run.run_id))
+
+
+def _within(folder: str, error: Exception) -> str:
+    """What an error says, without the folder that a run's files were fetched to."""
+    return first_line(error).replace(folder, "").lstrip("/")

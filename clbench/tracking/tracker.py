@@ -42,19 +42,22 @@ class Tracker:
         except Exception as error:
             self._fall_behind("does not answer", error)
 
-    def begin(self, suite: str, command: str, n_runs: int) -> None:
+    def begin(self, suite: str, command: str, n_runs: int, *, title: str = "") -> None:
         """Creates the experiment, if need be; the invocation's parent run comes with its first child.
+
+        Args:
+            suite: the suite's name, which the experiment bears.
+            command: the command line of the invocation.
+            n_runs: how many runs it is about.
+            title: the suite's, for the experiment's description. Default: its name.
 
         Raises:
             TrackingError: if the experiment was deleted.
         """
-        from clbench.suites.files import SUITES
-
-        title = SUITES[suite].title if suite in SUITES else suite
         self._invocation = (suite, command, n_runs, time.time())
 
         def create() -> None:
-            self._experiment = self._store.experiment(suite, title)
+            self._experiment = self._store.experiment(suite, title or suite)
 
         self._try(create)
 

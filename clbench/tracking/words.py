@@ -119,6 +119,11 @@ def as_tag(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:8000]
 
 
+def as_metric(name: str) -> str:
+    """A metric's name as MLflow takes it: layers that are pruned together are joined by `-`, not `+`."""
+    return name.replace("+", "-")
+
+
 def as_param(value: Any) -> str:
     """A setting as MLflow's plots read it: a number where it is one, also for a list of one."""
     if isinstance(value, list | tuple) and len(value) == 1:

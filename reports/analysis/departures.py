@@ -10,6 +10,13 @@ from clbench.records.identity import recorded_settings, settings_of
 from clbench.suites.files import SUITES
 from clbench.suites.settings import base_name
 
+OWN_SUITE = "This is a suite of the user's own, so there is nothing to compare its setting with."
+
+
+def is_known(suite: str) -> bool:
+    """Whether clbench has a suite of that name; others are users' own (`OWN_SUITE`)."""
+    return suite in SUITES
+
 
 def departures(config: Mapping[str, Any]) -> list[str]:
     """In what a recorded run's setting is not the one that its suite gives its method in this version.
@@ -18,11 +25,11 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         config: what config.json of the run says.
 
     Returns:
-        Such as `epochs=10 (here 20)`; empty where nothing differs. Where there is nothing to compare with, because the
-        suite or the method is not there or does not load, that.
+        Such as `epochs=10 (here 20)`; empty where nothing differs, and for a suite that clbench does not have. Where
+        the method is not there or does not load, that.
     """
-    if config["suite"] not in SUITES:
-        return [f"there is no suite {config['suite']} here"]
+    if not is_known(config["suite"]):
+        return []
     suite, method = SUITES[config["suite"]], config["method"]
     if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
         return [f"there is no {method} here"]

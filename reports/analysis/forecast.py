@@ -1,5 +1,7 @@
 """After how many tasks a layer will be full, from what the tasks so far have claimed.
 
+A layer stands here for any group of units that a method counts: neurons, filters or weights.
+
 The model: what a task claims is a straight line in the number of neurons that are free before it, and noise. A line
 that is flat is a network that fills up task by task; one through 0 is a network that claims less and less and reuses
 more. It is fitted by least squares to the tasks of the second half so far (the first ones find little to reuse), every
@@ -34,18 +36,20 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Forecast:
-    """One layer's forecast.
+    """One group's forecast.
 
     Attributes:
-        layer: its number, from 1.
-        next_claim: neurons that the next task is expected to claim, mean over seeds.
+        group: its name, such as `layer_1`.
+        unit: what it counts.
+        next_claim: units that the next task is expected to claim, mean over seeds.
         full_after: tasks in all until the layer is full, the median; infinite beyond `FARTHEST`.
         low, high: its 95 % prediction interval; infinite likewise.
         full_seeds: per seed, after how many tasks it was full; None for those that are not.
-        left: free neurons after none, one, two ... further tasks, as a share: low, median and high, [3, steps].
+        left: free units after none, one, two ... further tasks, as a share: low, median and high, [3, steps].
     """
 
-    layer: int
+    group: str
+    unit: str
     next_claim: float
     full_after: float
     low: float
@@ -60,27 +64,26 @@ class Forecast:
 
 
 def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> list[Forecast]:
-    """A forecast for every layer; none while there are too few tasks for one.
+    """A forecast for every group, in order of appearance; none while there are too few tasks for one.
 
     Args:
         capacities: one table per seed, columns as in capacity.csv.
         tasks: how many of the tasks to look at; None for all.
     """
-    tables = [table.apply(pd.to_numeric) for table in capacities]
-    seen = min(int(table["task"].max()) for table in tables) if tasks is None else tasks
-    tables = [table[table["task"] <= seen] for table in tables]
+    seen = min(int(table["task"].max()) for table in capacities) if tasks is None else tasks
+    tables = [table[table["task"] <= seen] for table in capacities]
     later = seen - seen // 2
     if later < _FEWEST_TASKS or len(tables) * later < _FEWEST_CLAIMS:
         return []
     return [
-        _forecast(int(layer), [table[table["layer"] == layer] for table in tables], seen)
-        for layer in sorted(tables[0]["layer"].unique())
+        _forecast(group, [table[table["group"] == group] for table in tables], seen)
+        for group in dict.fromkeys(tables[0]["group"])
     ]
 
 
-def _forecast(layer: int, tables: Sequence[pd.DataFrame], seen: int) -> Forecast:
-    neurons = float(tables[0]["neurons"].iloc[0])
-    bound = FULL * neurons
+def _forecast(group: str, tables: Sequence[pd.DataFrame], seen: int) -> Forecast:
+    units, unit = float(tables[0]["units"].iloc[0]), str(tables[0]["unit"].iloc[0])
+    bound = FULL * units
     full_seeds = tuple(_first(table["free"].to_numpy() <= bound, table["task"].to_numpy()) for table in tables)
     later = pd.concat([table[table["task"] > seen // 2] for table in tables])
     claims = later["new"].to_numpy(dtype=float)
@@ -97,8 +100,8 @@ def _forecast(layer: int, tables: Sequence[pd.DataFrame], seen: int) -> Forecast
             ends[seeds == seed] = full
     shares = [(1 - CONFIDENCE) / 2, 0.5, (1 + CONFIDENCE) / 2]
     low, median, high = np.quantile(ends, shares, method="nearest")
-    left = np.quantile(paths, shares, axis=1) / neurons
-    return Forecast(layer, next_claim, float(median), float(low), float(high), full_seeds, left)
+    left = np.quantile(paths, shares, axis=1) / units
+    return Forecast(group, unit, next_claim, float(median), float(low), float(high), full_seeds, left)
 
 
 def _continued(before: Floats, claims: Floats, last: Floats, seen: int) -> tuple[Floats, float]:

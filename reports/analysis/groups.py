@@ -18,11 +18,10 @@ import pandas as pd
 from clbench.metrics import SUMMARY, tasks_learned
 from clbench.records.identity import recorded_settings
 from clbench.records.reading import RecordedRun
-from clbench.reports.analysis.departures import departures
+from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
 from clbench.reports.formatting import NOT_RECORDED, plain, setting
 from clbench.suites.settings import base_name
-from clbench.suites.suite import OVERRIDABLE
 
 # What is most likely to move a number when nothing else does.
 VERSIONS_TO_MARK = ("clbench", "torch")
@@ -69,8 +68,19 @@ class Group:
 
     @cached_property
     def departures(self) -> list[str]:
-        """In what the setting of these runs is not the one that the suite gives the method in this version."""
+        """In what the setting of these runs is not the one that the suite gives the method in this version.
+
+        Nothing, for a suite that clbench does not have.
+        """
         return departures(self.config)
+
+    @property
+    def is_in_the_suites_setting(self) -> bool:
+        """Whether these runs count as the suite's own, by the suite as it is now or, if it is a user's, by the record.
+
+        What was an override once may be the suite's setting now.
+        """
+        return not self.departures if is_known(self.runs[0].suite) else not self.is_modified
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -83,8 +93,7 @@ class Group:
 
         Everything that the suite sets for all methods; a method's own settings are the method's.
         """
-        settings = recorded_settings(self.config)["suite_settings"]
-        given = {key: settings.get(key) for key in OVERRIDABLE}
+        given = {**recorded_settings(self.config)["suite_settings"]}
         given["data"] = (self.config.get("data") or {}).get("sha256")
         return json.dumps(given, sort_keys=True)
 
@@ -175,25 +184,31 @@ class Group:
 
     @cached_property
     def capacity(self) -> pd.DataFrame:
-        """Neurons per layer and task, mean over seeds; empty for methods that count none."""
+        """What the runs counted, by group of units in the order of the record, then by task; mean over seeds.
+
+        Empty for methods that count nothing.
+        """
         frames = [run.capacity for run in self.runs if len(run.capacity)]
         if not frames:
             return pd.DataFrame()
-        numbers = pd.concat(frames).apply(pd.to_numeric, errors="coerce")
-        return numbers.groupby(["layer", "task"], as_index=False).mean()
+        together = pd.concat(frames)
+        means = together.groupby(["group", "unit", "task"], as_index=False, sort=False).mean().sort_values("task")
+        places = {name: place for place, name in enumerate(dict.fromkeys(together["group"]))}
+        return means.sort_values("group", key=lambda names: names.map(places), kind="stable", ignore_index=True)
 
     @cached_property
     def reused_shares(self) -> pd.DataFrame:
-        """Reused neurons as a share of those claimed earlier: rows tasks, columns layers, mean over seeds."""
+        """Reused units as a share of those claimed earlier: rows tasks, columns groups of units, mean over seeds."""
         shares = []
         for run in self.runs:
             if len(run.capacity):
                 frame = run.capacity
                 # By run: of means over seeds, the difference is not exactly 0 where nothing was claimed earlier.
-                earlier = frame["neurons"] - frame["free"] - frame["new"]
+                earlier = frame["units"] - frame["free"] - frame["new"]
                 frame = frame.assign(share=(frame["reused"] / earlier).where(earlier > 0))
-                shares.append(frame.pivot(index="task", columns="layer", values="share"))
-        return pd.concat(shares).groupby(level="task").mean().dropna(how="all")
+                shares.append(frame.pivot(index="task", columns="group", values="share"))
+        means = pd.concat(shares).groupby(level="task").mean().dropna(how="all")
+        return means[list(dict.fromkeys(self.capacity["group"]))]
 
 
 @dataclass(frozen=True)

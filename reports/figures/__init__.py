@@ -8,12 +8,14 @@ from clbench.reports.figures.accuracy import (
     forgetting,
     trajectories,
 )
-from clbench.reports.figures.capacity import capacity, filling, reuse
+from clbench.reports.figures.capacity import MOST_GROUPS, capacity, filling, reuse
 from clbench.reports.figures.comparison import critical_difference, task_differences
 from clbench.reports.figures.costs import Tradeoff, costs, state_growth, tradeoffs
+from clbench.reports.figures.samples import samples
 
 __all__ = [
     "MATRICES_PER_FIGURE",
+    "MOST_GROUPS",
     "MOST_PANELS",
     "Tradeoff",
     "accuracy_matrices",
@@ -24,6 +26,7 @@ __all__ = [
     "filling",
     "forgetting",
     "reuse",
+    "samples",
     "state_growth",
     "task_differences",
     "tradeoffs",

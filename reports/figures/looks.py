@@ -111,3 +111,14 @@ def line_of(group: Group) -> dict[str, Any]:
         "markerfacecolor": PAPER if group.variant == 1 else look.colour,
         "markerfacecoloralt": PAPER,
     }
+
+
+def line_of_group(number: int) -> dict[str, Any]:
+    """How the curve of the number-th group of units is drawn, as matplotlib takes it; 25 look differently."""
+    turn = number // len(LAYER_COLOURS)
+    return {
+        "color": LAYER_COLOURS[number % len(LAYER_COLOURS)],
+        "marker": LAYER_MARKERS[(number + turn) % len(LAYER_MARKERS)],
+        "linewidth": 1.2,
+        "markersize": 4.6,
+    }

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import select
 from clbench.reports.analysis.statistics import Estimate
 from clbench.reports.formatting import percent, plain
@@ -18,7 +19,7 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
         table.add_column(heading, justify="right")
     modified: dict[str, list[str]] = {}
-    notes = []
+    notes = [] if is_known(suite) else [OWN_SUITE]
     for group in select(runs, suite).groups:
         if group.is_modified:
             modified.setdefault(group.overrides, []).append(group.label)

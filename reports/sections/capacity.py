@@ -1,20 +1,24 @@
-"""The section on neurons: free, claimed and reused, by layer and task, and when a layer will be full."""
+"""The section on capacity: units that are free, claimed and reused, by group and task, and when a group will be full.
+
+A group is what a method counts together, such as a layer; its units are neurons, filters or weights.
+"""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-
-import pandas as pd
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from clbench.reports import figures
 from clbench.reports.analysis.forecast import FARTHEST, FULL, Forecast, forecasts
 from clbench.reports.analysis.groups import Group
 from clbench.reports.cells import UNDEFINED
-from clbench.reports.formatting import counted, tenths
+from clbench.reports.formatting import counted, group_words, layer_number, tenths, units_words
 from clbench.reports.model import Cell, Column, Figure, Section, Table
+
+Row = Mapping[str, Any]
 
 
 def capacity_section(groups: Sequence[Group], mark: str) -> Section | None:
-    """Figures and a table for every group that counts its neurons; None where none does."""
+    """Figures and a table for every group of runs that counts its units; None where none does."""
     counting = [group for group in groups if not group.capacity.empty]
     items = tuple(
         item for number, group in enumerate(counting, start=1) for item in _items(group, f"capacity-{number}", mark)
@@ -23,79 +27,92 @@ def capacity_section(groups: Sequence[Group], mark: str) -> Section | None:
 
 
 def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
-    rows = _records(group.capacity)
+    rows = group.capacity.to_dict("records")
+    units = units_words(row["unit"] for row in rows)
     last_task = max(row["task"] for row in rows)
     free = ", ".join(
-        f"layer {row['layer']:.0f} {tenths(100 * row['free'] / row['neurons'])} %"
+        f"{group_words(row['group'])} {tenths(100 * row['free'] / row['units'])} %"
         for row in rows
         if row["task"] == last_task
     )
-    yield Figure(
-        name,
-        f"{mark}{group.label}: neurons by layer and task, mean over seeds. Free after the last task: {free}.",
-        f"{mark}Stacked bars for {group.label}: neurons that are free, newly claimed, claimed earlier and "
-        f"reused, or claimed earlier and not reused, by layer and task. Free after the last task: {free}.",
-        figures.capacity(group, name),
-    )
+    by = "layer" if _are_layers(rows) else "group"
+    names = list(dict.fromkeys(row["group"] for row in rows))
+    panels = [names[start : start + figures.MOST_GROUPS] for start in range(0, len(names), figures.MOST_GROUPS)]
+    for number, shown in enumerate(panels, start=1):
+        part = f" ({number} of {len(panels)})" if len(panels) > 1 else ""
+        yield Figure(
+            name if number == 1 else f"{name}-{number}",
+            f"{mark}{group.label}: {units} by {by} and task, mean over seeds{part}. Free after the last task: {free}.",
+            f"{mark}Stacked bars for {group.label}: {units} that are free, newly claimed, claimed earlier and "
+            f"reused, or claimed earlier and not reused, by {by} and task{part}. Free after the last task: {free}.",
+            figures.capacity(group, name if number == 1 else f"{name}-{number}", shown),
+        )
     if not group.reused_shares.empty:
         reused = ", ".join(
-            f"layer {layer:.0f} {tenths(100 * share)} %" for layer, share in group.reused_shares.mean().items()
+            f"{group_words(str(found))} {tenths(100 * share)} %" for found, share in group.reused_shares.mean().items()
         )
         yield Figure(
             f"{name}-reuse",
             f"{mark}{group.label}: how much of what earlier tasks claimed each task uses again. Mean over tasks: "
             f"{reused}.",
-            f"{mark}Line chart for {group.label} of the share of earlier claimed neurons that each task reuses, one "
-            f"line per layer. Mean over tasks: {reused}.",
+            f"{mark}Line chart for {group.label} of the share of earlier claimed {units} that each task reuses, one "
+            f"line per {by}. Mean over tasks: {reused}.",
             figures.reuse(group, f"{name}-reuse"),
         )
     found = forecasts([run.capacity for run in group.runs if len(run.capacity)])
     if any(not forecast.is_full for forecast in found):
         yield Figure(
             f"{name}-forecast",
-            f"{mark}{group.label}: free neurons by layer, mean over seeds; dashed, what is left if the claims go on to "
+            f"{mark}{group.label}: free {units} by {by}, mean over seeds; dashed, what is left if the claims go on to "
             "depend on what is free as in the second half of the tasks, with the 95 % interval of a run.",
-            f"{mark}Line chart for {group.label} of the free neurons by layer against tasks learned, and what is left "
+            f"{mark}Line chart for {group.label} of the free {units} by {by} against tasks learned, and what is left "
             f"after further ones. {' '.join(_forecast_notes(found))}",
             figures.filling(group, found, f"{name}-forecast"),
         )
     yield _table(group, rows, name, mark, found)
 
 
-def _table(group: Group, rows: Sequence[Mapping[str, float]], name: str, mark: str, found: Sequence[Forecast]) -> Table:
-    def cell(value: float, pattern: str) -> Cell:
-        return UNDEFINED if math.isnan(value) else Cell(format(value, pattern).replace("-", "−"), "", value)
+def _are_layers(rows: Sequence[Row]) -> bool:
+    return all(layer_number(row["group"]) for row in rows)
 
+
+def _table(group: Group, rows: Sequence[Row], name: str, mark: str, found: Sequence[Forecast]) -> Table:
+    by = "layer" if _are_layers(rows) else "group"
+    columns = [(column, cell) for column, cell in _columns(rows) if any(cell(row) != UNDEFINED for row in rows)]
     return Table(
         name,
-        f"{mark}{group.label}: capacity by layer and task, mean over {counted(len(group.runs), 'seed')}",
-        (
-            Column("Layer", width=0.6),
-            Column("Task", width=0.6),
-            Column("Neurons"),
-            Column("Free"),
-            Column("Free, %"),
-            Column("New"),
-            Column("Reused"),
-            Column("Threshold"),
-            Column("Margin spent, points", width=1.3),
-        ),
-        tuple(
-            (
-                cell(row["layer"], ".0f"),
-                cell(row["task"], ".0f"),
-                cell(row["neurons"], ".0f"),
-                cell(row["free"], ".1f"),
-                cell(100 * row["free"] / row["neurons"], ".1f"),
-                cell(row["new"], ".1f"),
-                cell(row["reused"], ".1f"),
-                cell(row["threshold"], ".3g"),
-                cell(row["margin_spent"], ".2f"),
-            )
-            for row in rows
-        ),
+        f"{mark}{group.label}: capacity by {by} and task, mean over {counted(len(group.runs), 'seed')}",
+        tuple(column for column, _ in columns),
+        tuple(tuple(cell(row) for _, cell in columns) for row in rows),
         (*_margin_notes(group), *_forecast_notes(found)),
     )
+
+
+def _columns(rows: Sequence[Row]) -> Iterator[tuple[Column, Callable[[Row], Cell]]]:
+    """Each column with what stands in it; units are in the heading where all are of one kind."""
+
+    def number(key: str, pattern: str) -> Callable[[Row], Cell]:
+        return lambda row: _number(row[key], pattern)
+
+    units = units_words(row["unit"] for row in rows)
+    if _are_layers(rows):
+        yield Column("Layer", width=0.6), lambda row: _number(layer_number(row["group"]), ".0f")
+    else:
+        yield Column("Group", "text", 1.6), lambda row: Cell(group_words(row["group"]))
+    yield Column("Task", width=0.6), number("task", ".0f")
+    if units == "units":
+        yield Column("Of", "text", 0.8), lambda row: Cell(f"{row['unit']}s")
+    yield Column(units.capitalize()), number("units", ".0f")
+    yield Column("Free"), number("free", ".1f")
+    yield Column("Free, %"), lambda row: _number(100 * row["free"] / row["units"], ".1f")
+    yield Column("New"), number("new", ".1f")
+    yield Column("Reused"), number("reused", ".1f")
+    yield Column("Threshold"), number("threshold", ".3g")
+    yield Column("Margin spent, points", width=1.3), number("margin_spent", ".2f")
+
+
+def _number(value: float, pattern: str) -> Cell:
+    return UNDEFINED if math.isnan(value) else Cell(format(value, pattern).replace("-", "−"), "", float(value))
 
 
 def _margin_notes(group: Group) -> Iterator[str]:
@@ -104,9 +121,7 @@ def _margin_notes(group: Group) -> Iterator[str]:
     spent = [
         float(points)
         for run in group.runs
-        for points in run.capacity.apply(pd.to_numeric, errors="coerce")
-        .groupby("task")["margin_spent"]
-        .sum(min_count=1)
+        for points in (run.capacity.groupby("task")["margin_spent"].sum(min_count=1) if len(run.capacity) else ())
         if not math.isnan(points)
     ]
     if not isinstance(allowed, int | float) or not spent:
@@ -120,35 +135,31 @@ def _margin_notes(group: Group) -> Iterator[str]:
 
 
 def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """When each layer will be full, if the claims go on as in the later tasks."""
+    """When each group will be full, if the claims go on as in the later tasks."""
     for found in forecasts:
-        layer = f"Layer {found.layer}"
+        words = group_words(found.group)
+        group = words if words == found.group else words.capitalize()
         ends = [end for end in found.full_seeds if end is not None]
         if found.is_full:
             span = f"{min(ends)}" if min(ends) == max(ends) else f"{min(ends)} to {max(ends)}"
-            yield f"{layer}: full after {span} tasks."
+            yield f"{group}: full after {span} tasks."
             continue
         already = f" {len(ends)} of {counted(len(found.full_seeds), 'seed')} have filled it already." if ends else ""
+        claim = f"the next task is expected to claim {tenths(found.next_claim)} {found.unit}s"
         if math.isinf(found.low):
-            yield f"{layer}: not expected to fill up.{already}"
+            yield f"{group}: not expected to fill up.{already}"
         elif math.isinf(found.full_after):
-            yield (
-                f"{layer}: more likely than not never full, and not before {found.low:.0f} tasks; the next task is "
-                f"expected to claim {tenths(found.next_claim)} neurons.{already}"
-            )
+            yield f"{group}: more likely than not never full, and not before {found.low:.0f} tasks; {claim}.{already}"
         else:
             high = "never" if math.isinf(found.high) else f"{found.high:.0f}"
             yield (
-                f"{layer}: full after {found.full_after:.0f} tasks (95 % prediction interval: {found.low:.0f} to "
-                f"{high}); the next task is expected to claim {tenths(found.next_claim)} neurons.{already}"
+                f"{group}: full after {found.full_after:.0f} tasks (95 % prediction interval: {found.low:.0f} to "
+                f"{high}); {claim}.{already}"
             )
     if forecasts and not all(found.is_full for found in forecasts):
+        units = units_words(found.unit for found in forecasts)
         yield (
-            f"Full: at most {100 * FULL:g} % of a layer's neurons are free. Forecast: the claims of a task are a "
-            "straight line in the number of neurons still free, fitted to the second half of the tasks and continued "
+            f"Full: at most {100 * FULL:g} % of a layer's {units} are free. Forecast: the claims of a task are a "
+            f"straight line in the number of {units} still free, fitted to the second half of the tasks and continued "
             f"with its noise. What is not full within {FARTHEST} times as many tasks counts as never filling up."
         )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, float]]:
-    return [{str(key): float(value) for key, value in row.items()} for row in frame.to_dict("records")]

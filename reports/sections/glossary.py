@@ -75,8 +75,9 @@ _TERMS = (
     ),
     (
         "Free, new, reused",
-        "Neurons of a layer (a filter counts as one) that no task has claimed; that this task claimed; that "
-        "earlier tasks claimed and whose mean activity on this task exceeds the threshold.",
+        "Neurons of a layer (or filters, or weights) that no task has claimed; that this task claimed; that "
+        "earlier tasks claimed and that this one uses. With a threshold, a neuron is used if its mean activity on the "
+        "task exceeds it.",
         "Golkar, Kagan, Cho 2019, arXiv 1903.04476",
     ),
     (

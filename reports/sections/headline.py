@@ -1,16 +1,17 @@
 """One picture and one table that answer: which method, at what cost."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clbench.records.identity import recorded_settings
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
+from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
-from clbench.reports.sections.provenance import mixtures
+from clbench.reports.sections.provenance import mixtures, threads_differ
 
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
@@ -122,6 +123,8 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
     yield from _variants(groups)
     for group in groups:
         yield from mixtures(group)
+    for circumstances in dict.fromkeys(group.circumstances for group in groups):
+        yield from threads_differ([group for group in groups if group.circumstances == circumstances])
 
 
 def _variants(groups: Sequence[Group]) -> Iterable[str]:
@@ -139,7 +142,7 @@ def listed(groups: Sequence[Group], values: Any) -> str:
 
 
 def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
-    """What was run, in two sentences."""
+    """What was run, in two sentences, and a third on the network where it is recorded."""
     runs = [run for group in groups for run in group.runs]
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
 
@@ -156,7 +159,11 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
     if any((group.config.get("suite_settings") or {}).get("steps_per_epoch") for group in groups):
         epochs += f", of {said('suite_settings', 'steps_per_epoch')} steps each"
     head = said("suite_settings", "head")
-    heads = {"single": "a single head", "multi": "a head per task"}.get(head, f"head {head}")
+    heads = {
+        "single": "a single head",
+        "multi": "a head per task",
+        "classes": "one output layer over all classes",
+    }.get(head, f"head {head}")
     own_outputs = [
         group.label
         for group in groups
@@ -164,12 +171,35 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
     ]
     if own_outputs and head != "multi":
         heads += f" (with output weights of each task: {', '.join(own_outputs)})"
+    network = f"a network with hidden layers {said('suite_settings', 'hidden_sizes')} and"
+    if any(network_name(group.config) != "mlp" for group in groups):
+        network = f"the network {_any(network_words, groups)} with"
     return (
         f"{mark}The suite {suite} is a {said('suite_settings', 'scenario')} stream of "
-        f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by a network with hidden layers "
-        f"{said('suite_settings', 'hidden_sizes')} and {heads}; epochs per task: {epochs}.",
+        f"{said('suite_settings', 'n_tasks')} tasks, learned one after the other by {network} {heads}; epochs per "
+        f"task: {epochs}.",
         f"The numbers come from {counted(len(runs), 'run')} of "
         f"{counted(len({group.method for group in groups}), 'method')} (seed{'s' if ',' in seeds else ''} {seeds}) on "
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
         f"{said('data', 'test_images')} to test.",
+        *_images(groups),
     )
+
+
+def _images(groups: Sequence[Group]) -> Iterable[str]:
+    """What enters the network and how large that is, where it is recorded."""
+    known = [group for group in groups if group.config.get("network")]
+    if known:
+        settings = known[0].config.get("suite_settings") or {}
+        done = ["normalised channel by channel"] if settings.get("normalise") else []
+        if settings.get("augmentation"):
+            done.append(f"changed at random while training ({' and '.join(settings['augmentation'])})")
+        yield (
+            f"The network has {_any(parameters, known)} parameters and takes images of {_any(image_size, known)} "
+            f"(channels, height, width){''.join(f', {words}' for words in done)}."
+        )
+
+
+def _any(words: Callable[[Mapping[str, Any]], str], groups: Sequence[Group]) -> str:
+    """What is said of the groups' configurations, all of it where they differ."""
+    return " or ".join(dict.fromkeys(words(group.config) for group in groups))

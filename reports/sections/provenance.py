@@ -8,7 +8,8 @@ from clbench import __version__
 from clbench.records.identity import left_out
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
-from clbench.reports.formatting import counted, minute, percent, plain
+from clbench.reports.analysis.network import image_size, layers, network_words, parameters
+from clbench.reports.formatting import NOT_RECORDED, counted, minute, percent, plain
 from clbench.reports.model import Cell, Column, Table
 
 _DIGITS = 12  # of a commit, in a sentence; the table of the environment has it in full
@@ -51,6 +52,30 @@ def mixtures(group: Group) -> Iterable[str]:
         found = sorted({plain(read(run)) for run in group.runs})
         if len(found) > 1:
             yield f"{group.label} has runs of {len(found)} {what}: {', '.join(found)}."
+
+
+def threads_differ(groups: Sequence[Group]) -> Iterable[str]:
+    """Says where the runs on a processor of groups that are compared had different numbers of threads."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for group in groups:
+        for run in group.runs:
+            threads = run.config.get("threads")
+            if str(run.config.get("device")).startswith("cpu") and isinstance(threads, int):
+                found.setdefault(threads, {}).setdefault(group.label, []).append(run.seed)
+    if len(found) < 2:
+        return
+    sizes = {group.label: len(group.runs) for group in groups}
+    shown = []
+    for threads, of_groups in sorted(found.items()):
+        whose = [
+            label if len(seeds) == sizes[label] else f"{label} seed {' and '.join(map(str, seeds))}"
+            for label, seeds in of_groups.items()
+        ]
+        shown.append(f"{threads} ({', '.join(whose)})")
+    yield (
+        "Sums on a processor depend on the number of threads, and so may an accuracy; it differs here: "
+        f"{', '.join(shown)}."
+    )
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Table:
@@ -173,6 +198,7 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
         ("Data SHA-256", within("data", "sha256")),
         ("Images to train on, validation included", within("data", "train_images")),
         ("Images to test", within("data", "test_images")),
+        *_of_network(runs),
         ("Device", top("device")),
         ("Processor or GPU", top("device_name")),
         ("Precision", top("precision")),
@@ -187,7 +213,28 @@ def _environment(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
             yield item, counts[0][0]
         else:
             yield item, "; ".join(f"{value} ({counted(count, 'run')})" for value, count in counts)
+    if streams := _streams(runs):
+        yield "Stream SHA-256, by seed", streams
     yield "Report made by", f"clbench {__version__}"
+
+
+def _of_network(runs: Sequence[RecordedRun]) -> Iterable[tuple[str, Callable[[RecordedRun], str]]]:
+    """What the runs recorded of their network, if any did."""
+    if any(run.config.get("network") for run in runs):
+        yield "Network", lambda run: network_words(run.config)
+        if any(layers(run.config) != NOT_RECORDED for run in runs):
+            yield "Layers", lambda run: layers(run.config)
+        yield "Parameters", lambda run: parameters(run.config)
+        yield "Image size (channels, height, width)", lambda run: image_size(run.config)
+
+
+def _streams(runs: Sequence[RecordedRun]) -> str:
+    """The digest of each seed's sequence of tasks; several where its runs had other tasks."""
+    found: dict[int, dict[str, None]] = {}
+    for run in runs:
+        if run.config.get("stream_sha256"):
+            found.setdefault(run.seed, {})[run.config["stream_sha256"]] = None
+    return "; ".join(f"{seed}: {' or '.join(digests)}" for seed, digests in sorted(found.items()))
 
 
 def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:

@@ -1,0 +1,313 @@
+"""Formats of a record: the old reads as before, the new holds groups of units and files, a newer one is refused."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clbench.errors import RecordError
+from clbench.records.audit import audit
+from clbench.records.folder import RunFolder
+from clbench.records.format import CAPACITY_COLUMNS, FORMAT, TABLES
+from clbench.records.reading import read_run, read_runs
+from clbench.records.result import RunResult, result_of
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+CONFIG = {
+    "format": FORMAT,
+    "run_id": "0123456789abcdef",
+    "suite": "s",
+    "method": "m",
+    "seed": 0,
+    "modified": False,
+    "suite_settings": {"n_tasks": 2},
+}
+MATRIX = np.array([[0.1, 0.1], [0.9, 0.1], [0.8, 0.9]])
+FILES = {"net.py": b"raise SystemExit('run')\n", "helpers/blocks.py": b"# \xff no text\r\n"}
+SAMPLES = b"\x89PNG\r\n\x1a\n made up"
+
+
+def row(task, group, unit, units=10, free=8, new=2, reused=0, **more):
+    return {
+        "task": task,
+        "group": group,
+        "unit": unit,
+        "units": units,
+        "free": free,
+        "new": new,
+        "reused": reused,
+        **more,
+    }
+
+
+def two_tasks(group, unit):
+    return [row(1, group, unit), row(2, group, unit, free=5, new=3, reused=2)]
+
+
+CAPACITY = [*two_tasks("conv1+conv2", "filter"), *two_tasks("2", "neuron"), *two_tasks("head", "weight")]
+
+
+@pytest.fixture
+def record(tmp_path):
+    """(capacity, config, files) -> the folder of a finished run."""
+
+    def make(capacity=(), config=CONFIG, files=FILES):
+        folder = RunFolder(tmp_path / "runs", CONFIG["run_id"])
+        folder.begin(config, "python: 3.11\n", files)
+        folder.write_bytes("samples.png", SAMPLES)
+        columns = TABLES[FORMAT]["tasks.csv"].all
+        tasks = [dict.fromkeys(columns, 1.0) | {"task": task} for task in (1, 2)]
+        folder.write_tables(MATRIX, tasks, list(capacity))
+        folder.set_status("finished")
+        return folder
+
+    return make
+
+
+# Capacity
+
+
+def test_a_table_of_format_1_reads_as_groups_of_neurons_with_the_same_numbers():
+    counted = 0
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        for run in read_runs(folder):
+            path = next(RESULTS.glob(f"*/{run.run_id}/capacity.csv"), None)
+            assert list(run.capacity.columns) == list(CAPACITY_COLUMNS)
+            if path is None:
+                assert run.capacity.empty
+                continue
+            counted += 1
+            written = pd.read_csv(path)
+            assert list(run.capacity["group"]) == [f"layer_{layer}" for layer in written["layer"]]
+            assert set(run.capacity["unit"]) == {"neuron"}
+            assert list(run.capacity["units"]) == list(written["neurons"])
+            same = ["task", "free", "new", "reused", "threshold", "margin_spent"]
+            pd.testing.assert_frame_equal(run.capacity[same], written[same])
+    assert counted > 10
+
+
+def test_groups_of_any_unit_come_back_in_their_order_without_what_the_method_does_not_have(record):
+    folder = record(CAPACITY)
+    header, *lines = (folder.path / "capacity.csv").read_text().splitlines()
+    assert header == "task,group,unit,units,free,new,reused"
+    assert len(lines) == 6
+    found = read_run(folder.path).capacity
+    assert list(found.columns) == list(CAPACITY_COLUMNS)
+    assert found[list(CAPACITY[0])].to_dict("records") == CAPACITY
+    assert found[["threshold", "margin_spent"]].isna().to_numpy().all()
+
+
+@pytest.mark.parametrize("optional", ["threshold", "margin_spent"])
+def test_either_optional_column_may_be_there_alone(record, optional):
+    folder = record([{**item, optional: 0.25} for item in CAPACITY])
+    found = read_run(folder.path).capacity
+    other = {"threshold": "margin_spent", "margin_spent": "threshold"}[optional]
+    assert (found[optional] == 0.25).all()
+    assert found[other].isna().all()
+    assert (folder.path / "capacity.csv").read_text().startswith(f"task,group,unit,units,free,new,reused,{optional}\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("reused\n", "reused,something\n", "expected the columns task, group, unit, units, free, new, reused, but got"),
+        ("group,unit,", "unit,group,", "expected the columns task, group, unit"),
+        ("units,free", "free,units", "expected the columns task, group, unit"),
+        (",reused\n", "\n", "expected the columns task, group, unit"),
+        ("filter", "neurons", "a unit among neuron, filter, weight, but got 'neurons'"),
+        ("conv1+conv2", "", "expected a group of letters"),
+        ("conv1+conv2", "../conv", "expected a group of letters"),
+        ("conv1+conv2", "conv\x1b1", "expected a group of letters"),
+        (",10,", ",0,", "expected at least one unit in every group"),
+        (",10,", ",,", "the column units holds something that is no number"),
+    ],
+)
+def test_a_table_that_the_format_does_not_know_is_refused(record, old, new, said):
+    folder = record(CAPACITY)
+    path = folder.path / "capacity.csv"
+    path.write_text(path.read_text().replace(old, new))
+    folder.set_status("finished")
+    with pytest.raises(RecordError, match=re.escape(f"{path} is not as clbench recorded it")) as error:
+        read_run(folder.path)
+    assert said in str(error.value)
+
+
+def test_a_table_of_format_1_in_a_record_of_format_2_is_refused_and_the_other_way_round(record, tmp_path):
+    folder = record(CAPACITY, {key: value for key, value in CONFIG.items() if key != "format"})
+    with pytest.raises(RecordError, match="expected the columns task, layer, neurons"):
+        read_run(folder.path)
+    (folder.path / "capacity.csv").write_text(f"{','.join(TABLES[1]['capacity.csv'].all)}\n1,1,10,8,2,0,0.5,0.25\n")
+    folder.set_status("finished")
+    assert read_run(folder.path).capacity.to_dict("records") == [
+        row(1, "layer_1", "neuron", threshold=0.5, margin_spent=0.25)
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"group": "a/b"},
+        {"unit": "synapse"},
+        {"layer": 1},
+        {"units": 0},
+    ],
+)
+def test_rows_of_a_method_that_cannot_be_recorded_are_refused_in_one_sentence(record, wrong):
+    with pytest.raises(RecordError, match=r"a method's capacity\(\) gives rows that cannot be recorded: expected"):
+        record([{**row(1, "a", "neuron"), **wrong}])
+    with pytest.raises(RecordError, match="cannot be recorded: expected task, group"):
+        record([{"task": 1, "group": "a", "unit": "neuron"}])
+
+
+def test_metrics_are_by_unit_and_group_and_never_add_units_of_two_kinds(record):
+    values = result_of(read_run(record(CAPACITY).path)).metrics()
+    counted = {name: value for name, value in values.items() if name.startswith(("free", "new", "reused"))}
+    assert counted == {
+        f"{kind}_{unit}s{group}": float(value)
+        for unit, name in (("filter", "/conv1+conv2"), ("neuron", "/2"), ("weight", "/head"))
+        for kind, value in (("free", 5), ("new", 3), ("reused", 2))
+        for group in ("", name)
+    }
+    neurons = [row(1, "layer_1", "neuron"), row(1, "layer_2", "neuron", units=20, free=18)]
+    result = RunResult(MATRIX, [{"task": 1}], neurons)
+    found = {name: value for name, value in result.metrics().items() if name.startswith("free")}
+    assert found == {"free_neurons": 26.0, "free_neurons/layer_1": 8.0, "free_neurons/layer_2": 18.0}
+
+
+def test_the_audit_finds_groups_that_do_not_add_up_and_passes_those_that_do(record):
+    def faults(rows):
+        folder = record(rows)
+        return [fault for fault in audit(folder.path).faults if "capacity" in fault]
+
+    assert faults(CAPACITY) == []
+    assert faults([row(1, "a", "filter"), row(2, "a", "filter", free=6)]) == []
+    assert faults([row(1, "a", "filter"), row(2, "a", "filter", free=7)]) == [
+        "capacity.csv: free and claimed units of a do not add up to its units"
+    ]
+    assert faults([row(1, "a", "filter"), row(1, "a", "filter", free=6)]) == [
+        "capacity.csv does not have one row of a for each task"
+    ]
+    assert faults([row(1, "a", "filter"), row(2, "a", "neuron", free=6)]) == [
+        "capacity.csv does not have the same units of a in every task"
+    ]
+    assert faults([row(1, "a", "filter", threshold=-1.0), row(2, "a", "filter", free=6, threshold=0.0)]) == [
+        "capacity.csv has a negative number in a"
+    ]
+
+
+# Formats
+
+
+def test_a_record_of_a_newer_format_is_refused_in_one_sentence_that_says_to_upgrade(record):
+    folder = record(config={**CONFIG, "format": FORMAT + 1})
+    (folder.path / "something.new").write_text("unknown here\n")
+    path = folder.path / "config.json"
+    for read in (lambda: read_run(folder.path), folder.config):
+        with pytest.raises(RecordError) as error:
+            read()
+        assert str(error.value) == (
+            f"{path} is of format 3, which a newer clbench wrote, and this one reads formats up to 2; upgrade clbench "
+            "to read it"
+        )
+
+
+@pytest.mark.parametrize("wrong", [0, "2", True, 1.0, None])
+def test_what_is_no_format_is_refused(record, wrong):
+    folder = record(config={**CONFIG, "format": wrong})
+    with pytest.raises(RecordError, match="expected a format from 1 to 2"):
+        read_run(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("network", "resnet18"),
+        ("network", {"name": 18}),
+        ("network", {"name": "a\x1b[2J"}),
+        ("network", {"name": "a", "parameters": "many"}),
+        ("network", {"name": "a", "image_shape": [1, "8", 8]}),
+        ("network", {"name": "a", "layers": ["b"]}),
+        ("samples", ["all"]),
+        ("samples", {"tasks": "all", "per_task": 8, "side": 8}),
+        ("samples", {"tasks": ["a\nb"], "per_task": 8, "side": 8}),
+        ("samples", {"tasks": [], "per_task": -1, "side": 8}),
+        ("stream_sha256", 3),
+    ],
+)
+def test_what_a_report_shows_of_the_network_and_the_images_is_checked(record, key, value):
+    folder = record(config={**CONFIG, key: value})
+    with pytest.raises(RecordError, match=r"config\.json is not as clbench recorded it \(expected "):
+        read_run(folder.path)
+
+
+# Files of the user
+
+
+def test_files_and_samples_come_back_byte_for_byte_and_nothing_runs_them(record):
+    folder = record()
+    run = read_run(folder.path)
+    assert run.files == FILES
+    assert run.samples == SAMPLES
+    digests = json.loads((folder.path / "status.json").read_text())["sha256"]
+    assert {"files/net.py", "files/helpers/blocks.py", "samples.png"} <= digests.keys()
+    assert audit(folder.path).run is not None
+    assert read_run(record(files={}).path).files == {}
+
+
+@pytest.mark.parametrize("name", ["files/net.py", "files/helpers/blocks.py", "samples.png"])
+@pytest.mark.parametrize("how", ["altered", "missing", "a link", "a folder"])
+def test_a_copy_that_is_not_as_it_was_recorded_is_refused_by_name(record, name, how, tmp_path):
+    folder = record()
+    path = folder.path / name
+    content = path.read_bytes()
+    if how == "altered":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        path.unlink()
+    if how == "a link":
+        (tmp_path / "elsewhere").write_bytes(content)
+        path.symlink_to(tmp_path / "elsewhere")
+    if how == "a folder":
+        path.mkdir()
+    with pytest.raises(RecordError, match=re.escape(str(path))) as error:
+        read_run(folder.path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["files/more.py", "files/helpers/.hidden", "files/__pycache__/net.pyc"])
+def test_an_added_file_is_refused_by_name(record, name):
+    folder = record()
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("added")
+    with pytest.raises(RecordError, match=re.escape(f"{folder.path / name} is not as clbench recorded it")) as error:
+        read_run(folder.path)
+    assert "status.json has none" in str(error.value)
+
+
+def test_a_linked_folder_of_files_and_a_pipe_in_it_are_refused(record, tmp_path):
+    folder = record()
+    (folder.path / "files" / "helpers").rename(tmp_path / "helpers")
+    (folder.path / "files" / "helpers").symlink_to(tmp_path / "helpers")
+    with pytest.raises(RecordError, match="helpers is a symbolic link"):
+        read_run(folder.path)
+    (folder.path / "files" / "helpers").unlink()
+    (tmp_path / "helpers").rename(folder.path / "files" / "helpers")
+    read_run(folder.path)
+    os.mkfifo(folder.path / "files" / "pipe")
+    with pytest.raises(RecordError, match="not a regular file"):
+        read_run(folder.path)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/net.py", "../net.py", "a/../../net.py", "./net.py", "a//b", "a/", "a\\b", "a\nb", "..", "\udc80.py"]
+)
+def test_a_path_that_leads_out_of_the_folder_of_copies_is_refused_before_anything_is_written(tmp_path, name):
+    folder = RunFolder(tmp_path / "runs", CONFIG["run_id"])
+    with pytest.raises(RecordError, match="cannot be kept with a run") as error:
+        folder.begin(CONFIG, "", {name: b""})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
