@@ -89,10 +89,10 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> M
     schema = find_method(name).Settings
     if name != base_name(name) and name not in suite.method_settings:
         raise unknown_name(f"variant in the suite {suite.name}", name, suite.variants)
-    for key in overrides:
+    given = {**suite.method_settings.get(base_name(name), {}), **suite.method_settings.get(name, {}), **overrides}
+    for key in given:
         if key not in schema.model_fields:
             raise unknown_name(f"setting of {name}", key, schema.model_fields)
-    given = {**suite.method_settings.get(base_name(name), {}), **suite.method_settings.get(name, {}), **overrides}
     for key in ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "epochs"):
         if given.get(key) is None:
             default = schema.model_fields[key].default
@@ -101,3 +101,16 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> M
         return schema.model_validate(given)
     except ValidationError as error:
         raise setting_error(error, prefix=f"{name}.") from None
+
+
+def check_method_settings(suite: Suite) -> None:
+    """Makes sure that whatever a suite sets for methods is a setting that they have.
+
+    Raises:
+        SettingError: for an unknown method or setting, or a value that does not fit.
+    """
+    for name in suite.method_settings:
+        try:
+            resolve_settings(suite, name, {})
+        except SettingError as error:
+            raise SettingError(f"the suite {suite.name}: {error}") from None

@@ -3,7 +3,6 @@
 Letters: B batch, F features of the trunk, C outputs of a head, T tasks.
 """
 
-import copy
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from clbench.errors import SettingError
 from clbench.networks.network import ImageShape
+from clbench.networks.own_code import said_by
 
 Head = Literal["single", "multi", "classes"]
 
@@ -130,18 +130,29 @@ def with_heads(
 def outputs_of(module: nn.Module, image_shape: ImageShape) -> int:
     """How many numbers the module gives for an image: features of a trunk, logits of a whole network.
 
-    The module stays as it was.
+    The module stays as it was, but for lazy layers, which learn from it how many inputs they have.
 
     Raises:
         SettingError: unless it turns images [B, C, H, W] into [B, numbers].
     """
-    # A copy, because the evaluation mode would have to be undone module by module.
-    with torch.no_grad():
-        found = copy.deepcopy(module).eval()(torch.zeros(1, *image_shape))
+    name = type(module).__name__
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            found = module(torch.zeros(1, *image_shape))
+    except SettingError:
+        raise
+    except Exception as error:
+        shape = " x ".join(map(str, image_shape))
+        raise SettingError(f"the network {name} cannot take an image of {shape}: {said_by(error)}") from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1:
         got = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise SettingError(
-            f"a network must turn one image into a tensor of shape [1, numbers], but {type(module).__name__} gave "
-            f"{got}; flatten its output"
+            f"a network must turn one image into a tensor of shape [1, numbers], but {name} gave {got}; flatten its "
+            "output"
         )
     return found.shape[1]

@@ -11,7 +11,7 @@ class NetworkSettings(BaseModel):
     """What a researcher varies in a network; each network extends it with its own."""
 
     # Strict, so that nothing given is recorded as something else. A list will do for a tuple, of which JSON has none.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @property
     def head_bias(self) -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape, Network
-from clbench.networks.own import is_own, own_network
+from clbench.networks.own import OwnNetwork, own_network
+from clbench.networks.own_code import digest_of, is_own, package_identity
 from clbench.networks.settings import (
     AlexNetSettings,
     ConvSettings,
@@ -82,14 +83,18 @@ def schema_of(name: str) -> type[NetworkSettings]:
     return NETWORKS[name].settings if name in NETWORKS else find_network(name).Settings
 
 
-def find_network(name: str) -> Network:
+def find_network(name: str, *, anew: bool = False) -> Network:
     """The network of that name, or the user's of that reference.
 
+    Args:
+        name: a name or a reference.
+        anew: whether the user's files are looked at again, if they were loaded before.
+
     Raises:
-        SettingError: for an unknown name, listing the right ones, or an installed package that does not load.
+        SettingError: for an unknown name, listing the right ones, or a package or a file that does not load.
     """
     if is_own(name):
-        return own_network(name)
+        return own_network(name, anew=anew)
     if name in NETWORKS:
         module, _, attribute = NETWORKS[name].target.partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -100,6 +105,22 @@ def find_network(name: str) -> Network:
         f"{unknown_name('network', name, network_names())}, or one of your own as ./file.py:Class or "
         "package.module:Class"
     )
+
+
+def origin_of(name: str) -> tuple[dict[str, str], dict[str, bytes]]:
+    """What a record says of a network that is not ours, in the place of its path, and the files that it is made of.
+
+    Raises:
+        SettingError: as `find_network`.
+    """
+    network = find_network(name)
+    if isinstance(network, OwnNetwork):
+        return network.named, dict(network.own.files)
+    if name in NETWORKS:
+        return {}, {}
+    module = next(entry.module for entry in _plugins() if entry.name == name)
+    version, files = package_identity(module, "network")
+    return {"network_version": version} if version else {"network_sha256": digest_of(files)}, files
 
 
 def build(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from clbench.data import ImageSet
 from clbench.data.streams import outputs_of
 from clbench.errors import SettingError
-from clbench.networks.own import OwnNetwork
-from clbench.networks.table import find_network
+from clbench.networks.own_code import said_by
+from clbench.networks.table import NETWORKS, origin_of
+from clbench.seeding import seeded
 from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
@@ -44,32 +45,47 @@ def sample_network(suite: Suite, images: ImageSet) -> Sample:
 
     channels, height, width = images.train_images.shape[1:]
     shape = (channels, height, width)
-    network = find_network(suite.network)
-    # Ours are only looked at: no memory is taken and no weight drawn. A user's may do anything when it is built.
-    place = torch.device("cpu" if isinstance(network, OwnNetwork) else "meta")
-    with place:
+    # Ours are only looked at: no memory is taken and no weight drawn. Another may do anything when it is built.
+    is_ours = suite.network in NETWORKS
+    with torch.device("meta" if is_ours else "cpu"):
         model = suite.build_network(shape, outputs_of(suite, images), seed=0)
         image = torch.zeros(1, *shape)
+    named, files = origin_of(suite.network)
+    name = named.get("network", suite.network)
+    if not is_ours:
+        _check_training(model, image, name)
     described = {
-        "name": suite.network,
+        "name": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_shape": list(shape),
     }
-    named: dict[str, str] = {}
-    files: Mapping[str, bytes] = {}
-    if isinstance(network, OwnNetwork):
-        named = network.own.named
-        files = network.own.files
-        described["name"] = network.own.name
     return Sample(model, image, named, described, files)
 
 
+def _check_training(model: "nn.Module", image: "Tensor", name: str) -> None:
+    """Tries what every step of training does, which shows what no evaluation does.
+
+    Raises:
+        SettingError: if the network has no weights to train, or fails at it.
+    """
+    import torch
+    from avalanche.models.utils import avalanche_forward
+
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingError(f"the network {name} has no weights to train; give it some, or do not freeze them all")
+    try:
+        with seeded(0, torch.device("cpu")):
+            avalanche_forward(model, image.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)).sum().backward()
+    except Exception as error:
+        raise SettingError(f"the network {name} cannot be trained: {said_by(error)}") from error
+    model.zero_grad()
+
+
 def check_unchanged(suite: Suite, named: Mapping[str, str]) -> None:
-    """Makes sure that a network of the user's is still the one that the run is named after.
+    """Makes sure that a network of the user's is the one that the run is named after, also in another process.
 
     Raises:
         SettingError: if its files were changed since the command began.
     """
-    network = find_network(suite.network)
-    if isinstance(network, OwnNetwork) and network.own.named != {key: named[key] for key in network.own.named}:
+    if any(named.get(key) != value for key, value in origin_of(suite.network)[0].items()):
         raise SettingError(f"the network {suite.network} has changed since the command began; give it again")

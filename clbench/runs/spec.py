@@ -9,7 +9,7 @@ from typing import Any, Literal
 from clbench.data import ImageSet
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import MethodSettings
-from clbench.methods.table import find_method, resolve_settings
+from clbench.methods.table import check_method_settings, find_method, resolve_settings
 from clbench.networks.table import is_own, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
@@ -103,8 +103,11 @@ def make_specs(
         SettingError: for an unknown method or setting, a value that does not fit, a method that cannot run on the
             suite or its network, or a network that does not fit the images.
     """
+    check_method_settings(suite)
     of_suite, of_method = sorted_overrides(suite, methods, overrides)
     changed = suite.with_overrides(of_suite).complete()
+    if changed.network == suite.network:
+        suite = suite.complete(anew=False)
     data = {
         "source": images.source,
         "sha256": images.sha256,

@@ -5,7 +5,9 @@ named or given as a path, but for what belongs to that one alone: its name, titl
 its published results, goals and search. A path is relative to the file that it stands in.
 """
 
+import contextlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench.errors import SettingError, unknown_name, why_unreadable
+from clbench.suites.settings import shortened
 from clbench.suites.suite import Suite, absolute
 
 # Of the extended suite alone.
@@ -27,7 +30,7 @@ def find_suite(name: str) -> Suite:
         SettingError: for an unknown name, listing the right ones, or a file that is not a suite.
     """
     if is_file(name):
-        return load_suite(Path(name))
+        return load_suite(_path(name))
     if name not in SUITES:
         raise unknown_name("suite", name, SUITES)
     return SUITES[name]
@@ -44,7 +47,7 @@ def load_suite(path: Path) -> Suite:
     Raises:
         SettingError: if it cannot be read, is no suite, or bears the name of one of ours without being it.
     """
-    suite = _suite_of(_read(path), path.resolve(), str(path))
+    suite = _read_suite(path, str(path))
     ours = SUITES.get(suite.name)
     if ours is not None and ours != suite:
         raise SettingError(
@@ -57,12 +60,12 @@ def load_suite(path: Path) -> Suite:
 def suite_files(name: str) -> dict[str, bytes]:
     """The user's files that a suite is read from, by name; empty for one of ours."""
     found: dict[str, bytes] = {}
-    path: Path | None = Path(name).resolve() if is_file(name) else None
+    path: Path | None = _path(name) if is_file(name) else None
     while path is not None:
-        text = _read(path)
-        found[path.name if path.name not in found else f"{len(found)}-{path.name}"] = text.encode()
-        base = tomllib.loads(text).get("extends", "")
-        path = (path.parent / base).resolve() if is_file(base) else None
+        content = _content(path, str(path))
+        found[path.name if path.name not in found else f"{len(found)}-{path.name}"] = content
+        base = tomllib.loads(content.decode("utf-8-sig")).get("extends", "")
+        path = _beside(path, base) if is_file(base) else None
     return found
 
 
@@ -76,6 +79,9 @@ def as_toml(suite: Suite, extends: str) -> str:
     given = {key: value for key, value in suite.flat().items() if key not in _NOT_INHERITED}
     settings = given.pop("method_settings")
     given["methods"] = [name for name in suite.methods if ":" not in name]
+    if is_file(extends):
+        # What is written may be kept anywhere.
+        extends = str(_path(extends).resolve())
     lines = [
         f"# Change what you like, then: clbench run --suite FILE. What you leave out is as in {suite.name}.",
         f"name = {_value(f'my-{suite.name}')}",
@@ -83,27 +89,71 @@ def as_toml(suite: Suite, extends: str) -> str:
         f"source = {_value(f'As {suite.name}, changed.')}",
         f"extends = {_value(extends)}",
         "",
-        *(f"{key} = {_value(value)}" for key, value in given.items()),
+        *(f"{_key(key)} = {_value(value)}" for key, value in given.items()),
     ]
     for method, of_method in settings.items():
         if ":" not in method:
-            lines += ["", f"[method_settings.{method}]"]
-            lines += [f"{key} = {_value(value)}" for key, value in of_method.items()]
+            lines += ["", f"[method_settings.{_key(method)}]"]
+            lines += [f"{_key(key)} = {_value(value)}" for key, value in of_method.items()]
     return "\n".join(lines) + "\n"
 
 
 def _value(value: Any) -> str:
-    """A value as TOML has it, which is JSON's way but for None."""
+    """A value as TOML has it, which is JSON's way but for None, tables and one letter."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_value, value))}]"
-    return _value("none") if value is None else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_value(str(key))} = {_value(item)}' for key, item in value.items())}}}"
+    return _value("none") if value is None else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _read(path: Path) -> str:
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _value(name)
+
+
+def _content(path: Path, where: str) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the suite {path} cannot be read ({why_unreadable(error)}); name a TOML file") from None
+        # A pipe would be read once, and a file is read again when it is kept with a run.
+        if path.exists() and not path.is_file():
+            raise OSError(0, "a folder" if path.is_dir() else "not a regular file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise SettingError(f"the suite {where} cannot be read ({_why(error)}); name a TOML file") from None
+
+
+def _why(error: OSError | ValueError) -> str | None:
+    return why_unreadable(error) if isinstance(error, OSError | UnicodeDecodeError) else str(error)
+
+
+def _path(name: str) -> Path:
+    with contextlib.suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file that another names, relative to it."""
+    try:
+        return (path.resolve().parent / _path(name)).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingError(f"the suite {path} extends {shortened(name)}, which cannot be found ({error})") from None
+
+
+def _read_suite(path: Path, where: str, above: tuple[Path, ...] = ()) -> Suite:
+    """The suite of a file of the user's.
+
+    Args:
+        path: the file.
+        where: the same in words.
+        above: the files that extend this one.
+    """
+    content = _content(path, where)
+    try:
+        return _suite_of(content.decode("utf-8-sig"), path.resolve(), where, above)
+    except UnicodeDecodeError as error:
+        raise SettingError(f"the suite {where} cannot be read ({_why(error)}); name a TOML file") from None
+    except RecursionError:
+        raise SettingError(f"the suite {where} is nested too deeply; name a TOML file with a suite") from None
 
 
 def _suite_of(text: str, path: Path | None, where: str, above: tuple[Path, ...] = ()) -> Suite:
@@ -119,19 +169,17 @@ def _suite_of(text: str, path: Path | None, where: str, above: tuple[Path, ...] 
         given = tomllib.loads(text)
         # Published values have the digits of their source: 0.970 is not 0.97.
         exact = tomllib.loads(text, parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the suite {where} is no TOML: {error}") from None
     given |= {key: exact[key] for key in ("published", "goals") if key in exact}
     given = {key: _without_none(value) for key, value in given.items()}
-    base = given.pop("extends", None)
-    if path is not None:
-        for key in ("data", "network"):
-            if isinstance(given.get(key), str):
-                given[key] = absolute(given[key], path.parent)
-    if base is not None:
-        given = _extended(_base(base, path, where, above), given)
+    base = _base(given.pop("extends"), path, where, above) if "extends" in given else None
     try:
-        return Suite.of(given)
+        if path is not None:
+            for key in ("data", "network"):
+                if isinstance(given.get(key), str):
+                    given[key] = absolute(given[key], path.parent)
+        return Suite.of(given if base is None else _extended(base, given))
     except SettingError as error:
         raise SettingError(f"the suite {where}: {error}") from None
 
@@ -142,13 +190,14 @@ def _base(name: Any, path: Path | None, where: str, above: tuple[Path, ...]) -> 
         raise SettingError(f"the suite {where}: expected extends to name a suite or a file, but got {name!r}")
     if path is None or not is_file(name):
         if name not in _names():
-            raise SettingError(f"the suite {where} extends another: {unknown_name('suite', name, _names())}")
+            unknown = unknown_name("suite", name, _names())
+            raise SettingError(f"the suite {where} extends another: {unknown}, or a file such as ./base.toml")
         return _packaged(name)
-    found = (path.parent / name).resolve()
+    found = _beside(path, name)
     if found in (path, *above):
         chain = " extends ".join(each.name for each in (*above, path, found))
         raise SettingError(f"the suite {where} extends itself ({chain}); let one of them extend another suite")
-    return _suite_of(_read(found), found, str(found), (*above, path))
+    return _read_suite(found, str(found), (*above, path))
 
 
 def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,10 +206,14 @@ def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("network", base.network) != base.network:
         kept = {key: value for key, value in kept.items() if key not in base.network_settings}
     settings = {method: dict(values) for method, values in base.method_settings.items() if ":" not in method}
-    for method, values in given.get("method_settings", {}).items():
-        settings[method] = {**settings.get(method, {}), **values} if isinstance(values, Mapping) else values
+    of_file = given.get("method_settings", {})
+    if isinstance(of_file, Mapping):
+        for method, values in of_file.items():
+            settings[method] = {**settings.get(method, {}), **values} if isinstance(values, Mapping) else values
+        given = {**given, "method_settings": settings}
+    kept["method_settings"] = settings
     kept["methods"] = [method for method in base.methods if ":" not in method or method in settings]
-    return {**kept, **given, "method_settings": settings}
+    return {**kept, **given}
 
 
 def _without_none(value: Any) -> Any:

@@ -42,6 +42,12 @@ class PublishedResult(BaseModel):
     remark: str = ""
     known: Mapping[str, Any] = Field(default_factory=dict)
 
+    @field_validator("known")
+    @classmethod
+    def _settings_are_no_decimals(cls, known: Mapping[str, Any]) -> Mapping[str, Any]:
+        # Compared with ours, of which 0.001 is a float: Decimal("0.001") is another number.
+        return {key: float(value) if isinstance(value, Decimal) else value for key, value in known.items()}
+
     @property
     def last_digit(self) -> Decimal:
         """One unit of the last digit that the source gives, as a fraction."""

@@ -20,8 +20,10 @@ def base_name(method: str) -> str:
 
 def without_sign_of_zero(value: Any) -> Any:
     """A setting with 0.0 for -0.0, which are the same setting but would not be the same run id."""
-    if isinstance(value, list):
-        return [without_sign_of_zero(item) for item in value]
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_sign_of_zero, value))
+    if isinstance(value, dict):
+        return {key: without_sign_of_zero(item) for key, item in value.items()}
     return 0.0 if isinstance(value, float) and value == 0 else value
 
 

@@ -6,7 +6,7 @@ A suite is data. What a run does beyond it is an override (`--set`), and such a 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,7 +14,7 @@ from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape
 from clbench.networks.table import build, find_network, is_own, schema_of
 from clbench.suites.published import Goal, PublishedResult, Search
-from clbench.suites.settings import Optimizer, Schedule, setting_error, without_sign_of_zero
+from clbench.suites.settings import Optimizer, Schedule, setting_error, shortened, without_sign_of_zero
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +95,7 @@ class Suite(BaseModel):
     epochs: int = Field(ge=1, le=100_000, strict=True)
     steps_per_epoch: int | None = Field(default=None, ge=1, strict=True)
     validation_share: float = Field(gt=0, lt=1, allow_inf_nan=False)
-    seeds: tuple[int, ...] = Field(strict=False, min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=10**18, strict=True)], ...] = Field(strict=False, min_length=1)
     methods: tuple[str, ...] = Field(strict=False, min_length=1)
     method_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     source: str
@@ -118,13 +118,6 @@ class Suite(BaseModel):
     def _zero_has_no_sign(cls, value: Any) -> Any:
         return without_sign_of_zero(value)
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_one_word(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise ValueError("expected letters, digits, dots, dashes and underscores, the first a letter or a digit")
-        return value
-
     @field_validator("augmentation", mode="before")
     @classmethod
     def _one_augmentation_is_a_list(cls, value: Any) -> Any:
@@ -139,6 +132,19 @@ class Suite(BaseModel):
         # One order, so that the same setting has one run id.
         return tuple(sorted(set(value)))
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_of_files(cls, value: str) -> str:
+        # Reports are named after it, and --suite takes what holds a / or ends in .toml for a file.
+        if not NAME.fullmatch(value) or value.endswith(".toml"):
+            raise ValueError("expected letters, digits, hyphens, dots and underscores, and no .toml at the end")
+        return value
+
+    @field_validator("seeds", "methods")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(value))
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
         """A suite of settings as a file has them: the network's beside the suite's own.
@@ -146,14 +152,16 @@ class Suite(BaseModel):
         Raises:
             SettingError: for a setting that neither has, that is missing, or a value that does not fit.
         """
-        own = {key: value for key, value in given.items() if key in cls.model_fields}
+        own = {key: value for key, value in given.items() if key in {*cls.model_fields} - {"network_settings"}}
         network = own.get("network", cls.model_fields["network"].default)
         others = {key: value for key, value in given.items() if key not in own}
         if isinstance(network, str) and not is_own(network):
             schema = schema_of(network)
             for key in others:
                 if key not in schema.model_fields:
-                    raise unknown_name("setting", key, [*cls.model_fields, *schema.model_fields])
+                    raise unknown_name(
+                        "setting", key, ({*cls.model_fields} - {"network_settings"}) | {*schema.model_fields}
+                    )
             try:
                 others = dict(schema.model_validate(others))
             except ValidationError as error:
@@ -188,13 +196,16 @@ class Suite(BaseModel):
             network, settings, image_shape, n_outputs=n_outputs, head=self.head, n_tasks=self.n_tasks, seed=seed
         )
 
-    def complete(self) -> "Suite":
+    def complete(self, *, anew: bool = True) -> "Suite":
         """The suite with every setting of its network, also of one of the user's, whose code is run for that.
+
+        Args:
+            anew: whether the user's code is taken as it is now, if it was loaded before.
 
         Raises:
             SettingError: if the network is not found, or lacks a setting or has a value that does not fit.
         """
-        schema = find_network(self.network).Settings
+        schema = find_network(self.network, anew=anew).Settings
         for key in schema.model_fields:
             if key in type(self).model_fields:
                 raise SettingError(
@@ -266,18 +277,23 @@ def is_path(data: str) -> bool:
 def absolute(reference: str, base: Path) -> str:
     """A path in a setting made absolute, below `base` where it is relative; any other word as it is.
 
-    A path is what holds a `/` before any `:`, or ends in `.npz` or `.py` there. Several parts joined by `+` are taken
-    one by one.
+    A path is what holds a `/`, or ends in `.npz` or `.py`, the name of a class behind it apart. Several parts joined by
+    `+` are taken one by one, unless the whole is there.
+
+    Raises:
+        SettingError: for a path that cannot be.
     """
 
-    def part(text: str) -> str:
-        path, colon, rest = text.partition(":")
-        if "/" not in path and not path.endswith((".npz", ".py")):
-            return text
-        try:
-            whole = Path(path).expanduser()
-        except RuntimeError as error:
-            raise SettingError(f"the path {path} cannot be found ({error}); give it in full") from None
-        return f"{(base / whole).resolve()}{colon}{rest}"
+    path, colon, name = reference.rpartition(":")
+    if not colon or not name.isidentifier():
+        path, colon, name = reference, "", ""
 
-    return part(reference) if ":" in reference else "+".join(map(part, reference.split("+")))
+    def whole(part: str) -> str:
+        is_one = "/" in part or part.endswith((".npz", ".py"))
+        return str((base / Path(part).expanduser()).resolve()) if is_one else part
+
+    try:
+        is_joined = not colon and not (base / Path(path).expanduser()).exists()
+        return ("+".join(map(whole, path.split("+"))) if is_joined else whole(path)) + colon + name
+    except (RuntimeError, OSError, ValueError) as error:
+        raise SettingError(f"the path {shortened(reference)} cannot be found ({error}); give it in full") from None
