@@ -60,7 +60,7 @@ def tune_command(
 
     from clbench.data import load_images
 
-    images = load_images(chosen.data, data_root, offline=offline)
+    images = load_images(chosen.data, data_root, offline=offline, image_size=chosen.image_size)
 
     import torch
 
