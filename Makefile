@@ -13,7 +13,7 @@ run: $(READY)
 	$(BIN)/clbench run --suite permuted-digits
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -36,6 +36,7 @@ from clbench.data.streams import Samples, Task
 from clbench.methods.method import Method, MethodSettings
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
 from clbench.networks.initial import glorot
+from clbench.suites.suite import Suite
 
 
 class SISettings(MethodSettings):
@@ -142,6 +143,17 @@ class SI(Method):
     """SI on a suite."""
 
     Settings = SISettings
+
+    @classmethod
+    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+        """Where the images that training is stopped by would be trained on."""
+        assert isinstance(settings, SISettings)
+        if settings.train_on_validation and settings.learning_rate_schedule == "plateau":
+            return (
+                "train_on_validation would train on the images whose loss the learning_rate_schedule plateau goes by; "
+                "give it false, or another schedule"
+            )
+        return ""
 
     def build_model(self, *key: int) -> nn.Module:
         """The suite's network, its initial weights as the settings say."""

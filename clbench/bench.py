@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clbench.data import ImageSet, load_images
 from clbench.data.streams import Stream, make_stream
-from clbench.errors import DataError
+from clbench.errors import DataError, SettingError
 from clbench.records.result import RunResult
 from clbench.runs.memory import keep_freed_memory
 from clbench.runs.runner import train
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 METHODS = ("naive", "ewc", "si", "psp", "clnp")
 STOCK = ("avalanche-stock-naive", "avalanche-stock-ewc", "avalanche-stock-si")
+AUGMENTED = "naive, crop and flip"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Measured:
     Attributes:
         rate: training images per second.
         evaluation_share: share of the time that went into testing, after every task, all tasks seen and the next; None
-            for a single task and for Avalanche's own.
+            for a single task, for Avalanche's own, and where few images were trained or tested on.
         state_copies: what the method keeps between tasks beside network and optimiser, after the last task, in copies
             of the network's weights; None as above.
     """
@@ -77,8 +78,36 @@ class Row:
     state_copies: float | None = None
 
 
-def bench_images(data_root: Path | None) -> ImageSet:
-    """MNIST where it lies on disk, else as many images made of the embedded digits; only their size matters here."""
+def bench_suite(network: str, n_tasks: int) -> Suite:
+    """What is measured: permuted-mnist for its own network, `mlp`; for others split-cifar10 with a single head.
+
+    Raises:
+        SettingError: for an unknown network, or more tasks than the ten classes of CIFAR-10 make.
+    """
+    if network == "mlp":
+        return find_suite("permuted-mnist").with_overrides({"n_tasks": n_tasks})
+    if n_tasks > 5:
+        raise SettingError(
+            f"a network other than mlp is measured on tasks of two classes or more of ten, which make at most 5, but "
+            f"got {n_tasks}; give --tasks 5 or fewer"
+        )
+    changes = {"network": network, "head": "single", "n_tasks": n_tasks, "classes_per_task": 10 // n_tasks}
+    return find_suite("split-cifar10").with_overrides(changes)
+
+
+def bench_images(data_root: Path | None, network: str = "mlp") -> ImageSet:
+    """Images to train on, of which only the size matters here.
+
+    For `mlp` MNIST where it lies on disk, else as many images made of the embedded digits. For other networks CIFAR-10
+    where it lies on disk, else as many of noise, and of either only 1,000 test images.
+    """
+    if network != "mlp":
+        try:
+            images = load_images("cifar10", data_root, offline=True)
+        except DataError:
+            return _noise()
+        # They come class by class.
+        return replace(images, test_images=images.test_images[::10], test_labels=images.test_labels[::10])
     try:
         return load_images("mnist", data_root, offline=True)
     except DataError:
@@ -107,6 +136,16 @@ def _enlarged_digits() -> ImageSet:
     )
 
 
+def _noise() -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        images = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return images, torch.arange(count) % 10
+
+    return ImageSet("noise", *drawn(50_000), *drawn(1_000), class_names=tuple("0123456789"), sha256="")
+
+
 def bench(
     images: ImageSet,
     device: torch.device,
@@ -123,7 +162,8 @@ def bench(
     Args:
         images: what to train on.
         device, precision: where and in which arithmetic.
-        methods: names of ours, or of `STOCK`, which are Avalanche's own strategies on its own data loaders.
+        methods: names of ours, or of `STOCK`, which are Avalanche's own strategies on its own data loaders, or
+            `AUGMENTED`.
         n_tasks, epochs: of each measurement.
         repeats: measurements of every method.
         suite: whose; None for permuted-mnist.
@@ -168,7 +208,10 @@ def bench(
 
 
 def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str) -> float:
-    """Images per second of plain PyTorch on the stream's tasks: tensors in memory, one gather per batch."""
+    """Images per second of plain PyTorch on the stream's tasks: tensors in memory, one gather per batch.
+
+    An epoch is a pass over a task's images, or as many batches as the suite says, pass after pass.
+    """
     model = suite.build_network(stream.image_shape, stream.n_outputs, seed=0).to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     count, seconds = 0, 0.0
@@ -178,7 +221,9 @@ def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str
         _wait_for(device)
         start = time.perf_counter()
         for _ in range(suite.epochs):
-            for chosen in torch.randperm(len(x), device=device).split(suite.batch_size):
+            order = _epoch(len(x), suite, device)
+            count += len(order)
+            for chosen in order.split(suite.batch_size):
                 optimizer.zero_grad()
                 with autocast:
                     output = model(x[chosen])
@@ -186,16 +231,27 @@ def bare_loop(stream: Stream, suite: Suite, device: torch.device, precision: str
                 optimizer.step()
         _wait_for(device)
         seconds += time.perf_counter() - start
-        count += len(x) * suite.epochs
     return count / seconds
+
+
+def _epoch(n_images: int, suite: Suite, device: torch.device) -> Tensor:
+    if suite.steps_per_epoch is None:
+        return torch.randperm(n_images, device=device)
+    wanted = suite.steps_per_epoch * suite.batch_size
+    passes = [torch.randperm(n_images, device=device) for _ in range(-(-wanted // n_images))]
+    return torch.cat(passes)[:wanted]
 
 
 def ours(
     name: str, suite: Suite, images: ImageSet, device: torch.device, precision: "Precision"
 ) -> dict[str, Measured]:
     """A method in our runner, everything that it does between tasks included."""
+    method_name = "naive" if name == AUGMENTED else name
     # A method may have epochs of its own in the suite (SI has); the bare loop has the suite's.
-    (spec,) = make_specs(suite, [name], [0], {f"{name}.epochs": suite.epochs}, images, precision, device.type)
+    changes: dict[str, Any] = {f"{method_name}.epochs": suite.epochs}
+    if name == AUGMENTED:
+        changes["augmentation"] = ["crop", "flip"]
+    (spec,) = make_specs(suite, [method_name], [0], changes, images, precision, device.type)
     results: list[RunResult] = []
     method = train(spec, images, device, results.append)
     weights = sum(parameter.nbytes for parameter in method.model.parameters())
@@ -203,10 +259,12 @@ def ours(
     seconds = [task["train_seconds"] for task in tasks]
     counts = [task["train_images_per_second"] * task["train_seconds"] for task in tasks]
     tested = sum(task["eval_seconds"] for task in tasks)
+    # Of a few steps, or with few test images, the share would mean nothing.
+    is_whole = suite.network == "mlp" and suite.steps_per_epoch is None
     measured = {
         name: Measured(
             sum(counts) / sum(seconds),
-            tested / (tested + sum(seconds)),
+            tested / (tested + sum(seconds)) if is_whole else None,
             tasks[-1]["extra_state_bytes"] / weights,
         )
     }
@@ -281,7 +339,7 @@ def bench_table(rows: Sequence[Row]) -> Table:
 
 
 def as_json(
-    rows: Sequence[Row], images: ImageSet, device: torch.device, precision: str, **settings: int
+    rows: Sequence[Row], images: ImageSet, device: torch.device, precision: str, **settings: int | str | None
 ) -> dict[str, Any]:
     """The rows with everything that is needed to compare them with another machine's."""
     from clbench.records.environment import git_state, package_versions, processor_name

@@ -856,8 +856,13 @@ class CLNP(Method):
 
     @classmethod
     def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
-        """Where settings for each hidden layer are for another number of them."""
+        """Where settings for each hidden layer are for another number of them, or weights would have to be restored."""
         assert isinstance(settings, CLNPSettings)
+        if settings.learning_rate_schedule == "plateau":
+            return (
+                "CLNP trains a part of the network at a time, which the learning_rate_schedule plateau cannot restore; "
+                "give it linear or constant"
+            )
         if suite.network != "mlp":
             return ""
         n_layers = len(suite.network_settings["hidden_sizes"])

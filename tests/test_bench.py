@@ -1,14 +1,28 @@
 """The speed measurement: what is divided by what, and that it runs; never how fast."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from clbench import bench as benchmark
-from clbench.bench import METHODS, STOCK, Measured, Row, as_json, bench, bench_images, bench_table
+from clbench.bench import (
+    AUGMENTED,
+    METHODS,
+    STOCK,
+    Measured,
+    Row,
+    as_json,
+    bench,
+    bench_images,
+    bench_suite,
+    bench_table,
+)
+from clbench.errors import SettingError
 from clbench.suites.files import find_suite
 
 CPU = torch.device("cpu")
@@ -96,6 +110,90 @@ def test_without_mnist_the_embedded_digits_are_enlarged_to_its_size(tmp_path):
     assert images.train_images.dtype == torch.uint8
     assert len(images.train_labels) == 60_000
     assert images.train_labels.unique().tolist() == list(range(10))
+
+
+def test_other_networks_are_measured_on_noise_of_cifars_size(tmp_path):
+    images = bench_images(tmp_path, "conv-zenke")
+    assert images.source == "noise"
+    assert images.train_images.shape == (50_000, 3, 32, 32)
+    assert images.test_images.shape == (1_000, 3, 32, 32)
+    assert images.train_images.dtype == torch.uint8
+    assert int(images.train_images.max()) == 255
+    assert images.train_labels.bincount().tolist() == [5_000] * 10
+
+
+def test_where_cifar_lies_it_is_taken_with_a_tenth_of_its_test_images_of_every_class(monkeypatch, digits, tmp_path):
+    labels = torch.arange(1000) // 100
+    cifar = replace(digits, source="cifar10", test_images=torch.zeros(1000, 1, 8, 8), test_labels=labels)
+    monkeypatch.setattr(benchmark, "load_images", lambda *args, **options: cifar)
+    images = bench_images(tmp_path, "resnet18")
+    assert images.source == "cifar10"
+    assert images.test_labels.bincount().tolist() == [10] * 10
+    assert len(images.test_images) == 100
+
+
+def test_the_suite_of_a_network_has_a_single_head_and_as_many_tasks_as_asked_for():
+    assert bench_suite("mlp", 7) == find_suite("permuted-mnist").with_overrides({"n_tasks": 7})
+    for n_tasks in range(1, 6):
+        suite = bench_suite("resnet18", n_tasks)
+        assert (suite.network, suite.head, suite.n_tasks, suite.batch_size) == ("resnet18", "single", n_tasks, 256)
+        assert n_tasks * suite.classes_per_task <= 10
+    with pytest.raises(SettingError, match="at most 5, but got 6; give --tasks 5 or fewer"):
+        bench_suite("resnet18", 6)
+
+
+@pytest.mark.parametrize("steps", [3, 45])
+def test_the_bare_loop_takes_as_many_steps_as_the_methods(steps, make_workplace, make_method):
+    # A pass over the 1222 training images has 20 batches.
+    workplace = make_workplace(SMALL, n_tasks=2, epochs=1, steps_per_epoch=steps)
+    taken = []
+    counter = register_optimizer_step_post_hook(lambda *args: taken.append(1))
+    try:
+        benchmark.bare_loop(workplace.stream, workplace.suite, CPU, "float32")
+        assert len(taken) == 2 * steps
+        method = make_method("naive", workplace)
+        for task in workplace.stream.tasks:
+            method.learn(task)
+    finally:
+        counter.remove()
+    assert len(taken) == 2 * 2 * steps
+
+
+def test_naive_with_augmentation_is_naive_but_for_that(digits, monkeypatch):
+    specs = []
+
+    def train(spec, images, device, on_task):
+        specs.append(spec)
+        on_task(SimpleNamespace(tasks=[task_that_took(1.0, 1.0)]))
+        return SimpleNamespace(model=nn.Linear(8, 4))
+
+    monkeypatch.setattr(benchmark, "train", train)
+    suite = SMALL.model_copy(update={"steps_per_epoch": 3})
+    for name in ("naive", AUGMENTED):
+        found = benchmark.ours(name, suite, digits, CPU, "float32")
+        # Of three steps, testing would be most of the time.
+        assert found == {name: Measured(1.0, None, 1.0)}
+    plain, augmented = specs
+    assert augmented.suite == plain.suite.with_overrides({"augmentation": ["crop", "flip"]})
+    assert augmented.settings == plain.settings
+
+
+def test_the_command_measures_a_network_with_and_without_augmentation(clbench, tmp_path):
+    small = ["--network", "conv-zenke", "--steps", "2", "--batch-size", "4", "--tasks", "1", "--repeats", "1"]
+    outcome = clbench(tmp_path, "bench", *small, "--data-root", tmp_path, "--out", tmp_path / "b.json")
+    assert outcome.code == 0
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["naive", AUGMENTED]
+    asked = {"network": "conv-zenke", "steps": 2, "batch_size": 4, "tasks": 1, "epochs": 1, "repeats": 1}
+    assert content["settings"] == asked
+    assert content["data"] == "noise"
+
+
+def test_what_cannot_be_measured_is_refused(clbench, assert_refused, tmp_path):
+    assert_refused(clbench(tmp_path, "bench", "--network", "resnet19"), "resnet19", "did you mean 'resnet18'")
+    assert_refused(clbench(tmp_path, "bench", "--steps", "5", "--with-avalanche"), "number of steps", "--steps")
+    assert_refused(clbench(tmp_path, "bench", "--network", "resnet18", "--methods", "psp", "--steps", "1"), "resnet18")
+    assert_refused(clbench(tmp_path, "bench", "--methods", ""), "--methods names none")
 
 
 def test_the_json_has_a_row_per_method_and_what_it_was_measured_on(digits):

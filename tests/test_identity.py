@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from clbench.methods.table import resolve_settings
-from clbench.records.identity import recorded_identity, run_id_of, settings_of
+from clbench.baselines.ewc import EWC
+from clbench.baselines.naive import Naive
+from clbench.methods.table import find_method, resolve_settings
+from clbench.records.identity import added_later, recorded_identity, recorded_settings, run_id_of, settings_of
 from clbench.records.reading import read_runs
+from clbench.runs.spec import make_specs
+from clbench.strategies.clnp import CLNP
 from clbench.suites.files import SUITES
+from clbench.suites.suite import Suite
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
@@ -47,3 +52,38 @@ def test_the_ids_of_the_runs_that_match_todays_suites_follow_from_the_suites(rec
         same |= {run.run_id} & {run_id_of(identity)}
     assert len(same) == 53
     assert recorded.keys() - same == NOT_OF_TODAYS_SUITES
+
+
+def test_a_method_whose_numbers_change_moves_its_own_ids_and_no_others(monkeypatch, digits):
+    def ids():
+        methods = ["naive", "ewc", "online-ewc"]
+        specs = make_specs(SUITES["permuted-digits"], methods, [0], {}, digits, "float32", "cpu")
+        assert all(run_id_of(recorded_identity(spec.recorded)) == spec.run_id for spec in specs)
+        return [spec.run_id for spec in specs]
+
+    before = ids()
+    monkeypatch.setattr(Naive, "numbers", 0)
+    assert ids() == before
+    monkeypatch.setattr(EWC, "numbers", 1)
+    naive, ewc, online = ids()
+    assert naive == before[0]
+    assert len({ewc, online, *before}) == 5
+
+
+def test_the_version_of_clbench_is_no_part_of_an_id(monkeypatch, digits):
+    (before,) = make_specs(SUITES["permuted-digits"], ["naive"], [0], {}, digits, "float32", "cpu")
+    monkeypatch.setattr("clbench.__version__", "9.9.9")
+    (after,) = make_specs(SUITES["permuted-digits"], ["naive"], [0], {}, digits, "float32", "cpu")
+    assert before.run_id == after.run_id
+    monkeypatch.setattr("clbench.runs.spec.NUMBERS", "0.2.0")
+    (moved,) = make_specs(SUITES["permuted-digits"], ["naive"], [0], {}, digits, "float32", "cpu")
+    assert moved.run_id != before.run_id
+
+
+def test_a_setting_that_came_later_is_left_out_at_its_first_value_by_the_method_that_has_it():
+    assert added_later(CLNP.Settings) == {"margin_shares": None, "initial_scale": 1.0, "frozen_cache_mib": 1024}
+    assert added_later(EWC.Settings) == {}
+    recorded = recorded_settings({"method": "ewc", "suite_settings": {}, "method_settings": {"strength": 1.0}})
+    assert recorded["method_settings"] == {"strength": 1.0}
+    assert recorded["suite_settings"] == added_later(Suite)
+    assert added_later(find_method("joint").Settings) == {"only_last": False}

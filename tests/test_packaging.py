@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import shutil
@@ -165,3 +166,96 @@ def test_the_wheels_content_imports_all_packages_from_its_own_folder(wheel, tmp_
         str(package / "reports" / "__init__.py"),
         str(package),
     ]
+
+
+# The rooms
+
+# A module may import what stands in its own line or below.
+ORDER = [
+    {"errors", "seeding", "metrics"},
+    {"networks"},
+    {"suites"},
+    {"data"},
+    {"methods"},
+    {"records"},
+    {"tracking"},
+    {"runs"},
+    {"screen"},
+    {"execution", "search"},
+    {"estimate", "bench"},
+    {"strategies", "baselines", "reports"},
+    {"cli"},
+    {"__main__"},
+]
+# Rebuilt with CLNP itself.
+LONG = {"strategies/clnp.py"}
+
+
+def sources():
+    """(path below the root, room, syntax tree) of every module of ours."""
+    for folder in ("clbench", "strategies", "baselines", "reports"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT)
+            room = name.parts[1].removesuffix(".py") if folder == "clbench" else folder
+            yield name.as_posix(), room, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree):
+    """The modules of clbench that a module imports, wherever it does; not those that are for types alone."""
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types and node.module:
+            yield from (
+                [f"clbench.{alias.name}" for alias in node.names] if node.module == "clbench" else [node.module]
+            )
+
+
+def test_imports_point_one_way():
+    rank = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
+    against = [
+        (path, module)
+        for path, room, tree in sources()
+        if room != "__init__"
+        for module in imported(tree)
+        if module.startswith("clbench.") and rank.get(module.split(".")[1], 0) > rank[room]
+    ]
+    assert against == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {}
+    for path, _, tree in sources():
+        name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        names[name if name.startswith("clbench") else f"clbench.{name}"] = {
+            node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module
+        }
+    # A package's own file hands on what its modules hold; nothing below it may ask for that.
+    finished, path = set(), []
+
+    def visit(name):
+        assert name not in path, f"{' imports '.join([*path[path.index(name) :], name])}"
+        if name in finished:
+            return
+        path.append(name)
+        for other in sorted(names[name] & names.keys()):
+            visit(other)
+        path.pop()
+        finished.add(name)
+
+    for name in sorted(names):
+        visit(name)
+
+
+def test_no_file_is_too_long_to_be_read_in_one_sitting():
+    kinds = ("*.py", "*.toml", "*.j2", "*.typ", "*.css", "*.js")
+    folders = ("clbench", "strategies", "baselines", "reports", "benchmarks", "docs")
+    files = [path for folder in folders for kind in kinds for path in (ROOT / folder).rglob(kind)]
+    long = {
+        path.relative_to(ROOT).as_posix() for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400
+    }
+    assert long == LONG

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from clbench import cli, metrics
-from clbench.cli.options import as_option, chosen_methods
+from clbench import metrics
+from clbench.cli.options import as_option, chosen_methods, chosen_seeds
 from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, SettingError
 from clbench.methods.method import MethodSettings
@@ -446,7 +446,7 @@ def test_no_command_ends_in_a_traceback_and_a_dry_run_plans_what_was_given(
             suite = find_suite(options["--suite"])
             precision = "bfloat16" if options.get("--precision") == "bfloat16" else "float32"
             names = chosen_methods(options.get("--methods"), suite)
-            seeds = cli._seeds(options.get("--seeds"), suite)
+            seeds = chosen_seeds(options.get("--seeds"), suite)
             specs = make_specs(suite, names, seeds, overrides, digits, precision, "cpu")
             assert planned == {spec.run_id for spec in specs}
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -281,7 +281,7 @@ def test_a_file_with_something_wrong_is_refused_by_its_name(refused, write, text
         ("-mine", "expected letters"),
         ("my suite", "expected letters"),
         ("mine.toml", "no .toml"),
-        ("m" * 101, "at most 100"),
+        ("m" * 101, "expected letters"),
     ],
 )
 def test_a_name_that_no_report_can_be_named_after_is_refused(refused, write, name, said):

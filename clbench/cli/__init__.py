@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clbench import __version__
-from clbench.cli.listing import list_command, show_command
+from clbench.cli.listing import cache_command, list_command, show_command
 from clbench.cli.measuring import bench_command, tune_command
 from clbench.cli.reading import compare_command, report_command, sync_command, verify_command, verify_run_command
 from clbench.cli.running import resume_command, run_command, status_command
@@ -55,6 +55,7 @@ for _name, _command in (
     ("verify-run", verify_run_command),
     ("tune", tune_command),
     ("bench", bench_command),
+    ("cache", cache_command),
 ):
     app.command(_name)(_command)
 

@@ -66,6 +66,28 @@ def show_command(
         print(f"  {name + (' *' if known else ''):<18}{shown}")
 
 
+def cache_command(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it; it is decoded anew when needed.")] = False,
+) -> None:
+    """Show the decoded images that are kept for later runs, or remove them.
+
+    They lie in the user's cache folder (XDG_CACHE_HOME, or ~/.cache). CLBENCH_CACHE_LIMIT is the most bytes that they
+    may take.
+    """
+    import time
+
+    from clbench.data import cache_entries, cache_limit, clear_cache
+
+    if clear:
+        print(f"removed {clear_cache() / 1e6:,.1f} MB")
+        return
+    entries = cache_entries()
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        print(f"{entry.n_bytes / 1e6:>10,.1f} MB  last used {used}  {entry.source or entry.path}")
+    print(f"{sum(entry.n_bytes for entry in entries) / 1e6:>10,.1f} MB of at most {cache_limit() / 1e6:,.0f} MB")
+
+
 def show_grid(screen: "Screen", suite: "Suite", methods: Sequence[str], seeds: Sequence[int]) -> None:
     """What a command would run, as far as it is known without images."""
     listed = ", ".join(map(str, seeds))

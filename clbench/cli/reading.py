@@ -36,10 +36,9 @@ def report_command(
     """
     from clbench.reports import write_files
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite
 
     screen = Screen(quiet=quiet)
-    names = list(dict.fromkeys(find_suite(name).name for name in suite))
+    names = list(dict.fromkeys(map(recorded_name, suite)))
     recorded = {name: recorded_runs(name, runs, tracking_uri) for name in names}
     paths = [path for name in names for path in write_suite_report(recorded[name], name, reports, screen, template)]
     if len(names) > 1:
@@ -66,13 +65,12 @@ def compare_command(
     from clbench.reports import write_files
     from clbench.reports.compare import comparison_table, compose_comparison, find_pair
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite
 
     screen = Screen(quiet=quiet)
-    chosen = find_suite(suite)
-    pair = find_pair(recorded_runs(chosen.name, runs, tracking_uri), chosen.name, first, second)
+    of_suite = recorded_name(suite)
+    pair = find_pair(recorded_runs(of_suite, runs, tracking_uri), of_suite, first, second)
     screen.show(comparison_table(pair))
-    name = f"{chosen.name}-{first}-and-{second}"
+    name = f"{of_suite}-{first}-and-{second}"
     with shown(ReportWarning, screen.warn):
         paths = write_files(compose_comparison(pair), name, reports, templates=template)
     for path in paths:
@@ -91,14 +89,17 @@ def sync_command(
 
     What is there is completed, what is missing is added, nothing is there twice; exit code 1 if a folder is damaged.
     """
+    from clbench.records.standing import standings
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite
     from clbench.tracking.connection import tracking_uri as resolve_uri
     from clbench.tracking.sync import sync
 
     screen = Screen(quiet=quiet)
     uri = resolve_uri(tracking_uri)
-    done = sync(runs, uri, None if suite is None else find_suite(suite).name, screen.warn)
+    wanted = None if suite is None else recorded_name(suite)
+    if wanted is not None and not any(item.suite == wanted for item in standings(runs)):
+        check_known(wanted)
+    done = sync(runs, uri, wanted, screen.warn)
     counts = ", ".join(f"{number} {what}" for what, number in done.items() if number or what != "unreadable")
     screen.show(f"{uri}: runs {counts}")
     if done["unreadable"]:
@@ -119,10 +120,9 @@ def verify_command(
     """
     from clbench.reports.verify import verification_table, verify
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite
 
-    chosen = find_suite(suite)
-    found = verify(recorded_runs(chosen.name, runs, tracking_uri), chosen.name)
+    of_suite = recorded_name(suite)
+    found = verify(recorded_runs(of_suite, runs, tracking_uri), of_suite)
     screen = Screen(quiet=False)
     if not found.verdicts:
         others = [f"in another setting: {'; '.join(found.other_settings)}"] if found.other_settings else []
@@ -130,8 +130,8 @@ def verify_command(
             others.append(f"modified, unfinished or repeating a seed: {found.left_out}")
         what_there_is = f" ({'; '.join(others)})" if others else ""
         raise RecordError(
-            f"no finished run of the suite '{chosen.name}' in its own setting was found{what_there_is}; run it with: "
-            f"clbench run --suite {chosen.name}"
+            f"no finished run of the suite '{of_suite}' in its own setting was found{what_there_is}; run it with: "
+            f"clbench run --suite {suite}"
         )
     screen.show(verification_table(found))
     for verdict in found.verdicts:
@@ -177,20 +177,43 @@ def verify_run_command(
 
 def recorded_runs(suite: str, folder: Path | None, uri: str | None) -> "list[RecordedRun]":
     """The suite's runs from a folder of run folders, else from MLflow; at least one."""
+    runs, where = _read(suite, folder, uri)
+    if not runs:
+        check_known(suite)
+        raise RecordError(f"{where} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}")
+    return runs
+
+
+def recorded_name(suite: str) -> str:
+    """The name of a suite as records have it: of one of ours, of the user's, or of the user's file."""
+    from clbench.suites.files import find_suite, is_file
+    from clbench.suites.suite import NAME
+
+    # A name that no suite can have was never recorded.
+    return suite if NAME.fullmatch(suite) and not is_file(suite) else find_suite(suite).name
+
+
+def check_known(suite: str) -> None:
+    """Refuses a name that neither a record nor clbench has, since it is most likely a slip of the pen.
+
+    Raises:
+        SettingError: listing the right ones.
+    """
+    from clbench.suites.files import find_suite
+
+    find_suite(suite)
+
+
+def _read(suite: str, folder: Path | None, uri: str | None) -> "tuple[list[RecordedRun], str]":
     from clbench.records.reading import read_runs
 
     if folder is not None:
         runs = [run for run in read_runs(folder) if run.suite == suite]
-        where = f"the folder {folder}"
-    else:
-        from clbench.tracking.connection import tracking_uri as resolve_uri
-        from clbench.tracking.sync import load_runs
+        return runs, f"the folder {folder}"
+    from clbench.tracking.connection import tracking_uri as resolve_uri
+    from clbench.tracking.sync import load_runs
 
-        runs = load_runs(suite, resolve_uri(uri))
-        where = f"the MLflow store {resolve_uri(uri)}"
-    if not runs:
-        raise RecordError(f"{where} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}")
-    return runs
+    return load_runs(suite, resolve_uri(uri)), f"the MLflow store {resolve_uri(uri)}"
 
 
 def write_suite_report(

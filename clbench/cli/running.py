@@ -29,7 +29,7 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.cli.reading import recorded_runs, write_suite_report
-from clbench.errors import INTERRUPTED, DataError, RecordError, SettingError, TrackingError
+from clbench.errors import INTERRUPTED, DataError, RecordError, SettingError, TrackingError, shown
 
 if TYPE_CHECKING:
     from clbench.execution.job import Outcome
@@ -86,11 +86,12 @@ def run_command(
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
 
-    from clbench.data import load_images
+    from clbench.data import DataWarning, load_images
 
     load = partial(load_images, changed.data, data_root, image_size=changed.image_size)
     try:
-        images = load(offline=offline)
+        with shown(DataWarning, screen.warn):
+            images = load(offline=offline)
     except DataError as error:
         if not dry_run:
             raise
@@ -156,6 +157,12 @@ def run_command(
     uri = resolve_uri(tracking_uri)
     screen.say(
         f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
+    )
+    described = specs[0].network
+    size = "x".join(map(str, described["image_shape"]))
+    screen.say(
+        f"network {described['name']}, {described['parameters']:,} parameters; images {size} of {images.source}, "
+        f"SHA-256 {images.sha256[:16]}"
     )
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs), title=chosen.title)

@@ -175,9 +175,14 @@ class Method:
 
     def build_strategy(self) -> "TensorStrategy":
         """Avalanche's training loop around `self.model`."""
-        from clbench.methods.strategy import LinearDecay, TensorStrategy
+        from clbench.methods.strategy import LinearDecay, Plateau, TensorStrategy
 
-        decay = [LinearDecay()] if self.settings.learning_rate_schedule == "linear" else []
+        schedules: dict[str, list[SupervisedPlugin]] = {
+            "constant": [],
+            "linear": [LinearDecay()],
+            "plateau": [Plateau()],
+        }
+        schedule = schedules[self.settings.learning_rate_schedule]
         strategy = TensorStrategy(
             stream=self.workplace.stream,
             seeds=self.workplace.seeds,
@@ -190,7 +195,7 @@ class Method:
             train_epochs=self.training_epochs(),
             eval_mb_size=EVALUATION_BATCH,
             device=self.workplace.device,
-            plugins=[*self.observers, *decay, *self.method_plugins],
+            plugins=[*self.observers, *schedule, *self.method_plugins],
         )
         # Avalanche resets the optimiser the first time it sees it; doing it now lets a state be loaded.
         strategy.make_optimizer(reset_optimizer_state=True)
@@ -275,7 +280,7 @@ EVALUATION_BATCH = 1000
 
 
 def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
-    """Images, each counted as often as it is used, that learning these tasks trains on."""
+    """Images, each counted as often as it is used, that learning these tasks trains on; at most, with `plateau`."""
     steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
     return sum(
         method.settings.epochs * (len(samples) if steps is None else steps * batch_size)
@@ -285,7 +290,10 @@ def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
 
 
 def steps_to_train(method: Method, tasks: "Sequence[Task]") -> int:
-    """Steps of the optimiser that learning these tasks takes; the last batch of a pass may be smaller."""
+    """Steps of the optimiser that learning these tasks takes; at most, with `plateau`.
+
+    The last batch of a pass may be smaller.
+    """
     steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
     found = 0
     for samples in map(method.training_samples, tasks):

@@ -161,7 +161,7 @@ def build(
     with seeded(seed, torch.device("cpu")):
         if not network.whole:
             trunk = network.build(settings, image_shape)
-            return with_heads(
+            model = with_heads(
                 trunk,
                 outputs_of(trunk, image_shape),
                 n_outputs,
@@ -170,6 +170,8 @@ def build(
                 bias=settings.head_bias,
                 zero_head=settings.zero_head,
             )
+            # Convolutions are a quarter to three quarters faster like that, in either precision (docs/speed.md).
+            return model.to(memory_format=torch.channels_last)
         wanted = n_outputs * n_tasks if head == "multi" else n_outputs
         model = network.build(settings, image_shape, wanted)
         found = outputs_of(model, image_shape)

@@ -80,7 +80,9 @@ def train(
     else:
         result = RunResult.from_state(saved["result"])
         method.load_state_dict(saved["method"])
-        progress.images_trained = images_to_train(method, stream.tasks[: result.learned])
+        trained = [row["train_images_per_second"] * row["train_seconds"] for row in result.tasks]
+        progress.images_trained = sum(map(round, trained))
+        progress.images_total = progress.images_trained + images_to_train(method, stream.tasks[result.learned :])
         progress.seconds = sum(row["train_seconds"] for row in result.tasks)
     on_task(result)
     for task in stream.tasks[result.learned :]:
@@ -92,6 +94,8 @@ def train(
         method.learn(task)
         check_finite(method, task)
         train_seconds = time.perf_counter() - start
+        # A task may end before its last epoch.
+        progress.images_total -= progress.images_per_task - progress.images
         start = time.perf_counter()
         measure(method, stream.tasks, task.index + 1, result.matrix)
         result.tasks.append(

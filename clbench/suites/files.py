@@ -84,7 +84,7 @@ def as_toml(suite: Suite, extends: str) -> str:
         extends = str(_path(extends).resolve())
     lines = [
         f"# Change what you like, then: clbench run --suite FILE. What you leave out is as in {suite.name}.",
-        f"name = {_value(f'my-{suite.name}')}",
+        f"name = {_value(f'my-{suite.name}'[:100])}",
         f"title = {_value(f'{suite.title}, changed')}",
         f"source = {_value(f'As {suite.name}, changed.')}",
         f"extends = {_value(extends)}",

@@ -19,6 +19,9 @@ from clbench.suites.settings import Optimizer, Schedule, setting_error, shortene
 if TYPE_CHECKING:
     from torch import nn
 
+# It names files, experiments and runs.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
 
 class Suite(BaseModel):
     """One benchmark: everything that its runs have in common.
@@ -71,7 +74,7 @@ class Suite(BaseModel):
         "crop_padding": 4,
     }
 
-    name: str = Field(max_length=100)
+    name: str
     title: str
     data: str
     image_size: int | None = Field(default=None, ge=1, le=4096)
@@ -133,7 +136,7 @@ class Suite(BaseModel):
     @classmethod
     def _name_is_one_of_files(cls, value: str) -> str:
         # Reports are named after it, and --suite takes what holds a / or ends in .toml for a file.
-        if not re.fullmatch(r"\w[\w.-]*", value) or value.endswith(".toml"):
+        if not NAME.fullmatch(value) or value.endswith(".toml"):
             raise ValueError("expected letters, digits, hyphens, dots and underscores, and no .toml at the end")
         return value
 
