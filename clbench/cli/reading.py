@@ -98,7 +98,7 @@ def sync_command(
     uri = resolve_uri(tracking_uri)
     wanted = None if suite is None else recorded_name(suite)
     if wanted is not None and not any(item.suite == wanted for item in standings(runs)):
-        check_known(wanted)
+        check_known(wanted, f"the folder {runs}")
     done = sync(runs, uri, wanted, screen.warn)
     counts = ", ".join(f"{number} {what}" for what, number in done.items() if number or what != "unreadable")
     screen.show(f"{uri}: runs {counts}")
@@ -179,7 +179,7 @@ def recorded_runs(suite: str, folder: Path | None, uri: str | None) -> "list[Rec
     """The suite's runs from a folder of run folders, else from MLflow; at least one."""
     runs, where = _read(suite, folder, uri)
     if not runs:
-        check_known(suite)
+        check_known(suite, where)
         raise RecordError(f"{where} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}")
     return runs
 
@@ -193,15 +193,21 @@ def recorded_name(suite: str) -> str:
     return suite if NAME.fullmatch(suite) and not is_file(suite) else find_suite(suite).name
 
 
-def check_known(suite: str) -> None:
-    """Refuses a name that neither a record nor clbench has, since it is most likely a slip of the pen.
+def check_known(suite: str, where: str) -> None:
+    """Refuses a name that neither clbench nor a record has, most likely a slip of the pen.
+
+    Args:
+        suite: its name.
+        where: what was read, which holds no run of it.
 
     Raises:
-        SettingError: listing the right ones.
+        RecordError: listing the right ones.
     """
-    from clbench.suites.files import find_suite
+    from clbench.errors import unknown_name
+    from clbench.suites.files import SUITES
 
-    find_suite(suite)
+    if suite not in SUITES:
+        raise RecordError(f"{unknown_name('suite', suite, SUITES)}, or one of yours, but {where} holds no run of it")
 
 
 def _read(suite: str, folder: Path | None, uri: str | None) -> "tuple[list[RecordedRun], str]":
