@@ -235,7 +235,7 @@ def test_every_command_refuses_an_unknown_suite(clbench, assert_refused, tmp_pat
 def test_a_validation_share_that_leaves_no_image_is_refused_before_anything_runs(run, assert_refused, place):
     outcome = run(place, "--set", "validation_share=0.0001")
     assert_refused(outcome, "validation_share=0.0001")
-    assert list((place / "clbench-runs").iterdir()) == []
+    assert not (place / "clbench-runs").exists()
 
 
 def test_the_process_itself_exits_with_2_and_one_line(assert_refused, tmp_path):

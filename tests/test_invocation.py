@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from clbench.errors import RecordError
-from clbench.execution.invocation import last_invocation, remember
+from clbench.errors import DataError, RecordError
+from clbench.execution.invocation import check_as_before, last_invocation, remember, resuming
 from clbench.records.folder import RunFolder
 from clbench.records.standing import standings
 
 
 def test_the_last_invocation_is_remembered_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    remember(tmp_path, ["run", "--suite", "a b"])
-    remember(tmp_path, ["run", "--suite", "c"])
+    remember(tmp_path, ["run", "--suite", "a b"], {})
+    remember(tmp_path, ["run", "--suite", "c"], {})
     assert last_invocation(tmp_path) == (["run", "--suite", "c"], tmp_path)
 
 
@@ -46,23 +46,55 @@ def test_what_is_no_invocation_is_refused(content, said, tmp_path):
     [(["report"], "it is no clbench run"), ([], "cannot be used"), (["run", 3], "it is no clbench run")],
 )
 def test_what_was_remembered_of_no_run_is_refused(arguments, said, tmp_path):
-    remember(tmp_path, arguments)
+    remember(tmp_path, arguments, {})
     with pytest.raises(RecordError, match=said):
         last_invocation(tmp_path)
+
+
+def test_what_a_command_found_is_remembered_however_many_come_after_it(tmp_path):
+    remember(tmp_path, ["run"], {"the images a of s": "1"})
+    remember(tmp_path, ["run"], {"the images b of s": "2", "the network n": "3"})
+    said = []
+    found = {"the images a of s": "1", "the images b of s": "2", "the network n": "3", "the images c of s": "4"}
+    check_as_before(tmp_path, found, said.append)
+    assert said == []
+    check_as_before(tmp_path, {**found, "the images a of s": "5", "the network n": "6"}, said.append)
+    assert [words.split(" changed")[0] for words in said] == ["the images a of s", "the network n"]
+
+
+def test_other_images_end_what_is_gone_on_with_and_another_network_does_not(tmp_path):
+    remember(tmp_path, ["run"], {"the images a of s": "1", "the network n": "3"})
+    said = []
+    with resuming():
+        check_as_before(tmp_path, {"the network n": "4"}, said.append)
+        assert len(said) == 1
+        with pytest.raises(DataError, match=r"the images a of s changed .*; put those back to go on, or give the"):
+            check_as_before(tmp_path, {"the images a of s": "2"}, said.append)
+    check_as_before(tmp_path, {"the images a of s": "2"}, said.append)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "3", '{"found": 3}', "[" * 100_000])
+def test_what_is_remembered_of_images_may_be_gone_or_damaged(tmp_path, content):
+    if content is not None:
+        (tmp_path / ".last-invocation.json").write_text(content)
+    check_as_before(tmp_path, {"the images a of s": "1"}, pytest.fail)
+    remember(tmp_path, ["run"], {"the images a of s": "1"})
+    assert last_invocation(tmp_path) == (["run"], Path.cwd())
 
 
 def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
-    remember(tmp_path, ["run"])
+    remember(tmp_path, ["run"], {})
     gone.rmdir()
     with pytest.raises(RecordError, match="gone, which is not there any more"):
         last_invocation(tmp_path)
 
 
 def test_any_flipped_bit_of_what_is_remembered_is_refused(tmp_path):
-    remember(tmp_path, ["run", "--seeds", "0-3"])
+    remember(tmp_path, ["run", "--seeds", "0-3"], {})
     path = tmp_path / ".last-invocation.json"
     whole, draw = path.read_bytes(), random.Random(1)
     for _ in range(200):

@@ -587,6 +587,7 @@ def test_without_a_folder_it_is_the_store_that_is_verified(clbench: Any, assert_
 
 
 def test_an_unknown_suite_is_refused(clbench: Any, assert_refused: Any, tmp_path: Path, runs: Path) -> None:
+    runs.mkdir()
     assert_refused(clbench(tmp_path, "verify", "--suite", "mnist", "--runs", runs), "unknown suite 'mnist'")
 
 
