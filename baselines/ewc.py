@@ -166,7 +166,7 @@ class EWC(Method):
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor) -> str:
         """Refuses layers whose gradients cannot be taken sample by sample."""
-        return unsupported(network)
+        return unsupported(network, image)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The EWC plugin."""

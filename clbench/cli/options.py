@@ -71,14 +71,13 @@ def as_option(value: Any) -> str:
 def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
     """The methods named on the command line, each once; `others` are names that are taken beside them."""
     from clbench.errors import unknown_name
-    from clbench.methods.table import find_method, method_names
+    from clbench.methods.table import method_names
     from clbench.suites.settings import base_name
 
     if given is None:
         return list(suite.methods)
     if given == "all":
-        names = [*method_names(), *suite.variants]
-        return [name for name in names if not find_method(name).refusal(suite)]
+        return [*method_names(), *suite.variants]
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")

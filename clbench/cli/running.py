@@ -73,7 +73,6 @@ def run_command(
     Runs that are recorded already are not repeated, unfinished ones go on after the last task they learned. Ctrl-C
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
-    from clbench.records.files import check_writable
     from clbench.runs.spec import sorted_overrides
     from clbench.screen import Screen
     from clbench.suites.files import find_suite, suite_files
@@ -83,12 +82,9 @@ def run_command(
     names = chosen_methods(methods, chosen)
     seed_list = chosen_seeds(seeds, chosen)
     changes = parse_overrides(overrides or [])
-    changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0])
+    changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0]).complete()
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
-    if not dry_run:
-        check_writable(output, "--output")
-        check_writable(reports, "--reports")
 
     from clbench.data import DataWarning, load_images
 
@@ -106,12 +102,11 @@ def run_command(
     import torch
 
     from clbench.data.streams import make_stream
-    from clbench.execution.invocation import check_as_before
+    from clbench.execution.invocation import check_as_before, materials, remember
+    from clbench.records.files import check_writable
     from clbench.runs.spec import make_specs, unreached
     from clbench.seeding import RandomStreams
 
-    if not dry_run:
-        check_as_before(output, chosen.name, images.sha256, screen.warn)
     place = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -148,8 +143,12 @@ def run_command(
         show_plan(screen, specs, images, place, output)
         return
 
+    check_writable(output, "--output")
+    check_writable(reports, "--reports")
+    found = materials(specs[0])
+    check_as_before(output, found, screen.warn)
+
     from clbench.execution.grid import run_grid
-    from clbench.execution.invocation import remember
     from clbench.execution.job import Grid
     from clbench.runs.config import command_line
     from clbench.tracking.connection import tracking_uri as resolve_uri
@@ -167,7 +166,7 @@ def run_command(
     )
     tracker = Tracker(uri, screen.warn, output)
     tracker.begin(chosen.name, command_line(), len(specs), title=chosen.title)
-    remember(output, sys.argv[1:], chosen.name, images.sha256)
+    remember(output, sys.argv[1:], found)
     # What was just loaded is on disk now.
     grid = Grid(place, output, images, partial(load, offline=True), jobs)
     outcome: Outcome = "failed"

@@ -6,18 +6,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clbench.errors import DataError, RecordError
 from clbench.records.files import write_whole
+
+if TYPE_CHECKING:
+    from clbench.runs.spec import RunSpec
 
 _LAST = ".last-invocation.json"
 _RESUMING = ContextVar("resuming", default=False)
 
 
-def remember(root: Path, arguments: list[str], suite: str, data_sha256: str) -> None:
-    """Keeps the arguments of a `clbench run`, the folder that it works in, and its images' digest, beside the runs."""
-    content = {"arguments": arguments, "folder": str(Path.cwd()), "suite": suite, "data_sha256": data_sha256}
+def materials(spec: "RunSpec") -> dict[str, str]:
+    """What a command finds under the names that it was given, in words, and the digest of each."""
+    suite = spec.suite
+    size = "" if suite.image_size is None else f" at {suite.image_size} pixels"
+    found = {f"the images {suite.data} of {suite.name}{size}": str(spec.data["sha256"])}
+    if own := spec.named.get("network_sha256") or spec.named.get("network_version"):
+        found[f"the network {suite.network}"] = str(own)
+    return found
+
+
+def remember(root: Path, arguments: list[str], found: Mapping[str, str]) -> None:
+    """Keeps the arguments of a `clbench run`, its working folder, and what it found (`materials`), beside the runs."""
+    content = {"arguments": arguments, "folder": str(Path.cwd()), "found": {**_found_before(root), **found}}
     try:
         write_whole(root / _LAST, (json.dumps({**content, "sha256": _digest(content)}, indent=2) + "\n").encode())
     except OSError as error:
@@ -36,24 +49,25 @@ def resuming() -> Iterator[None]:
         _RESUMING.reset(token)
 
 
-def check_as_before(root: Path, suite: str, data_sha256: str, warn: Callable[[str], None]) -> None:
-    """Notices images that have changed since the last `clbench run` of the suite that put its runs there.
+def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], None]) -> None:
+    """Notices images and networks that have changed since a `clbench run` that put its runs there found them.
 
     A new command trains anew on them, and says so.
 
+    Args:
+        root: the folder of run folders.
+        found: see `materials`.
+        warn: told of what has changed.
+
     Raises:
-        DataError: if it is to be gone on with.
+        DataError: for other images where a run is to be gone on with.
     """
-    try:
-        before = json.loads((root / _LAST).read_text(encoding="utf-8"))
-        if before["suite"] != suite or before["data_sha256"] == data_sha256:
-            return
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    changed = f"the images of {suite} are not those of the last clbench run in {root}"
-    if _RESUMING.get():
-        raise DataError(f"{changed}; put those back to go on, or give the clbench run command again to train anew")
-    warn(f"{changed}; on these every run begins anew, and those on the others stay")
+    before = _found_before(root)
+    for what in (what for what, digest in found.items() if before.get(what, digest) != digest):
+        changed = f"{what} changed since the last clbench run in {root}"
+        if _RESUMING.get() and what.startswith("the images"):
+            raise DataError(f"{changed}; put those back to go on, or give the clbench run command again to train anew")
+        warn(f"{changed}; every run begins anew with what is there now, and those before it stay")
 
 
 def last_invocation(root: Path) -> tuple[list[str], Path]:
@@ -64,19 +78,31 @@ def last_invocation(root: Path) -> tuple[list[str], Path]:
     """
     path = root / _LAST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("sha256", None) != _digest(content):
-            raise ValueError("it was changed since, or is of an earlier version")
+        content = _read(path)
         arguments, folder = content["arguments"], Path(content["folder"])
         if not all(isinstance(item, str) for item in arguments) or arguments[0] != "run":
             raise ValueError("it is no clbench run")
     except FileNotFoundError:
         raise RecordError(f"nothing was run yet with its runs in {root}; start with clbench run") from None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be used ({error}); give the clbench run command again") from None
     if not folder.is_dir():
         raise RecordError(f"the last clbench run worked in {folder}, which is not there any more; give it again")
     return arguments, folder
+
+
+def _found_before(root: Path) -> dict[str, str]:
+    try:
+        return dict(_read(root / _LAST)["found"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("sha256", None) != _digest(content):
+        raise ValueError("it was changed since, or is of an earlier version")
+    return content
 
 
 def _digest(content: Mapping[str, Any]) -> str:

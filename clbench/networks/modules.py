@@ -39,7 +39,7 @@ class Modules:
         self.folder = folder
         self.top = top
         self._contents: dict[Path, bytes] = {}
-        self._names: set[str] = set()
+        self._specs: dict[str, ModuleSpec] = {}
         self._loaded: dict[str, ModuleType] = {}
         self._is_complete = False
 
@@ -71,7 +71,7 @@ class Modules:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        self._names.add(name)
+        self._specs[name] = spec
         spec.loader.exec_module(module)
         return module
 
@@ -92,7 +92,7 @@ class Modules:
         try:
             yield
         finally:
-            self._loaded = {name: sys.modules[name] for name in self._names if name in sys.modules}
+            self._loaded = self._present()
             sys.modules.update(hidden)
             sys.meta_path.remove(self)
             # For what is imported only when the class is used.
@@ -100,9 +100,10 @@ class Modules:
 
     def leave(self) -> None:
         """Takes the folder's modules out of those that imports find."""
-        for name, module in self._loaded.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+        present = self._present()
+        self._loaded |= present
+        for name in present:
+            del sys.modules[name]
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         if Modules._current is self:
@@ -127,7 +128,7 @@ class Modules:
             ImportError: if it is the folder's and was not named in any import.
         """
         parent = name.rpartition(".")[0]
-        if parent not in self._names if parent else not self._may_have(name):
+        if parent not in self._specs if parent else not self._may_have(name):
             return None
         loaders: Any = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (partial(_Source, self), SOURCE_SUFFIXES))
         for place in [str(self.folder)] if path is None else path:
@@ -148,9 +149,14 @@ class Modules:
                 )
             else:
                 self.content(Path(found.origin))
-            self._names.add(name)
+            self._specs[name] = found
             return found
         return None
+
+    def _present(self) -> dict[str, ModuleType]:
+        """The folder's modules among those that are loaded, which may have others of the same names."""
+        found = {name: sys.modules.get(name) for name in self._specs}
+        return {name: module for name, module in found.items() if module and module.__spec__ is self._specs[name]}
 
     def _is_late(self, file: Path) -> bool:
         return self._is_complete and file not in self._contents
@@ -188,7 +194,7 @@ class Modules:
     def _named(self, name: str, base: Path | None = None) -> Iterator[Path]:
         """The files that importing a name runs: `a.b` runs a/__init__.py as well."""
         parts = name.split(".")
-        if base is None and not (self._may_have(parts[0]) and (parts[0] in self._names or parts[0] not in sys.modules)):
+        if base is None and not (self._may_have(parts[0]) and (parts[0] in self._specs or parts[0] not in sys.modules)):
             return
         for length in range(1, len(parts) + 1):
             below = (base or self.folder).joinpath(*parts[:length])

@@ -90,9 +90,9 @@ def _schema(own: Own) -> type[NetworkSettings]:
         parameters = inspect.signature(own.found).parameters.values()
     except (TypeError, ValueError) as error:
         raise SettingError(f"the network {own.name} cannot be called: {error}") from None
-    names = {parameter.name for parameter in parameters}
+    names = [parameter.name for parameter in parameters]
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    if not takes_all and not names.issuperset(_GIVEN):
+    if not takes_all and not {*names}.issuperset(_GIVEN):
         raise SettingError(
             f"the network {own.name} must take image_shape and n_outputs, but takes {', '.join(names) or 'nothing'}"
         )

@@ -5,7 +5,7 @@ is the outer product delta x^T with delta = ds/do. Its square is the outer produ
 of |delta| and |x|, so that the sum over a batch is one matrix product.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from avalanche.models.utils import avalanche_forward
@@ -80,14 +80,57 @@ def mean_over_samples(
     return {name: tensor / seen for name, tensor in total.items()}
 
 
-def unsupported(model: nn.Module) -> str:
-    """Why the model's gradients cannot be taken sample by sample, in one sentence; empty where they can."""
-    covered = {id(parameter) for layer in _linear_layers(model).values() for parameter in layer.parameters()}
+def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
+    """Why the model's gradients cannot be taken sample by sample, in one sentence; empty where they can.
+
+    Args:
+        model: stays as it was.
+        image: one to try it on [1, C, H, W]; None looks at the model's parts alone.
+    """
+    layers = _linear_layers(model)
+    owner: dict[int, str] = {}
+    for name, layer in layers.items():
+        for parameter in layer.parameters(recurse=False):
+            if id(parameter) in owner:
+                other = owner[id(parameter)]
+                return f"per-sample gradients need weights of one layer each, but {name} shares one with {other}"
+            owner[id(parameter)] = name
     for name, parameter in model.named_parameters():
-        if id(parameter) not in covered:
+        if id(parameter) not in owner:
             return f"per-sample gradients need linear layers only so far, but {name} belongs to another kind"
-    return ""
+    return "" if image is None else _unsupported_use(model, layers, image)
+
+
+def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: Tensor) -> str:
+    used: set[str] = set()
+    said: list[str] = []
+
+    def look(name: str, args: tuple[Tensor, ...]) -> None:
+        if name in used:
+            said.append(f"per-sample gradients need each layer to be used once, but {name} is used more often")
+        if args[0].ndim != 2:
+            said.append(f"per-sample gradients need one input per image, but {name} gets {list(args[0].shape[1:])}")
+        used.add(name)
+
+    modes = {part: part.training for part in model.modules()}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: look(name, args)) for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            avalanche_forward(model.eval(), image, torch.zeros(1, dtype=torch.long, device=image.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
+    return said[0] if said else ""
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    """By name; a subclass that computes something else is none."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    }

@@ -9,14 +9,14 @@ import contextlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from clbench.errors import SettingError, unknown_name, why_unreadable
-from clbench.suites.settings import shortened
+from clbench.suites.settings import base_name, shortened
 from clbench.suites.suite import Suite, absolute
 
 # Of the extended suite alone.
@@ -78,13 +78,13 @@ def as_toml(suite: Suite, extends: str) -> str:
     """
     given = {key: value for key, value in suite.flat().items() if key not in _NOT_INHERITED}
     settings = given.pop("method_settings")
-    given["methods"] = [name for name in suite.methods if ":" not in name]
+    given["methods"] = _inherited(suite.methods, settings={})
     if is_file(extends):
         # What is written may be kept anywhere.
         extends = str(_path(extends).resolve())
     lines = [
         f"# Change what you like, then: clbench run --suite FILE. What you leave out is as in {suite.name}.",
-        f"name = {_value(f'my-{suite.name}')}",
+        f"name = {_value(f'my-{suite.name}'[:100])}",
         f"title = {_value(f'{suite.title}, changed')}",
         f"source = {_value(f'As {suite.name}, changed.')}",
         f"extends = {_value(extends)}",
@@ -197,7 +197,7 @@ def _base(name: Any, path: Path | None, where: str, above: tuple[Path, ...]) -> 
     if found in (path, *above):
         chain = " extends ".join(each.name for each in (*above, path, found))
         raise SettingError(f"the suite {where} extends itself ({chain}); let one of them extend another suite")
-    return _read_suite(found, str(found), (*above, path))
+    return _read_suite(found, f"{found} (which {path.name} extends)", (*above, path))
 
 
 def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +212,14 @@ def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
             settings[method] = {**settings.get(method, {}), **values} if isinstance(values, Mapping) else values
         given = {**given, "method_settings": settings}
     kept["method_settings"] = settings
-    kept["methods"] = [method for method in base.methods if ":" not in method or method in settings]
+    kept["methods"] = _inherited(base.methods, settings)
     return {**kept, **given}
+
+
+def _inherited(methods: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """The methods without the variants that are not inherited; what these are variants of, if there are no others."""
+    kept = [method for method in methods if ":" not in method or method in settings]
+    return kept or list(dict.fromkeys(map(base_name, methods)))
 
 
 def _without_none(value: Any) -> Any:

@@ -205,7 +205,7 @@ class Suite(BaseModel):
         Raises:
             SettingError: if the network is not found, or lacks a setting or has a value that does not fit.
         """
-        schema = find_network(self.network, anew=anew).Settings
+        schema = find_network(self.network, anew=anew).Settings if is_own(self.network) else schema_of(self.network)
         for key in schema.model_fields:
             if key in type(self).model_fields:
                 raise SettingError(
