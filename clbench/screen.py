@@ -82,19 +82,21 @@ class Screen:
     def goes_on(self, spec: "RunSpec", result: "RunResult") -> None:
         """A run that was cut off goes on after the last task it learned."""
         self._rows[spec.run_id][2] = f"{result.learned}/{self._n_tasks}"
-        self._rows[spec.run_id][4] = _percent(average_accuracy(result.matrix))
+        self._rows[spec.run_id][4] = _accuracy(result)
         if not self.is_live:
             self.say(f"{spec.method} seed {spec.seed}: goes on after task {result.learned}/{self._n_tasks}")
 
     def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
         """A task was learned and measured."""
-        accuracy = _percent(average_accuracy(result.matrix))
+        accuracy = _accuracy(result)
         self._rows[spec.run_id][2] = f"{progress.task}/{progress.n_tasks}"
         self._rows[spec.run_id][4] = accuracy
         if not self.is_live:
+            measured = f"average accuracy {accuracy} %" if accuracy else "not measured yet"
+            rate = result.tasks[-1]["train_images_per_second"]
             self.say(
-                f"{spec.method} seed {spec.seed}: task {progress.task}/{progress.n_tasks} learned, average accuracy "
-                f"{accuracy} %, {result.tasks[-1]['train_images_per_second']:,.0f} images/s"
+                f"{spec.method} seed {spec.seed}: task {progress.task}/{progress.n_tasks} learned, {measured}, "
+                f"{rate:,.0f} images/s"
             )
 
     def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:
@@ -143,6 +145,11 @@ class Screen:
         begun = max((i for i, row in enumerate(rows) if row[6] != "waiting"), default=0)
         first = max(0, min(begun - room // 2, len(rows) - room))
         return rows[first : first + room]
+
+
+def _accuracy(result: "RunResult") -> str:
+    """The average accuracy in per cent; empty where nothing was measured."""
+    return _percent(average_accuracy(result.matrix)) if result.is_measured else ""
 
 
 def _percent(value: float) -> str:

@@ -43,13 +43,19 @@ class RunResult:
         """Tasks learned so far."""
         return len(self.tasks)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was measured after the last task: a method may train only when the last has arrived."""
+        return self.learned > 0 and not np.isnan(self.matrix[self.learned]).all()
+
     def metrics(self) -> dict[str, float]:
         """What MLflow gets after the last task: see `README.md` for the names."""
         row = self.matrix[self.learned]
         values = {f"accuracy/task_{j + 1:02d}": float(v) for j, v in enumerate(row) if not np.isnan(v)}
         if not self.learned:
             return values
-        values |= metrics.summarise(self.matrix, self.learned)
+        if self.is_measured:
+            values |= metrics.summarise(self.matrix, self.learned)
         values |= {key: float(value) for key, value in self.tasks[-1].items() if key != "task"}
         for row in self.capacity:
             if row["task"] == self.learned:

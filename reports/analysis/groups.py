@@ -125,7 +125,10 @@ class Group:
         matrices = self.matrices
         tasks = matrices.shape[2]
         # As in metrics.forgetting: the best of rows 1 to T - 1, whether or not the task was learned by then.
-        return np.nanmax(matrices[:, 1:tasks, : tasks - 1], axis=1) - matrices[:, tasks, : tasks - 1]
+        earlier = matrices[:, 1:tasks, : tasks - 1]
+        # Nothing is known of a task that was never measured before the end.
+        best = np.where(np.isnan(earlier), -np.inf, earlier).max(axis=1, initial=-np.inf)
+        return np.where(np.isneginf(best), np.nan, best) - matrices[:, tasks, : tasks - 1]
 
     def metric(self, name: str) -> Estimate | None:
         """A metric of `clbench.metrics.SUMMARY` over the seeds; None where any run leaves it undefined."""

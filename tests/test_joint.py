@@ -1,0 +1,72 @@
+"""Joint training: a new network on all tasks so far, or once on all of them."""
+
+import numpy as np
+import torch
+
+from clbench.metrics import summarise
+from clbench.records.reading import read_runs
+from clbench.runs.runner import train
+from clbench.runs.spec import make_specs
+
+CPU = torch.device("cpu")
+SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [16]}
+
+
+def trained(plain, digits, **settings):
+    """The method, and the accuracy matrix after it learned all tasks."""
+    overrides = {**SMALL, **{f"joint.{key}": value for key, value in settings.items()}}
+    (spec,) = make_specs(plain, ["joint"], [0], overrides, digits, "float32", CPU.type)
+    results = []
+    method = train(spec, digits, CPU, results.append)
+    return method, results[-1].matrix
+
+
+def test_trained_only_once_it_ends_with_the_network_that_training_after_every_task_ends_with(plain, digits):
+    (every, whole), (once, last) = trained(plain, digits), trained(plain, digits, only_last=True)
+    for name, weights in every.model.state_dict().items():
+        assert torch.equal(weights, once.model.state_dict()[name]), name
+    assert np.array_equal(last[[0, 3]], whole[[0, 3]], equal_nan=True)
+    assert np.isnan(last[1:3]).all()
+
+
+def test_trained_only_once_it_has_an_average_accuracy_and_nothing_that_needs_a_history(plain, digits):
+    _, last = trained(plain, digits, only_last=True)
+    assert summarise(last) == {"average_accuracy": last[3].mean()}
+
+
+def test_a_run_that_trains_once_is_recorded_reported_and_held_to_be_whole(clbench, run, place):
+    arguments = ["--set", "joint.only_last=true", "--set", "n_tasks=3", "--set", "epochs=1"]
+    done = run(place, methods="joint,naive", small=[*arguments, "--set", "hidden_sizes=8"])
+    assert done.code == 0, done.err
+    assert (place / "clbench-reports" / "permuted-digits.html").exists()
+    assert clbench(place, "verify-run", "clbench-runs").code == 0
+    (joint,) = (each for each in read_runs(place / "clbench-runs") if each.method == "joint")
+    assert list(joint.tasks["train_images_per_second"] > 0) == [False, False, True]
+
+
+def test_a_run_that_trains_once_goes_on_after_an_interruption(
+    clbench, run, place, tmp_path, make_store, outcome_of, monkeypatch
+):
+    from clbench.baselines.joint import Joint
+    from clbench.records.folder import RunFolder
+
+    small = ["--set", "joint.only_last=true", "--set", "n_tasks=3", "--set", "epochs=1", "--set", "hidden_sizes=8"]
+    learn = Joint.learn
+
+    def interrupted(method, task):
+        if task.index == 2:
+            raise KeyboardInterrupt
+        learn(method, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Joint, "learn", interrupted)
+        run(place, methods="joint", small=small)
+    (stopped,) = read_runs(place / "clbench-runs")
+    assert (stopped.status, len(stopped.tasks)) == ("stopped", 2)
+    assert clbench(place, "verify-run", "clbench-runs").code == 0
+    assert run(place, methods="joint", small=small).code == 0
+    whole = make_store(tmp_path / "whole")
+    assert run(whole, methods="joint", small=small).code == 0
+    assert outcome_of(RunFolder(place / "clbench-runs", stopped.run_id)) == outcome_of(
+        RunFolder(whole / "clbench-runs", stopped.run_id)
+    )
