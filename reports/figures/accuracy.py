@@ -25,7 +25,7 @@ from clbench.reports.figures.canvas import (
 )
 from clbench.reports.figures.looks import line_of
 from clbench.reports.formatting import counted, seconds
-from clbench.reports.sections.inference import UPPER_BOUNDS
+from clbench.reports.sections.inference import is_upper_bound
 
 MATRICES_PER_FIGURE = 2
 _ON_LIGHT, _ON_DARK = "#262626", "#ffffff"  # on the colour map, which is the same on a dark page
@@ -98,7 +98,7 @@ def _least_of_the_leading(groups: Sequence[Group]) -> float:
     It is on the best that is no upper bound, and among runs of several circumstances on the first of these.
     """
     first = [group for group in groups if group.circumstances == groups[0].circumstances]
-    judged = [group for group in first if group.method not in UPPER_BOUNDS] or first
+    judged = [group for group in first if not is_upper_bound(group.method)] or first
     return 100 * max(group.average_accuracy for group in judged) - CLOSE_UP
 
 
