@@ -149,12 +149,14 @@ class Group:
     def tasks(self, column: str, over_tasks: str) -> Estimate | None:
         """A column of the task tables over seeds, after `mean`, `median`, `sum`, `max`, `first`, `last` or `slope`.
 
-        The slope is what each task after the first adds on average; 0 with a single task.
+        The slope is what each task after the first adds on average; 0 with a single task. `mean`, `median` and `first`
+        are of the tasks that trained an image: a method may wait for the last one.
         """
         ends = {"first": 0, "last": -1}
         values = []
-        for found in self._task_column(column):
-            recorded = found[~np.isnan(found)]
+        for found, rate in zip(self._task_column(column), self._task_column("train_images_per_second"), strict=True):
+            left_out = np.isnan(found) | ((rate == 0) & (over_tasks in ("mean", "median", "first")))
+            recorded = found[~left_out]
             if not recorded.size:
                 return None
             if over_tasks == "slope":

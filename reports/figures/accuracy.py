@@ -45,10 +45,10 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     intervals = [found for found in finals if found is not None and found.half_width is not None]
     ends = [(100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width)) for found in intervals]
     ends_of_leading = [end for end, found in zip(ends, intervals, strict=True) if 100 * found.mean > close]
-    lowest = min(float(curve.min()) for curve in curves)
+    lowest = min(float(np.nanmin(curve)) for curve in curves)
     # With room for the intervals, which are drawn beside the curves.
-    lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends_of_leading])
-    highest = max([float(curve.max()) for curve in curves] + [min(high, 100.0) for _, high in ends_of_leading])
+    lowest_leading = min([float(np.nanmin(curve)) for curve in leading] + [low for low, _ in ends_of_leading])
+    highest = max([float(np.nanmax(curve)) for curve in curves] + [min(high, 100.0) for _, high in ends_of_leading])
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
     prices = [
