@@ -1,10 +1,14 @@
 """Joint training: a new network on all tasks so far, or once on all of them."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import torch
 
 from clbench.metrics import summarise
-from clbench.records.reading import read_runs
+from clbench.records.audit import audit
+from clbench.records.reading import read_runs, run_paths
 from clbench.reports.analysis.groups import select
 from clbench.reports.compose import compose
 from clbench.reports.model import Figure
@@ -72,6 +76,21 @@ def test_a_report_on_nothing_but_a_run_that_trains_once_has_no_figure_of_forgett
     report = compose(select(read_runs(place / "clbench-runs"), "permuted-digits"), "permuted-digits")
     assert "average-accuracy" in [item.name for item in report.items]
     assert "forgetting" not in [item.name for item in report.items]
+
+
+def test_a_run_recorded_as_finished_was_measured_in_the_end(run, place):
+    small = ["--set", "joint.only_last=true", "--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=8"]
+    assert run(place, "--no-report", methods="joint", small=small).code == 0
+    (folder,) = run_paths(place / "clbench-runs")
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(
+        json.dumps({key: status[key] for key in ("status", "started", "ended", "reason")})
+    )
+    assert audit(folder).holds
+    table = pd.read_csv(folder / "accuracy_matrix.csv")
+    table.loc[1:, table.columns[1:]] = np.nan
+    table.to_csv(folder / "accuracy_matrix.csv", index=False)
+    assert "it is recorded as finished, but learned 0 of 2 tasks" in audit(folder).faults
 
 
 def test_a_run_that_trains_once_goes_on_after_an_interruption(
