@@ -326,7 +326,8 @@ except MemoryError:
     print("limited")
 for _ in range(2):
     images = load_images(folder, image_size=600)
-    pixels = sum(int(part.sum(dtype=torch.int64)) for part in images.train_images.split(2))
+    # NumPy sums without a copy.
+    pixels = images.train_images.numpy().sum(dtype=numpy.int64)
     print(images.sha256, images.train_images.numel() + images.test_images.numel(), pixels)
 """
 
@@ -358,7 +359,7 @@ def load_under_a_limit(tmp_path):
 
 
 def test_a_set_larger_than_the_memory_it_may_take_is_decoded_and_read(load_under_a_limit):
-    load_under_a_limit(260, more=200_000_000)
+    load_under_a_limit(240, more=180_000_000)
 
 
 @pytest.mark.slow
