@@ -83,7 +83,7 @@ class AvalancheSI(Method):
     @classmethod
     def refusal(cls, suite: Suite) -> str:
         """Refuses a head per task."""
-        if suite.head == "single":
+        if suite.head != "multi":
             return ""
         return (
             "avalanche-si cannot train a multi-head network: Avalanche 0.6's plugin reads the gradient of every head, "

@@ -177,6 +177,17 @@ class PSP(Method):
             return ""
         return f"psp superposes linear layers so far, but the network is {suite.network}; give --set network=mlp"
 
+    @classmethod
+    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+        """Where pixels would be normalised twice."""
+        assert isinstance(settings, PSPSettings)
+        if not suite.normalise or (settings.input_mean, settings.input_std) == (0, 1):
+            return ""
+        return (
+            "the suite normalises the pixels, and psp would do it once more; give input_mean=0 and input_std=1, or "
+            "normalise=false"
+        )
+
     def build_model(self, *key: int) -> nn.Module:
         """The suite's network in superposition."""
         suite, stream, seeds = self.workplace.suite, self.workplace.stream, self.workplace.seeds

@@ -45,7 +45,8 @@ class SISettings(MethodSettings):
     Attributes:
         strength: c, the weight of the penalty.
         damping: xi, which bounds the importance of parameters that hardly moved.
-        initial_weights: `glorot` (uniform, biases 0) as in the authors' code, or `pytorch`'s own.
+        initial_weights: `glorot` (uniform, biases 0) as in the authors' code, for every linear layer and convolution
+            that does not start at 0; or `pytorch`, which leaves what the network begins with.
         train_on_validation: whether the validation images are trained on too. SI looks at them for nothing, and its
             authors hold none out; but then no accuracy on them means anything.
     """

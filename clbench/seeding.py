@@ -5,6 +5,7 @@ epoch) changes nothing for the others, and a run can be continued at any task wi
 """
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +39,11 @@ class RandomStreams:
 
 @contextmanager
 def seeded(seed: int, device: "torch.device") -> Iterator[None]:
-    """Within, torch's global generators of the CPU and of `device` start from `seed`; afterwards as before.
+    """Within, the global generators of torch (CPU and `device`), NumPy and Python start from `seed`; then as before.
 
     For randomness that takes no generator: initial weights of a layer, dropout, a third party's plugin.
     """
+    import numpy as np
     import torch
 
     on_gpu = device.type == "cuda"
@@ -51,4 +53,11 @@ def seeded(seed: int, device: "torch.device") -> Iterator[None]:
         if on_gpu:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        before = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002

@@ -42,6 +42,7 @@ norm on activities, which does in few epochs what that of the weights does in ma
 fine-tuning, which make many epochs of it pay.
 """
 
+import copy
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -834,6 +835,42 @@ def _misfit_of_layers(l1_activities: Sequence[float], margin_shares: Sequence[fl
     return ""
 
 
+@torch.no_grad()
+def _bypass(network: nn.Module, image: Tensor, linears: Sequence[nn.Module]) -> str:
+    """Whether what a layer gives reaches the outputs by another way than through the next; empty where it does not.
+
+    With the first half of what the next layer reads set to 0, it must make no difference what the layer gave there.
+    """
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(1, dtype=torch.long)
+    was_training = network.training
+    network.eval()
+
+    def logits(layer: nn.Module, following: nn.Module, added: float) -> Tensor:
+        half = layer.out_features // 2 + 1  # type: ignore[operator]
+
+        def give(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            return torch.cat([output[:, :half] + added, output[:, half:]], dim=1)
+
+        def read(module: nn.Module, args: Any) -> tuple[Tensor]:
+            return (torch.cat([torch.zeros_like(args[0][:, :half]), args[0][:, half:]], dim=1),)
+
+        hooks = [layer.register_forward_hook(give), following.register_forward_pre_hook(read)]
+        try:
+            return avalanche_forward(network, noise, labels)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    try:
+        for layer, following in itertools.pairwise(linears):
+            if not torch.allclose(logits(layer, following, 0.0), logits(layer, following, 1.0), rtol=1e-4, atol=1e-6):
+                return "CLNP needs a chain of linear layers, but here one reaches the outputs past the next"
+    finally:
+        network.train(was_training)
+    return ""
+
+
 class _ValidationStream(Sequence[TensorLoader]):
     """The validation batches of every task, made when they are asked for."""
 
@@ -871,11 +908,16 @@ class CLNP(Method):
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor) -> str:
         """Refuses all but a chain of linear layers."""
+        for name, _ in network.named_buffers():
+            return f"CLNP prunes networks without buffers so far, but '{name}' is one"
+        # The plugin leaves hooks behind.
+        network, plugin = copy.deepcopy(network), CLNPPlugin()
         try:
-            CLNPPlugin().attach(network, image, torch.zeros(1, dtype=torch.long))
+            head = plugin.attach(network, image, torch.zeros(1, dtype=torch.long))
         except MethodError as error:
             return str(error)
-        return ""
+        linears = [*(layer.linear for layer in plugin.layers), network.get_submodule(head)]
+        return "" if image.is_meta else _bypass(network, image, linears)
 
     def plugins(self) -> list[SupervisedPlugin]:
         """The CLNP plugin, with the suite's validation images."""

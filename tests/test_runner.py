@@ -365,13 +365,10 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
     ]
     changes = {
         "n_tasks": 3,
-        "classes_per_task": 2,
-        "class_order": "random",
         "data": "mnist",
         "image_size": 9,
         "normalise": True,
         "augmentation": "flip",
-        "crop_padding": 3,
         "network": "conv",
         "head": "multi",
         "hidden_sizes": [256],
@@ -383,8 +380,15 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
         "steps_per_epoch": 39,
         "validation_share": 0.2,
     }
-    assert set(changes) == set(plain.overridable)
+    of_others = {"classes_per_task", "class_order", "crop_padding"}
+    assert set(changes) == set(plain.overridable) - of_others
     ids += [run_id(make, **{key: value}) for key, value in changes.items()]
+    ids += [
+        run_id(make, suite=split_digits, classes_per_task=4),
+        run_id(make, suite=split_digits, class_order="random"),
+        run_id(make, suite=split_digits, augmentation="crop"),
+        run_id(make, suite=split_digits, augmentation="crop", crop_padding=3),
+    ]
     assert len(set(ids)) == len(ids)
 
 

@@ -283,3 +283,16 @@ def test_a_name_given_twice_is_refused():
 
 def test_brackets_nested_without_end_are_text_and_do_not_crash():
     assert isinstance(parse_overrides(["hidden_sizes=" + "[" * 100_000])["hidden_sizes"], str)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"classes_per_task": 2}, "classes_per_task=2 is for tasks of different classes"),
+        ({"class_order": "random"}, "class_order=random is for tasks of different classes"),
+        ({"head": "classes"}, "head=classes is for tasks of different classes"),
+        ({"crop_padding": 8}, "crop_padding=8 changes nothing without augmentation=crop"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_but_the_run_id_is_refused(plain, override, said):
+    assert said in message_of(plain.with_overrides, override)

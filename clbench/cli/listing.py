@@ -24,10 +24,8 @@ def list_command() -> None:
 
     print("suites (clbench show SUITE tells more):")
     for suite in SUITES.values():
-        head = {"single": "a single head", "multi": "a head per task", "classes": "one head over all classes"}[
-            suite.head
-        ]
-        print(f"  {suite.name:<24}{suite.title}: {suite.n_tasks} tasks, {head}, {suite.network}, data {suite.data}")
+        what = f"{suite.n_tasks} tasks, {_HEADS[suite.head]}, {suite.network}, data {suite.data}"
+        print(f"  {suite.name:<24}{suite.title}: {what}")
         if suite.variants:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods:")

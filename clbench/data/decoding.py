@@ -18,8 +18,9 @@ SUFFIXES = (
 def decode(path: str, image_size: int | None = None) -> Images:
     """The pixels of one image file, uint8 [1, H, W] if it is grey and [3, H, W] otherwise.
 
-    What is transparent becomes black, in proportion. Of 16 bits the upper 8 count. The turn that a camera noted in
-    EXIF is carried out. Of several images in one file the first counts. An image with a palette is no grey one.
+    What is transparent becomes black, in proportion. Of 16 bits the upper 8 count. Files of 32 bits use 8 of them
+    or 16. The turn that a camera noted in EXIF is carried out. Of several images in one file the first counts. An
+    image with a palette is no grey one.
 
     Args:
         path: of the file.
@@ -52,7 +53,9 @@ def _without_extras(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8))
+        # Of 32 bits, some files use 8 and some 16.
+        is_wide = image.mode != "I" or values.max() > 255
+        return Image.fromarray((values >> 8 if is_wide else values).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are fractions")
     plain = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"

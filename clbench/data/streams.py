@@ -233,7 +233,7 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
     shape = (images.train_images.shape[1], images.train_images.shape[2], images.train_images.shape[3])
     training, validation = _split_validation(images.train_labels, suite.validation_share, seeds)
     n_classes = len(images.class_names)
-    per_task = _classes_per_task(suite, images)
+    per_task = classes_per_task(suite, images)
     order = torch.arange(n_classes)
     if suite.scenario == "split" and suite.class_order == "random":
         order = torch.randperm(n_classes, generator=seeds.generator("class-order"))
@@ -293,11 +293,16 @@ def outputs_of(suite: Suite, images: ImageSet) -> int:
     Raises:
         SettingError: if the images have too few classes, or they do not divide into the tasks.
     """
-    per_task = _classes_per_task(suite, images)
+    per_task = classes_per_task(suite, images)
     return suite.n_tasks * per_task if suite.scenario == "split" and suite.head == "classes" else per_task
 
 
-def _classes_per_task(suite: Suite, images: ImageSet) -> int:
+def classes_per_task(suite: Suite, images: ImageSet) -> int:
+    """How many classes each task has.
+
+    Raises:
+        SettingError: if the images have too few classes, or they do not divide into the tasks.
+    """
     n_classes = len(images.class_names)
     if suite.scenario != "split":
         return n_classes

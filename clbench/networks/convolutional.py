@@ -114,10 +114,10 @@ def vgg9(settings: VGGSettings, image_shape: ImageShape) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-CONV = Network(ConvSettings, conv)
-CONV_ZENKE = Network(ConvZenkeSettings, conv_zenke)
-ALEXNET_HAT = Network(AlexNetSettings, alexnet_hat)
-VGG9 = Network(VGGSettings, vgg9)
+CONV = Network(ConvSettings, conv, channels_last=True)
+CONV_ZENKE = Network(ConvZenkeSettings, conv_zenke, channels_last=True)
+ALEXNET_HAT = Network(AlexNetSettings, alexnet_hat, channels_last=True)
+VGG9 = Network(VGGSettings, vgg9, channels_last=True)
 
 
 def _dropout(share: float, switched_on: bool) -> nn.Dropout:

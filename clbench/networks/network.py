@@ -23,6 +23,7 @@ class Network:
             `clbench.networks.heads` adds the output layers. Of a whole network: (settings, image_shape, n_outputs) ->
             module from images to logits [B, n_outputs]. It draws its weights from torch's global generator.
         whole: whether the network has output layers of its own.
+        channels_last: whether it computes with its channels last in memory, which convolutions do faster.
 
     Example:
         A package offers `tiny = "tiny_networks:TINY"` in the entry point group `clbench.networks`, with
@@ -36,3 +37,4 @@ class Network:
     Settings: type[NetworkSettings]
     build: Callable[..., "nn.Module"]
     whole: bool = False
+    channels_last: bool = False

@@ -5,7 +5,7 @@ is the outer product delta x^T with delta = ds/do. Its square is the outer produ
 of |delta| and |x|, so that the sum over a batch is one matrix product.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from avalanche.models.utils import avalanche_forward
@@ -102,29 +102,51 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
 
 
 def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: Tensor) -> str:
-    used: set[str] = set()
+    used: dict[str, tuple[Tensor, Tensor]] = {}
     said: list[str] = []
 
-    def look(name: str, args: tuple[Tensor, ...]) -> None:
+    def look(name: str, args: tuple[Tensor, ...], output: Tensor) -> None:
         if name in used:
             said.append(f"per-sample gradients need each layer to be used once, but {name} is used more often")
         if args[0].ndim != 2:
             said.append(f"per-sample gradients need one input per image, but {name} gets {list(args[0].shape[1:])}")
-        used.add(name)
+        used[name] = args[0].detach(), output
 
     modes = {part: part.training for part in model.modules()}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: look(name, args)) for name, layer in layers.items()
+        layer.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
+        for name, layer in layers.items()
     ]
     try:
-        with torch.no_grad():
-            avalanche_forward(model.eval(), image, torch.zeros(1, dtype=torch.long, device=image.device))
+        # An image that no unit is silent on for want of anything to see.
+        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+        with torch.enable_grad():
+            logits = avalanche_forward(model.eval(), noise, torch.zeros(1, dtype=torch.long, device=image.device))
+            if not said and not image.is_meta:
+                said += _other_uses(logits, layers, used)
     finally:
         for hook in hooks:
             hook.remove()
         for part, mode in modes.items():
             part.training = mode
     return said[0] if said else ""
+
+
+def _other_uses(
+    logits: Tensor, layers: Mapping[str, nn.Linear], used: Mapping[str, tuple[Tensor, Tensor]]
+) -> Iterator[str]:
+    """The layers whose gradient is not the outer product that it must be: their weights have a part elsewhere."""
+    weights = [layer.weight for layer in layers.values()]
+    found = torch.autograd.grad(logits.sum(), weights, retain_graph=True, allow_unused=True)
+    outputs = [output for _, output in used.values()]
+    deltas = torch.autograd.grad(logits.sum(), outputs, allow_unused=True)
+    expected = {
+        name: delta.T @ x for (name, (x, _)), delta in zip(used.items(), deltas, strict=True) if delta is not None
+    }
+    for name, gradient in zip(layers, found, strict=True):
+        whole = torch.zeros_like(layers[name].weight) if gradient is None else gradient
+        if not torch.allclose(whole, expected.get(name, torch.zeros_like(whole)), rtol=1e-3, atol=1e-6):
+            yield f"per-sample gradients need weights of one layer each, but those of {name} are used elsewhere"
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:

@@ -59,4 +59,4 @@ def resnet18(settings: ResNetSettings, image_shape: ImageShape) -> nn.Sequential
     return nn.Sequential(layers)
 
 
-RESNET18 = Network(ResNetSettings, resnet18)
+RESNET18 = Network(ResNetSettings, resnet18, channels_last=True)

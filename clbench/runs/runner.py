@@ -120,10 +120,10 @@ def check_finite(method: Method, task: "Task") -> None:
     Raises:
         DivergenceError: naming the task and the parameter.
     """
-    for name, value in method.model.named_parameters():
-        if not torch.isfinite(value).all():
+    for name, value in (*method.model.named_parameters(), *method.model.named_buffers()):
+        if value.is_floating_point() and not torch.isfinite(value).all():
             raise DivergenceError(
-                f"the parameter {name} is no longer finite after task {task.index + 1}; try a lower rate, or a "
+                f"{name} of the network is no longer finite after task {task.index + 1}; try a lower rate, or a "
                 "weaker penalty if the method has one"
             )
 

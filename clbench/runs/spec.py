@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from clbench.data import ImageSet
+from clbench.data.streams import classes_per_task
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import check_method_settings, find_method, resolve_settings
@@ -115,14 +116,16 @@ def make_specs(
         "test_images": len(images.test_labels),
     }
     found = sample_network(changed, images)
-    named = {**found.named, **({"data": images.source} if is_path(changed.data) else {})}
+    named: dict[str, Any] = {**found.named, **({"data": images.source} if is_path(changed.data) else {})}
+    if changed.scenario == "split" and changed.classes_per_task is None:
+        named["classes_per_task"] = classes_per_task(changed, images)
     kept = []
     for name in methods:
         reason = find_method(name).refusal(changed) or find_method(name).unfit(found.model, found.image)
         if not reason:
             kept.append(name)
         elif leave_out is None:
-            raise SettingError(reason)
+            raise SettingError(f"{name} cannot run here: {reason}")
         else:
             leave_out(f"{name} is left out: {reason}")
     if not kept:
@@ -135,7 +138,12 @@ def make_specs(
             if reason := find_method(name).misfit(settings, changed):
                 raise SettingError(f"the settings of {name} do not fit: {reason}")
             effective = {
-                **{k: changed.flat()[k] for k in of_suite if changed.flat()[k] != suite.flat().get(k)},
+                # A path is the user's own affair, and a record says what it leads to.
+                **{
+                    k: named.get(k, changed.flat()[k])
+                    for k in of_suite
+                    if suite.flat().get(k) not in (changed.flat()[k], named.get(k, changed.flat()[k]))
+                },
                 **{
                     f"{name}.{k}": getattr(settings, k)
                     for k in of_method.get(name, {})
@@ -149,8 +157,7 @@ def make_specs(
                     settings,
                     seed,
                     precision,
-                    # A path is the user's own affair.
-                    {key: named.get(key, value) for key, value in effective.items()},
+                    effective,
                     data,
                     device,
                     named,

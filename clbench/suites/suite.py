@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape
@@ -144,6 +144,21 @@ class Suite(BaseModel):
     @classmethod
     def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _everything_has_an_effect(self) -> Self:
+        # Two ids for one question would be two runs of it.
+        idle = {
+            "classes_per_task": self.classes_per_task is not None,
+            "class_order": self.class_order != "sorted",
+            "head": self.head == "classes",
+        }
+        for key, is_given in idle.items():
+            if is_given and self.scenario != "split":
+                raise ValueError(f"{key}={getattr(self, key)} is for tasks of different classes; leave it out")
+        if self.crop_padding != 4 and "crop" not in self.augmentation:
+            raise ValueError(f"crop_padding={self.crop_padding} changes nothing without augmentation=crop")
+        return self
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
