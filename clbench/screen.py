@@ -89,15 +89,14 @@ class Screen:
     def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
         """A task was learned and measured."""
         accuracy = _accuracy(result)
-        self._rows[spec.run_id][2] = f"{progress.task}/{progress.n_tasks}"
+        # Not the progress's task, which is of the last batch: a method may train nothing on a task.
+        learned = f"{result.learned}/{progress.n_tasks}"
+        self._rows[spec.run_id][2] = learned
         self._rows[spec.run_id][4] = accuracy
         if not self.is_live:
             measured = f"average accuracy {accuracy} %" if accuracy else "not measured yet"
             rate = result.tasks[-1]["train_images_per_second"]
-            self.say(
-                f"{spec.method} seed {spec.seed}: task {progress.task}/{progress.n_tasks} learned, {measured}, "
-                f"{rate:,.0f} images/s"
-            )
+            self.say(f"{spec.method} seed {spec.seed}: task {learned} learned, {measured}, {rate:,.0f} images/s")
 
     def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:
         """A run is over: `finished`, `recorded before`, `failed`, `stopped`."""

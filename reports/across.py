@@ -18,7 +18,7 @@ from clbench.reports.compose import newest_end
 from clbench.reports.formatting import counted, percent, plain
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
 from clbench.reports.sections.bibliography import bibliography
-from clbench.reports.sections.inference import UPPER_BOUNDS, p_cell
+from clbench.reports.sections.inference import UPPER_BOUNDS, is_upper_bound, p_cell
 from clbench.reports.sections.provenance import provenance, threads_differ
 
 
@@ -41,7 +41,8 @@ def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report
         for group in sorted(own, key=lambda group: (-len(group.runs), group.variant)):
             by_suite[suite].setdefault(group.method, group)
     groups = [group for found in by_suite.values() for group in found.values()]
-    everywhere = set.intersection(*(set(found) for found in by_suite.values())) - set(UPPER_BOUNDS)
+    in_all = set.intersection(*(set(found) for found in by_suite.values()))
+    everywhere = {method for method in in_all if not is_upper_bound(method)}
     ranks = _ranks(by_suite, sorted(everywhere))
     return Report(
         suite=", ".join(suites),

@@ -35,7 +35,7 @@ def recorded():
 
 
 def test_the_ids_of_all_recorded_runs_follow_from_their_own_configurations(recorded):
-    assert len(recorded) == 80
+    assert len(recorded) >= 80
     assert {run_id_of(recorded_identity(run.config)) for run in recorded.values()} == set(recorded)
 
 
@@ -50,7 +50,7 @@ def test_the_ids_of_the_runs_that_match_todays_suites_follow_from_the_suites(rec
             **settings_of(suite, resolve_settings(suite, run.method, {})),
         }
         same |= {run.run_id} & {run_id_of(identity)}
-    assert len(same) == 53
+    assert len(same) >= 53
     assert recorded.keys() - same == NOT_OF_TODAYS_SUITES
 
 

@@ -168,6 +168,24 @@ def test_the_wheels_content_imports_all_packages_from_its_own_folder(wheel, tmp_
     ]
 
 
+# What a record says of the code
+
+
+def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path):
+    """Of a clone, so that the state of this checkout has no part in it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)], check=True)
+    commit = subprocess.run(["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    ask = "from clbench.records.environment import git_state; print(*map(repr, git_state()))"
+    assert isolated(ask, clone, cwd=tmp_path) == [repr(commit.stdout.strip()), "''"]
+    (clone / "clbench" / "errors.py").open("a").write("# changed\n")
+    found, changes = isolated(ask, clone, cwd=tmp_path)
+    assert found == repr(commit.stdout.strip())
+    assert len(changes) == 64 + 2
+
+
 # The rooms
 
 # A module may import what stands in its own line or below.

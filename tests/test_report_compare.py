@@ -176,6 +176,18 @@ def test_ranks_count_a_suite_once_and_methods_of_one_kind_among_themselves(recor
     assert "ranks-told" not in [item.name for item in report.items]
 
 
+def test_upper_bounds_and_their_variants_are_in_no_rank(recorded_seeds: MakeRuns) -> None:
+    runs, suites = over(2, recorded_seeds)
+    bounds = [
+        run
+        for suite in suites
+        for method in ("joint", "joint:multitask")
+        for run in recorded_seeds(method, 0.98, 0.99, suite=suite)
+    ]
+    with_them, without = compose_across([*runs, *bounds], suites), compose_across(runs, suites)
+    assert texts(table(with_them, "ranks-not-told")) == texts(table(without, "ranks-not-told"))
+
+
 def test_a_diagram_is_drawn_only_where_there_are_enough_suites(recorded_seeds: MakeRuns) -> None:
     few = compose_across(*over(FEWEST_SUITES - 1, recorded_seeds))
     assert "No test" in table(few, "ranks-not-told").notes[0]

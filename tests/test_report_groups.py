@@ -120,3 +120,26 @@ def test_many_groups_are_drawn_on_several_figures_that_fit_on_a_page(counting: C
     assert set.union(*drawn) == {name for name, _ in groups}
     heights = [float(re.search(r'height="([\d.]+)pt"', figure.svg)[1]) for figure in bars]  # type: ignore[index]
     assert max(heights) < 600
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"numbers": "0.2.0"}, "clbench=0.2.0"), ({"method_numbers": 1}, "method numbers=1")]
+)
+def test_runs_of_other_numbers_are_not_averaged(
+    recorded_run: Callable[..., RecordedRun], change: dict[str, object], said: str
+) -> None:
+    recorded = {"numbers": "0.1.0", "method_numbers": 0}
+    runs = [recorded_run("ewc", 0, **recorded), recorded_run("ewc", 1, **recorded | change)]
+    groups = select(runs, SUITE).groups
+    assert [(group.label, len(group.runs)) for group in groups] == [("ewc (a)", 1), ("ewc (b)", 1)]
+    assert groups[1].differs == said
+
+
+def test_runs_of_another_version_with_the_same_numbers_are_averaged_and_marked(
+    recorded_run: Callable[..., RecordedRun],
+) -> None:
+    recorded = {"numbers": "0.1.0", "method_numbers": 0}
+    newer = {"versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.2.0"}}
+    runs = [recorded_run("ewc", seed, **recorded) for seed in (0, 1)] + [recorded_run("ewc", 2, **recorded | newer)]
+    (group,) = select(runs, SUITE).groups
+    assert (len(group.runs), group.differs) == (3, "clbench=0.2.0")

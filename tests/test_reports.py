@@ -525,7 +525,7 @@ def test_the_close_up_is_on_the_best_of_those_that_are_judged(
     recorded_seeds: MakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [
-        *recorded_seeds("joint", 0.99, 0.99, 0.99),
+        *recorded_seeds("joint:multitask", 0.99, 0.99, 0.99),
         # Beyond reach of a close-up on joint training.
         *recorded_seeds("ewc", 0.85, 0.86, 0.87),
         *recorded_seeds("si", 0.84, 0.83, 0.84),
@@ -546,12 +546,12 @@ def test_the_close_up_is_on_the_best_of_those_that_are_judged(
     monkeypatch.setattr(accuracy_figures, "_priced", noting)
     figures.average_accuracy(select(runs, SUITE).groups, "name")
     assert drawn["limits"][0] > 60
-    assert drawn["methods"] == ["joint", "ewc", "si"]
+    assert drawn["methods"] == ["joint:multitask", "ewc", "si"]
     # Nor is it on runs that had it easier than most.
     easier = {"modified": True, "overrides": {"n_tasks": 2}, "suite_settings": {"n_tasks": 2}}
     modified = [replace(run, config={**run.config, "modified": True, "overrides": {"epochs": 1}}) for run in runs]
     figures.average_accuracy(select([*modified, *recorded_seeds("mas", 0.97, **easier)], SUITE).groups, "name")
-    assert drawn["methods"] == ["joint", "ewc", "si", "mas"]
+    assert drawn["methods"] == ["joint:multitask", "ewc", "si", "mas"]
 
 
 def test_the_known_methods_can_be_told_apart_in_colour_and_in_grey() -> None:

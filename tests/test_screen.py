@@ -10,6 +10,7 @@ import pytest
 import rich.console
 from rich.text import Text
 
+from clbench.records.result import RunResult
 from clbench.runs.watching import Progress, seldom
 from clbench.screen import Screen, duration
 
@@ -97,7 +98,7 @@ def test_a_row_tells_task_epoch_accuracy_speed_time_left_and_how_it_ended(make_s
     screen.progress(first, progress)
     assert frame(out)[1].split() == ["clnp", "0", "1/2", "3/4", "250", "6", "s", "left"]
     matrix = np.array([[0.1, 0.1], [0.875, np.nan], [np.nan, np.nan]])
-    screen.task_learned(first, SimpleNamespace(matrix=matrix), progress)
+    screen.task_learned(first, RunResult(matrix, [{"train_images_per_second": 250.0}]), progress)
     screen.run_ended(first, "finished")
     rows = frame(out)
     assert rows[1].split()[:3] + rows[1].split()[-1:] == ["clnp", "0", "1/2", "finished"]
@@ -191,7 +192,7 @@ def test_without_a_terminal_there_is_a_timestamped_line_per_task_and_no_table(ma
     matrix = np.array([[0.1, 0.1], [0.9, np.nan], [0.8, 0.9]])
     # The speed of the task just learned, not of the whole run so far.
     tasks = [{"train_images_per_second": 2_000.0}, {"train_images_per_second": 5_000.0}]
-    screen.task_learned(spec, SimpleNamespace(matrix=matrix, tasks=tasks), progress)
+    screen.task_learned(spec, RunResult(matrix, tasks), progress)
     screen.run_ended(spec, "finished")
     screen.end()
     learned, ended = out.getvalue().splitlines()
@@ -209,7 +210,7 @@ def test_a_quiet_screen_shows_warnings_and_nothing_else(make_screen, terminal):
     screen.begin([spec], 2)
     screen.progress(spec, progress)
     tasks = [{"train_images_per_second": 1.0}]
-    screen.task_learned(spec, SimpleNamespace(matrix=np.array([[0.1], [0.9]]), tasks=tasks), progress)
+    screen.task_learned(spec, RunResult(np.array([[0.1], [0.9]]), tasks), progress)
     screen.run_ended(spec, "finished")
     screen.say("a line")
     screen.show("another")

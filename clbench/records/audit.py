@@ -105,7 +105,7 @@ def _table_faults(run: RecordedRun) -> Iterator[str]:
     """The accuracy matrix and the table of tasks against each other and the configuration."""
     matrix = run.accuracy_matrix
     learned, n_tasks = tasks_learned(matrix), matrix.shape[1]
-    if learned == 0 and _of(run, "method_settings").get("only_last"):
+    if learned == 0 and _of(run, "method_settings").get("only_last") and run.status != "finished":
         # It is measured when the last task has arrived.
         learned = len(run.tasks)
     if list(run.tasks["task"]) != list(range(1, learned + 1)):

@@ -7,12 +7,9 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import clbench
 from clbench import __version__
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGES = (
     "clbench",
@@ -68,7 +65,8 @@ def git_state() -> tuple[str, str | None]:
 
     ("", None) elsewhere. Asked once per process: the code that runs is the one that was imported then.
     """
-    here = Path(__file__).resolve().parent.parent
+    # Beside the package's own folder, wherever in the package this module stands.
+    here = Path(clbench.__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return "", None
 

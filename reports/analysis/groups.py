@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from clbench.metrics import SUMMARY, tasks_learned
-from clbench.records.identity import recorded_settings
+from clbench.records.identity import recorded_identity, recorded_settings
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
@@ -149,12 +149,14 @@ class Group:
     def tasks(self, column: str, over_tasks: str) -> Estimate | None:
         """A column of the task tables over seeds, after `mean`, `median`, `sum`, `max`, `first`, `last` or `slope`.
 
-        The slope is what each task after the first adds on average; 0 with a single task.
+        The slope is what each task after the first adds on average; 0 with a single task. `mean`, `median` and `first`
+        are of the tasks that trained an image: a method may wait for the last one.
         """
         ends = {"first": 0, "last": -1}
         values = []
-        for found in self._task_column(column):
-            recorded = found[~np.isnan(found)]
+        for found, rate in zip(self._task_column(column), self._task_column("train_images_per_second"), strict=True):
+            left_out = np.isnan(found) | ((rate == 0) & (over_tasks in ("mean", "median", "first")))
+            recorded = found[~left_out]
             if not recorded.size:
                 return None
             if over_tasks == "slope":
@@ -277,8 +279,8 @@ def _reason_to_leave_out(run: RecordedRun) -> str:
 def _identity(run: RecordedRun) -> dict[str, Any]:
     """What two runs must share to be averaged: everything that can move the accuracy, except the seed.
 
-    Commit, host, device and threads are not part of it: they should not move numbers, and where they differ
-    within a group the report says so.
+    Commit, host, device, threads and versions are not part of it: they should not move numbers, and where they
+    differ within a group the report says so.
     """
     config = run.config
     flat = {
@@ -286,7 +288,7 @@ def _identity(run: RecordedRun) -> dict[str, Any]:
         "modified": run.is_modified,
         "overrides": config.get("overrides") or {},
         "precision": config.get("precision"),
-        "clbench": (config.get("versions") or {}).get("clbench"),
+        **_numbers(config),
         "data SHA-256": (config.get("data") or {}).get("sha256"),
         "task known at test": config.get("task_known_at_test"),
         "tasks": run.accuracy_matrix.shape[1],
@@ -294,6 +296,16 @@ def _identity(run: RecordedRun) -> dict[str, Any]:
     for kind, settings in recorded_settings(config).items():
         flat |= {f"{kind.removesuffix('_settings')}.{key}": value for key, value in settings.items()}
     return flat
+
+
+def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of clbench and of the method, as the run id has them."""
+    try:
+        identity = recorded_identity(config)
+    except (KeyError, TypeError, AttributeError):
+        # It lacks a part of what its id is made of, and its version is all that tells.
+        return {"clbench": (config.get("versions") or {}).get("clbench"), "method numbers": 0}
+    return {"clbench": identity["clbench"], "method numbers": identity.get("method_numbers", 0)}
 
 
 def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:

@@ -25,7 +25,7 @@ from clbench.reports.figures.canvas import (
 )
 from clbench.reports.figures.looks import line_of
 from clbench.reports.formatting import counted, seconds
-from clbench.reports.sections.inference import UPPER_BOUNDS
+from clbench.reports.sections.inference import is_upper_bound
 
 MATRICES_PER_FIGURE = 2
 _ON_LIGHT, _ON_DARK = "#262626", "#ffffff"  # on the colour map, which is the same on a dark page
@@ -45,10 +45,10 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     intervals = [found for found in finals if found is not None and found.half_width is not None]
     ends = [(100 * (found.mean - found.half_width), 100 * (found.mean + found.half_width)) for found in intervals]
     ends_of_leading = [end for end, found in zip(ends, intervals, strict=True) if 100 * found.mean > close]
-    lowest = min(float(curve.min()) for curve in curves)
+    lowest = min(float(np.nanmin(curve)) for curve in curves)
     # With room for the intervals, which are drawn beside the curves.
-    lowest_leading = min([float(curve.min()) for curve in leading] + [low for low, _ in ends_of_leading])
-    highest = max([float(curve.max()) for curve in curves] + [min(high, 100.0) for _, high in ends_of_leading])
+    lowest_leading = min([float(np.nanmin(curve)) for curve in leading] + [low for low, _ in ends_of_leading])
+    highest = max([float(np.nanmax(curve)) for curve in curves] + [min(high, 100.0) for _, high in ends_of_leading])
     close_up = len(leading) > 1 and highest - lowest > 3 * (highest - lowest_leading)
 
     prices = [
@@ -98,7 +98,7 @@ def _least_of_the_leading(groups: Sequence[Group]) -> float:
     It is on the best that is no upper bound, and among runs of several circumstances on the first of these.
     """
     first = [group for group in groups if group.circumstances == groups[0].circumstances]
-    judged = [group for group in first if group.method not in UPPER_BOUNDS] or first
+    judged = [group for group in first if not is_upper_bound(group.method)] or first
     return 100 * max(group.average_accuracy for group in judged) - CLOSE_UP
 
 

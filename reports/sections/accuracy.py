@@ -62,15 +62,17 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             f"task: {first_task}.",
             figures.trajectories(groups, "trajectories"),
         )
-    if tasks > 1:
-        lost = listed(groups, lambda group: group.forgetting_per_task)
+    # A method that was not measured before the end has nothing to forget.
+    forgetful = [group for group in groups if group.metric("forgetting") is not None]
+    if tasks > 1 and forgetful:
+        lost = listed(forgetful, lambda group: group.forgetting_per_task)
         yield Figure(
             "forgetting",
             f"{mark}Left: what each task has lost after the last one, from its best accuracy before (mean and range of "
             "seeds). Right: the mean over tasks ± half the 95 % confidence interval.",
             f"{mark}Line chart of forgetting by task, and bars of its mean in percentage points: "
             f"{lost.replace(' %', '')}.",
-            figures.forgetting(groups, "forgetting"),
+            figures.forgetting(forgetful, "forgetting"),
         )
     lowest = 10 * math.floor(min(10 * float(np.nanmin(group.matrices[:, 1:])) for group in groups))
     pairs = range(0, len(groups), figures.MATRICES_PER_FIGURE)

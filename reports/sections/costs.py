@@ -86,11 +86,11 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             for group in groups
         ),
         (
-            "Seconds per task and images per s are medians over tasks, which an interruption does not move. Times "
-            "compare methods only where device, threads, host and runs at once are the same (see Provenance); what "
-            "else a machine did is not recorded. Extra state per task: its growth from the first task to the last, per "
-            "further task. On the front: no method of the same kind (told the task at test or not) is at least as "
-            "accurate for less.",
+            "Seconds per task and images per s are medians over the tasks that trained, which an interruption does not "
+            "move. Times compare methods only where device, threads, host and runs at once are the same (see "
+            "Provenance); what else a machine did is not recorded. Extra state per task: its growth from the first "
+            "task to the last, per further task. On the front: no method of the same kind (told the task at test or "
+            "not) is at least as accurate for less.",
         ),
     )
 

@@ -20,6 +20,7 @@ from clbench.reports.analysis.statistics import (
 )
 from clbench.reports.formatting import percent, plain, signed_percent
 from clbench.reports.model import Cell, Column, Section, Table
+from clbench.suites.settings import base_name
 
 UPPER_BOUNDS = ("joint", "single-task")
 BOOTSTRAP_NOTE = (
@@ -53,6 +54,11 @@ class Judgement:
         return "differs" if self.corrected_p < SIGNIFICANCE else "ties"
 
 
+def is_upper_bound(method: str) -> bool:
+    """Whether a method, or what it is a variant of, sees all tasks at once or has a network for each."""
+    return base_name(method) in UPPER_BOUNDS
+
+
 def kinds(groups: Sequence[Group]) -> list[list[Group]]:
     """The groups that may be held against each other, those that are told the task first.
 
@@ -61,7 +67,7 @@ def kinds(groups: Sequence[Group]) -> list[list[Group]]:
     """
     found: dict[tuple[bool, str], list[Group]] = {}
     for group in groups:
-        if group.method not in UPPER_BOUNDS and group.is_told_the_task is not None:
+        if not is_upper_bound(group.method) and group.is_told_the_task is not None:
             found.setdefault((not group.is_told_the_task, group.circumstances), []).append(group)
     return [alike for _, alike in sorted(found.items(), key=lambda item: item[0][0])]
 
@@ -94,7 +100,7 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
 
 def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[str, str]:
     """By label, in words: `wins`, `leads`, `best tested`, `ties`, `below`, `not tested`, `upper bound`, or `alone`."""
-    found = {group.label: "upper bound" if group.method in UPPER_BOUNDS else "alone" for group in groups}
+    found = {group.label: "upper bound" if is_upper_bound(group.method) else "alone" for group in groups}
     against: dict[str, set[str]] = {}
     # Those of which a method that has too few seeds for a test, so far, stands higher.
     surpassed: set[str] = set()
