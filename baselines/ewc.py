@@ -164,7 +164,7 @@ class EWC(Method):
     Settings = EWCSettings
 
     @classmethod
-    def unfit(cls, network: nn.Module, image: Tensor) -> str:
+    def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:
         """Refuses layers whose gradients cannot be taken sample by sample."""
         return unsupported(network, image)
 

@@ -906,8 +906,12 @@ class CLNP(Method):
         return _misfit_of_layers(settings.l1_activities, settings.margin_shares, n_layers)
 
     @classmethod
-    def unfit(cls, network: nn.Module, image: Tensor) -> str:
-        """Refuses all but a chain of linear layers."""
+    def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:
+        """Refuses all but a chain of linear layers, and settings for another number of them."""
+        assert isinstance(settings, CLNPSettings)
+        for name, parameter in network.named_parameters():
+            if not parameter.requires_grad:
+                return f"CLNP trains every weight, but '{name}' is frozen"
         for name, _ in network.named_buffers():
             return f"CLNP prunes networks without buffers so far, but '{name}' is one"
         # The plugin leaves hooks behind.
@@ -916,6 +920,8 @@ class CLNP(Method):
             head = plugin.attach(network, image, torch.zeros(1, dtype=torch.long))
         except MethodError as error:
             return str(error)
+        if misfit := _misfit_of_layers(settings.l1_activities, settings.margin_shares, len(plugin.layers)):
+            return misfit
         linears = [*(layer.linear for layer in plugin.layers), network.get_submodule(head)]
         return "" if image.is_meta else _bypass(network, image, linears)
 

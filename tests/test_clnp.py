@@ -111,8 +111,8 @@ def test_free_and_active_neurons_make_up_the_layer_and_claims_only_grow(make_met
         rows = method.capacity()
         for number, (row, layer) in enumerate(zip(rows, method.clnp.layers, strict=True)):
             assert row["task"] == task.index + 1
-            assert row["layer"] == number + 1
-            assert row["free"] + int(layer.active.sum()) == row["neurons"] == 128
+            assert (row["group"], row["unit"]) == (f"layer_{number + 1}", "neuron")
+            assert row["free"] + int(layer.active.sum()) == row["units"] == 128
             claimed[number] += row["new"]
             assert claimed[number] == int(layer.active.sum())
             assert 0 <= row["reused"] <= claimed[number] - row["new"]

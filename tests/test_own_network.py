@@ -15,6 +15,7 @@ from clbench.networks.table import find_network
 from clbench.runs.network import check_unchanged
 from clbench.runs.runner import train
 from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 
 NET = """
@@ -416,7 +417,7 @@ def test_ewc_holds_on_to_slices_as_it_does_to_heads(write, digits, split_digits)
 
 @pytest.mark.parametrize("method", ["clnp", "ewc", "mas", "psp"])
 def test_a_method_that_cannot_train_a_network_refuses_before_anything_is_trained(write, spec_of, method):
-    with pytest.raises(SettingError, match="linear"):
+    with pytest.raises(SettingError, match=f"{method} cannot run here: .*(linear|buffers)"):
         spec_of(write(CONV), method=method)
 
 
@@ -444,6 +445,26 @@ def test_linear_layers_of_another_use_than_once_per_image_are_refused(write, spe
     assert spec_of(write(text)).network["parameters"] > 0
     with pytest.raises(SettingError, match="per-sample gradients need"):
         spec_of(write(text), method=method)
+
+
+FROZEN = NET.replace("nn.Linear(channels * height * side, width)", "nn.Linear(64, width).requires_grad_(False)")
+
+
+@pytest.mark.parametrize("method", ["clnp", "ewc", "mas"])
+def test_a_frozen_weight_stays_as_it_is_or_the_method_refuses(write, spec_of, trained, method):
+    path = write(FROZEN)
+    spec = spec_of(path)
+    begun = spec.suite.build_network((1, 8, 8), 10, RandomStreams(0).derive("weights")).state_dict()
+    assert torch.equal(trained(spec)["1.weight"], begun["1.weight"])
+    with pytest.raises(SettingError, match=r"1\.weight'? is frozen"):
+        spec_of(path, method=method)
+
+
+def test_settings_for_another_number_of_layers_are_refused_before_anything_is_trained(write, spec_of):
+    path = write(NET)
+    assert spec_of(path, method="clnp", **{"clnp.l1_activities": [0.1]})
+    with pytest.raises(SettingError, match="l1_activities has 2 values for 1 hidden layers"):
+        spec_of(path, method="clnp", **{"clnp.l1_activities": [0.1, 0.2]})
 
 
 def test_a_network_is_seen_in_its_own_modes(write, spec_of):

@@ -131,12 +131,13 @@ class Method:
         return ""
 
     @classmethod
-    def unfit(cls, network: "nn.Module", image: "Tensor") -> str:
+    def unfit(cls, network: "nn.Module", image: "Tensor", settings: MethodSettings) -> str:
         """Why the method cannot train a network like this one, in one sentence; empty where it can.
 
         Args:
             network: as it is before training, perhaps without memory for its weights (torch's device "meta").
             image: one of the size that it is for [1, C, H, W], on its device.
+            settings: of the method, each right by itself.
         """
         return ""
 

@@ -98,6 +98,8 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
     for name, parameter in model.named_parameters():
         if id(parameter) not in owner:
             return f"per-sample gradients need linear layers only so far, but {name} belongs to another kind"
+        if not parameter.requires_grad:
+            return f"per-sample gradients need every weight to learn, but {name} is frozen"
     return "" if image is None else _unsupported_use(model, layers, image)
 
 

@@ -119,11 +119,15 @@ def make_specs(
     named: dict[str, Any] = {**found.named, **({"data": images.source} if is_path(changed.data) else {})}
     if changed.scenario == "split" and changed.classes_per_task is None:
         named["classes_per_task"] = classes_per_task(changed, images)
-    kept = []
+    kept = {}
     for name in methods:
-        reason = find_method(name).refusal(changed) or find_method(name).unfit(found.model, found.image)
+        method, settings = find_method(name), resolve_settings(changed, name, of_method.get(name, {}))
+        reason = method.refusal(changed)
+        if not reason and (misfit := method.misfit(settings, changed)):
+            raise SettingError(f"the settings of {name} do not fit: {misfit}")
+        reason = reason or method.unfit(found.model, found.image, settings)
         if not reason:
-            kept.append(name)
+            kept[name] = settings
         elif leave_out is None:
             raise SettingError(f"{name} cannot run here: {reason}")
         else:
@@ -132,11 +136,8 @@ def make_specs(
         raise SettingError(f"no method is left to run on {suite.name}; name others with --methods")
     specs = []
     for seed in seeds:
-        for name in kept:
+        for name, settings in kept.items():
             canonical = resolve_settings(changed, name, {})
-            settings = resolve_settings(changed, name, of_method.get(name, {}))
-            if reason := find_method(name).misfit(settings, changed):
-                raise SettingError(f"the settings of {name} do not fit: {reason}")
             effective = {
                 # A path is the user's own affair, and a record says what it leads to.
                 **{
