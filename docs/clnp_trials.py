@@ -32,7 +32,8 @@ PROXIMAL, BOTH = "L1 on weights, proximal", "L1 on weights and activities"
 NORMS = {PAPERS_LOSS: "#0072b2", PROXIMAL: "#cc79a7", BOTH: "#d55e00"}
 EPOCHS = {10: "o", 20: "s", 30: "^"}
 
-# What the paper has free after ten tasks (baselines/published.toml), as neurons of 2000 that a task may claim.
+# What the paper has free after ten tasks, as neurons of 2000 that a task may claim (see
+# clbench/suites/permuted-mnist.toml).
 PAPERS_CLAIMS = (164, 120)
 LEAST_ACCURACY = 97.0  # per cent
 FAIR_SHARE = 200

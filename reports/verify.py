@@ -1,6 +1,6 @@
 """Recorded runs against the published numbers and against our own goals.
 
-Both stand in `baselines/published.toml`. A published value and ours agree (`inside`) if they overlap: ours with its
+Both stand in the suite's file. A published value and ours agree (`inside`) if they overlap: ours with its
 95 % confidence interval, theirs with its spread or, where none is given, with half a unit of its last digit. A goal
 is what the suite's own setting must reach as the mean over its seeds: fewer can miss it, and reach it only so far.
 """

@@ -17,10 +17,12 @@ from clbench.records.reading import RecordedRun
 from clbench.records.samples import sample_strip
 from clbench.reports import write_report
 from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.network import network_words
 from clbench.reports.compose import compose
 from clbench.reports.formats.html import render_html
 from clbench.reports.formats.pdf import render_pdf
 from clbench.reports.model import Figure, Report, Table
+from clbench.suites.files import find_suite
 
 SUITE = "mine"
 SETTINGS = {
@@ -185,3 +187,10 @@ def test_a_picture_that_is_not_what_the_record_says_is_left_out_with_the_reason(
     assert section.paragraphs[0].startswith(
         "The sample images of run ewc0 cannot be shown, because the file is damaged"
     )
+
+
+def test_every_setting_of_a_network_is_shown_but_not_what_the_record_says_of_its_code() -> None:
+    own = {"network_depth": 3, "width": 8, "network_sha256": "ab" * 32, "network_version": "1.0"}
+    of_suite = find_suite("split-cifar10").model_dump(exclude={"network_settings"})
+    config = {"suite_settings": {**of_suite, "network": "Net", **own}}
+    assert network_words(config) == "Net (network depth 3, width 8)"

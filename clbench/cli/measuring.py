@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.errors import INTERRUPTED, Interrupted, RecordError, SettingError
-
-if TYPE_CHECKING:
-    pass
 
 
 def tune_command(

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
     from clbench.screen import Screen
     from clbench.tracking.tracker import Tracker
+
 # For what a process has begun to write.
 _SECONDS_TO_END = 10.0
-
-
-# Several at once: a process for each run, which shows and tracks nothing itself
 
 
 @dataclass

@@ -7,12 +7,8 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clbench import __version__
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGES = (
     "clbench",

@@ -67,9 +67,6 @@ class RunResult:
         return values
 
 
-# Small conversions
-
-
 def result_of(recorded: RecordedRun) -> "RunResult":
     """What a recorded run measured."""
     return RunResult(recorded.accuracy_matrix, _rows(recorded.tasks), _rows(recorded.capacity))

@@ -5,16 +5,12 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clbench.errors import NewerRecordError, RecordError, TrackingError
 from clbench.records.folder import RunFolder
 from clbench.records.reading import RecordedRun, read_run, run_paths
 from clbench.tracking.connection import _sqlite_file, first_line
 from clbench.tracking.store import Store, invocation_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def sync(root: Path, uri: str, suite: str | None, warn: Callable[[str], None]) -> dict[str, int]:

@@ -8,8 +8,6 @@ from typing import Any
 from clbench.records.reading import RecordedRun
 from clbench.records.result import result_of
 
-# What a person reads in MLflow
-
 
 def run_name(config: Mapping[str, Any]) -> str:
     """Method and seed, and what was changed: runs of one method are told apart by it."""

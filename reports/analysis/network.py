@@ -6,8 +6,8 @@ from typing import Any
 from clbench.reports.formatting import NOT_RECORDED, setting, thousands
 from clbench.suites.suite import Suite
 
-# What is recorded of a suite beside its network's settings.
-_OF_SUITES = {*Suite.model_fields, "image_size", "normalise", "augmentation", "crop_padding"} - {"hidden_sizes"}
+# What is recorded of a suite beside its network's settings; the last two of a network of the user's.
+_OF_SUITES = {*Suite.model_fields, "network_sha256", "network_version"}
 
 
 def network_name(config: Mapping[str, Any]) -> str:
@@ -18,7 +18,7 @@ def network_name(config: Mapping[str, Any]) -> str:
 def network_words(config: Mapping[str, Any]) -> str:
     """The network's name and settings, such as `resnet18 (width 20)`."""
     given = config.get("suite_settings") or {}
-    own = {key: value for key, value in given.items() if key not in _OF_SUITES and not key.startswith("network")}
+    own = {key: value for key, value in given.items() if key not in _OF_SUITES}
     shown = ", ".join(f"{key.replace('_', ' ')} {setting(value)}" for key, value in sorted(own.items()))
     return network_name(config) + (f" ({shown})" if shown else "")
 
