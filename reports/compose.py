@@ -34,7 +34,8 @@ def compose(selection: Selection, suite: str) -> Report:
     modified = [group for group in selection.groups if group.is_modified]
     subject = own or modified
     mark = "" if own else MODIFIED_MARK
-    published = published_results(suite) if own else []
+    runs = [run for group in selection.groups for run in group.runs]
+    published = published_results(suite, runs) if own else []
     judgements = judge(subject)
 
     sections = []
@@ -59,7 +60,7 @@ def compose(selection: Selection, suite: str) -> Report:
     return Report(
         suite=suite,
         title=str(subject[0].config.get("title") or settings.get("title") or suite),
-        dated=newest_end([run for group in selection.groups for run in group.runs]),
+        dated=newest_end(runs),
         summary=(*summary(suite, subject, mark), *_warnings(suite, bool(own), selection.left_out)),
         headline=(
             headline_figure(subject, "average-accuracy", mark),

@@ -1,8 +1,9 @@
 """Recorded runs against the published numbers and against our own goals.
 
-Both stand in the suite's file. A published value and ours agree (`inside`) if they overlap: ours with its
-95 % confidence interval, theirs with its spread or, where none is given, with half a unit of its last digit. A goal
-is what the suite's own setting must reach as the mean over its seeds: fewer can miss it, and reach it only so far.
+Both stand in the suite's file. Those of a user's suite are read from its records. A published value and ours agree
+(`inside`) if they overlap: ours with its 95 % confidence interval, theirs with its spread or, where none is given, with
+half a unit of its last digit. A goal is what the suite's own setting must reach as the mean over its seeds: fewer can
+miss it, and reach it only so far.
 """
 
 from collections.abc import Sequence
@@ -101,9 +102,9 @@ def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
     change of it. Where clbench has no such suite, its own are those that are not modified.
     """
     published: dict[str, tuple[PublishedResult, ...]] = {}
-    for result in published_results(suite):
+    for result in published_results(suite, runs):
         published[result.method] = (*published.get(result.method, ()), result)
-    wanted = {goal.method: goal for goal in goals(suite)}
+    wanted = {goal.method: goal for goal in goals(suite, runs)}
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
     for group in selection.groups:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import runpy
 import shutil
 import sys
@@ -323,3 +324,53 @@ def test_the_folder_of_the_user_is_left_as_it_was(clbench, lab):
     added = {path.relative_to(lab).parts[0] for path in lab.rglob("*") if path.is_file() and path not in before}
     assert added <= {"clbench-runs", "clbench-reports", "mlartifacts", "loaded.txt"}
     assert (lab / "helper.py").read_text() == "SHARE = 0.1\n"
+
+
+SAID = """
+[[published]]
+method = "naive"
+average_accuracy = 0.970
+spread = 0.002
+source = "Somebody 2020"
+setting = "Theirs."
+known = {learning_rate = 0.25}
+
+[[goals]]
+method = "naive"
+average_accuracy = 0.999
+seeds = 1
+"""
+
+
+def test_published_results_and_goals_of_a_users_suite_count_also_from_the_record_alone(clbench, lab):
+    (lab / "mine.toml").write_text(SUITE + SAID)
+    assert clbench(lab, "run", "--suite", "mine.toml", "--methods", "naive", "--no-report").code == 0
+    by_file = clbench(lab, "verify", "--suite", "mine.toml")
+    assert by_file.code == 1
+    assert "97.0 ± 0.2" in by_file.out
+    assert re.search(r"naive misses its goal: average accuracy [\d.]+ % is below 99\.90 %", by_file.out)
+    (lab / "mine.toml").unlink()
+    for folder in ([], ["--runs", "clbench-runs"]):
+        by_name = clbench(lab, "verify", "--suite", "mine", *folder)
+        assert (by_name.code, by_name.out) == (1, by_file.out)
+    assert clbench(lab, "report", "--suite", "mine").code == 0
+    page = (lab / "clbench-reports" / "mine.html").read_text()
+    assert "Somebody 2020" in page
+    assert "97.0 ± 0.2" in page
+
+
+def test_what_is_said_of_a_suite_has_no_part_in_the_id_and_the_newest_run_tells(clbench, lab):
+    one_seed = ("run", "--suite", "mine.toml", "--methods", "naive", "--no-report")
+    (lab / "mine.toml").write_text(SUITE + SAID)
+    assert clbench(lab, *one_seed).code == 0
+    (recorded,) = configs(lab).values()
+    assert recorded["published"][0]["average_accuracy"] == "0.970"
+    (lab / "mine.toml").write_text(SUITE)
+    # It is there already.
+    assert clbench(lab, *one_seed).code == 0
+    assert len(configs(lab)) == 1
+    assert clbench(lab, "verify", "--suite", "mine").code == 1
+    assert clbench(lab, *one_seed, "--seeds", "1").code == 0
+    (newer,) = (config for config in configs(lab).values() if config["seed"] == 1)
+    assert not {"published", "goals"} & newer.keys()
+    assert clbench(lab, "verify", "--suite", "mine").code == 0

@@ -10,6 +10,8 @@ from clbench.methods.table import find_method
 from clbench.records.environment import git_state, package_versions, processor_name
 from clbench.runs.samples import sample_images
 from clbench.runs.spec import RunSpec
+from clbench.suites.files import SUITES
+from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,7 @@ def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int =
         "network": dict(spec.network),
         "stream_sha256": stream.digest,
         "samples": sample_images(stream)[0],
+        **_said_of(spec.suite),
         "modified": bool(spec.overrides),
         "overrides": dict(spec.overrides),
         "suite_settings": spec.recorded["suite_settings"] | {"title": spec.suite.title, "source": spec.suite.source},
@@ -51,6 +54,14 @@ def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int =
         "command": command_line(),
         "host": socket.gethostname(),
     }
+
+
+def _said_of(suite: Suite) -> dict[str, Any]:
+    """The published results and goals of a user's suite, as text where they are decimals; of ours, clbench knows."""
+    if suite.name in SUITES:
+        return {}
+    found = suite.model_dump(mode="json", include={"published", "goals"})
+    return {key: value for key, value in found.items() if value}
 
 
 def command_line() -> str:

@@ -1,16 +1,46 @@
-"""Published results and our goals, as the suite's file has them."""
+"""Published results and goals: of our suites as their files have them, of a user's as its newest run recorded them."""
 
+import json
 from collections.abc import Sequence
+from typing import TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from clbench.errors import RecordError
+from clbench.records.reading import RecordedRun
 from clbench.suites.files import SUITES
 from clbench.suites.published import Goal, PublishedResult
 
-
-def published_results(suite: str) -> Sequence[PublishedResult]:
-    """The published results for a suite, in the file's order; empty where none are known."""
-    return SUITES[suite].published if suite in SUITES else ()
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def goals(suite: str) -> Sequence[Goal]:
-    """The goals of a suite, in the file's order."""
-    return SUITES[suite].goals if suite in SUITES else ()
+def published_results(suite: str, runs: Sequence[RecordedRun] = ()) -> Sequence[PublishedResult]:
+    """The published results for a suite, in the file's order; empty where none are known.
+
+    Args:
+        suite: its name.
+        runs: recorded ones, of which the suite's newest tells where clbench has no such suite.
+
+    Raises:
+        RecordError: if that run's record of them cannot be read.
+    """
+    return SUITES[suite].published if suite in SUITES else _recorded("published", PublishedResult, suite, runs)
+
+
+def goals(suite: str, runs: Sequence[RecordedRun] = ()) -> Sequence[Goal]:
+    """The goals of a suite, in the file's order. Arguments and errors are those of `published_results`."""
+    return SUITES[suite].goals if suite in SUITES else _recorded("goals", Goal, suite, runs)
+
+
+def _recorded(key: str, model: type[_Model], suite: str, runs: Sequence[RecordedRun]) -> Sequence[_Model]:
+    own = [run for run in runs if run.suite == suite]
+    if not own:
+        return ()
+    newest = max(own, key=lambda run: (run.started, run.ended, run.run_id))
+    try:
+        # As JSON, from which alone a strict model takes text for a decimal and a list for a tuple.
+        return tuple(model.model_validate_json(json.dumps(entry)) for entry in newest.config.get(key) or ())
+    except (ValidationError, TypeError):
+        raise RecordError(
+            f"config.json of the run {newest.run_id} has {key} that are none; run the suite again, or set the run aside"
+        ) from None
