@@ -134,8 +134,9 @@ def learned(make_method, make_workplace):
     """(name, tasks to learn, settings) -> the method, and what its first layer saw of every training batch."""
 
     def learn(name="naive", n_tasks=2, seed=0, **settings):
-        small = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16], "batch_size": 32, "crop_padding": 2}
-        workplace = make_workplace(seed=seed, **small | settings)
+        small = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16], "batch_size": 32}
+        padding = {"crop_padding": 2} if "crop" in settings.get("augmentation", ()) else {}
+        workplace = make_workplace(seed=seed, **small | padding | settings)
         method = make_method(name, workplace)
         seen = []
 

@@ -70,7 +70,8 @@ def folder(recorded_run: Callable[..., RecordedRun], tmp_path: Path) -> Path:
     made.begin(run.config, "python: 3.11\nnumpy==2.0\n" * 20, {"net.py": b"class Net: ...\n"})
     made.write_bytes("samples.png", sample_strip(torch.arange(128, dtype=torch.uint8).view(2, 1, 1, 8, 8)))
     words = {"group": "layer_1", "unit": "neuron"}
-    capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | words | {"task": task} for task in (1, 2)]
+    counts = {"units": 3, "free": 3, "new": 0, "reused": 0}
+    capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | words | counts | {"task": task} for task in (1, 2)]
     made.write_tables(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity)
     made.write("traceback.txt", "Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
     made.set_status("failed", "ZeroDivisionError: division by zero")

@@ -229,7 +229,8 @@ def test_every_method_and_data_set_of_ours_that_has_a_source_has_a_reference(rec
     without = {"naive", "joint", "single-task"}
     groups = select([recorded_run(name) for name in METHODS], SUITE).groups
     assert {name for name, keys in citations(groups) if not keys} == without | {"made up"}
-    for source in SOURCES:
+    # Images of the user's own have no source that we know.
+    for source in SOURCES.keys() - {"image-folder"}:
         run = recorded_run("naive", data={"source": source})
         assert dict(citations(select([run], SUITE).groups))[source]
 

@@ -210,7 +210,7 @@ def test_every_promised_metric_is_there_and_none_where_it_is_undefined(ran):
 
 def test_the_artifacts_are_the_files_of_the_run_folder(ran, tmp_path):
     for child in ran.children:
-        names = {"accuracy_matrix.csv", "config.json", "environment.txt", "tasks.csv", "status.json"}
+        names = {"accuracy_matrix.csv", "config.json", "environment.txt", "samples.png", "tasks.csv", "status.json"}
         if child.data.tags["clbench.method"] == "clnp":
             names.add("capacity.csv")
         fetched = Path(ran.client.download_artifacts(child.info.run_id, "", str(tmp_path)))

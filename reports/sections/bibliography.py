@@ -25,6 +25,7 @@ _OF_DATA = {
     "kmnist": ("clanuwat2018kmnist",),
     "cifar10": ("krizhevsky2009cifar",),
     "cifar100": ("krizhevsky2009cifar",),
+    "tiny-imagenet": ("le2015tinyimagenet",),
     "digits": ("alpaydin1998digits", "pedregosa2011scikitlearn"),
 }
 
@@ -44,7 +45,7 @@ def citations(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
     data = sorted({plain((group.config.get("data") or {}).get("source")) for group in groups})
     return [
         *((name, _OF_METHODS.get(base_name(name), ())) for name in methods),
-        *((name, _OF_DATA.get(name, ())) for name in data),
+        *((name, tuple(key for part in name.split("+") for key in _OF_DATA.get(part, ()))) for name in data),
     ]
 
 
