@@ -117,9 +117,9 @@ def test_the_settings_that_differ_are_listed_and_no_others(recorded_seeds: MakeR
         # Off, not unknown.
         ["momentum", "none", "0.9"],
         ["strength", "3", "0.1"],
+        ["task known at test", "no", "yes"],
         # A setting that the record leaves out, and that the other method does not have.
         ["train_on_validation", "–", "no"],
-        ["task known at test", "no", "yes"],
     ]
 
 
