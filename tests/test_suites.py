@@ -6,6 +6,7 @@ from clbench.data import SOURCES
 from clbench.errors import SettingError
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
+from clbench.runs.spec import make_specs
 from clbench.suites.files import SUITES, find_suite
 from clbench.suites.settings import base_name, parse_overrides
 from clbench.suites.suite import OVERRIDABLE, Suite
@@ -296,3 +297,10 @@ def test_brackets_nested_without_end_are_text_and_do_not_crash():
 )
 def test_a_setting_that_would_change_nothing_but_the_run_id_is_refused(plain, override, said):
     assert said in message_of(plain.with_overrides, override)
+
+
+@pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.network == "mlp"])
+def test_every_method_that_a_suite_of_linear_layers_lists_can_run_on_it(name, digits):
+    suite = find_suite(name).with_overrides({"n_tasks": 2, "hidden_sizes": [8, 8]})
+    specs = make_specs(suite, list(suite.methods), [0], {}, digits, "float32", "cpu")
+    assert [spec.method for spec in specs] == list(suite.methods)

@@ -123,7 +123,7 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: T
         # An image that no unit is silent on for want of anything to see.
         noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
         with torch.enable_grad():
-            logits = avalanche_forward(model.eval(), noise, torch.zeros(1, dtype=torch.long, device=image.device))
+            logits = avalanche_forward(model.eval(), noise, torch.zeros(1, dtype=torch.long))
             if not said and not image.is_meta:
                 said += _other_uses(logits, layers, used)
     finally:
