@@ -239,6 +239,16 @@ def test_avalanches_own_come_after_the_methods_each_once(asked, clbench, tmp_pat
     assert len(set(measured)) == len(measured) > 3
 
 
+def test_all_methods_are_those_that_can_train_the_network(clbench, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(benchmark, "bench", lambda *args, **options: measured.extend(args[3]) or iter(()))
+    done = clbench(tmp_path, "bench", "--network", "conv", "--methods", "all")
+    assert done.code == 0
+    assert {"naive", "si", "single-task"} < set(measured)
+    assert not {"clnp", "ewc", "psp"} & set(measured)
+    assert "ewc is left out: " in done.err
+
+
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     clbench, assert_refused, tmp_path, monkeypatch
 ):

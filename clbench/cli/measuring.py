@@ -130,6 +130,7 @@ def bench_command(
     import torch
 
     from clbench.bench import AUGMENTED, LEGEND, METHODS, STOCK, as_json, bench, bench_images, bench_suite, bench_table
+    from clbench.runs.spec import make_specs
     from clbench.screen import Screen
 
     suite = bench_suite(network, tasks)
@@ -152,6 +153,11 @@ def bench_command(
     images = bench_images(data_root, network)
     if out is not None:
         _check_writable(out)
+    if methods == "all":
+        ours = [name for name in names if name not in STOCK]
+        specs = make_specs(suite, ours, [0], {}, images, training_precision, place.type, leave_out=screen.warn)
+        fitting = {spec.method for spec in specs}
+        names = [name for name in names if name in STOCK or name in fitting]
     screen.say(f"{images.source} on {place}, {training_precision}, threads: {torch.get_num_threads()}; warming up")
     rows = list(bench(images, place, training_precision, names, tasks, epochs, repeats, suite, screen.say))
     screen.show(bench_table(rows))
