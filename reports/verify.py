@@ -20,6 +20,7 @@ from clbench.reports.analysis.published import Goal, PublishedResult, goals, pub
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
 from clbench.reports.formatting import group_words, percent
 from clbench.suites.files import find_suite
+from clbench.suites.suite import Suite
 
 # Far below what one image more or less is worth.
 _ROUNDING = 1e-12
@@ -95,16 +96,21 @@ class Verification:
         return not self.goals_without_runs and all(verdict.is_complete for verdict in self.verdicts)
 
 
-def verify(runs: Sequence[RecordedRun], suite: str) -> Verification:
+def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None) -> Verification:
     """Compares the suite's own finished runs with what was published and with the goals.
 
     Its own are those whose setting is the one that the suite gives the method here: neither modified nor from before a
     change of it. Where clbench has no such suite, its own are those that are not modified.
+
+    Args:
+        runs: recorded ones.
+        suite: its name.
+        stated: a user's suite as its file has it now; None takes what its newest run recorded of its goals.
     """
     published: dict[str, tuple[PublishedResult, ...]] = {}
-    for result in published_results(suite, runs):
+    for result in published_results(suite, runs, stated):
         published[result.method] = (*published.get(result.method, ()), result)
-    wanted = {goal.method: goal for goal in goals(suite, runs)}
+    wanted = {goal.method: goal for goal in goals(suite, runs, stated)}
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
     for group in selection.groups:

@@ -374,3 +374,6 @@ def test_what_is_said_of_a_suite_has_no_part_in_the_id_and_the_newest_run_tells(
     (newer,) = (config for config in configs(lab).values() if config["seed"] == 1)
     assert not {"published", "goals"} & newer.keys()
     assert clbench(lab, "verify", "--suite", "mine").code == 0
+    (lab / "mine.toml").write_text(SUITE + SAID)
+    # The file says it now, whatever the runs were told.
+    assert clbench(lab, "verify", "--suite", "mine.toml").code == 1

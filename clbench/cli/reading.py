@@ -120,9 +120,12 @@ def verify_command(
     """
     from clbench.reports.verify import verification_table, verify
     from clbench.screen import Screen
+    from clbench.suites.files import find_suite, is_file
 
     of_suite = recorded_name(suite)
-    found = verify(recorded_runs(of_suite, runs, tracking_uri), of_suite)
+    # Goals may have been written into the file after its runs.
+    stated = find_suite(suite) if is_file(suite) else None
+    found = verify(recorded_runs(of_suite, runs, tracking_uri), of_suite, stated)
     screen = Screen(quiet=False)
     if not found.verdicts:
         others = [f"in another setting: {'; '.join(found.other_settings)}"] if found.other_settings else []

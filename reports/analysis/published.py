@@ -1,4 +1,7 @@
-"""Published results and goals: of our suites as their files have them, of a user's as its newest run recorded them."""
+"""Published results and goals of a suite.
+
+Ours have them in their files. A user's has them in its file, or in its newest run where the file is not at hand.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,26 +13,32 @@ from clbench.errors import RecordError
 from clbench.records.reading import RecordedRun
 from clbench.suites.files import SUITES
 from clbench.suites.published import Goal, PublishedResult
+from clbench.suites.suite import Suite
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def published_results(suite: str, runs: Sequence[RecordedRun] = ()) -> Sequence[PublishedResult]:
+def published_results(
+    suite: str, runs: Sequence[RecordedRun] = (), stated: Suite | None = None
+) -> Sequence[PublishedResult]:
     """The published results for a suite, in the file's order; empty where none are known.
 
     Args:
         suite: its name.
         runs: recorded ones, of which the suite's newest tells where clbench has no such suite.
+        stated: the suite as its file has it now, where that is at hand.
 
     Raises:
         RecordError: if that run's record of them cannot be read.
     """
-    return SUITES[suite].published if suite in SUITES else _recorded("published", PublishedResult, suite, runs)
+    stated = stated or SUITES.get(suite)
+    return stated.published if stated else _recorded("published", PublishedResult, suite, runs)
 
 
-def goals(suite: str, runs: Sequence[RecordedRun] = ()) -> Sequence[Goal]:
+def goals(suite: str, runs: Sequence[RecordedRun] = (), stated: Suite | None = None) -> Sequence[Goal]:
     """The goals of a suite, in the file's order. Arguments and errors are those of `published_results`."""
-    return SUITES[suite].goals if suite in SUITES else _recorded("goals", Goal, suite, runs)
+    stated = stated or SUITES.get(suite)
+    return stated.goals if stated else _recorded("goals", Goal, suite, runs)
 
 
 def _recorded(key: str, model: type[_Model], suite: str, runs: Sequence[RecordedRun]) -> Sequence[_Model]:
