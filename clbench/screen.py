@@ -96,7 +96,8 @@ class Screen:
         if not self.is_live:
             measured = f"average accuracy {accuracy} %" if accuracy else "not measured yet"
             rate = result.tasks[-1]["train_images_per_second"]
-            self.say(f"{spec.method} seed {spec.seed}: task {learned} learned, {measured}, {rate:,.0f} images/s")
+            said = f"learned, {measured}, {rate:,.0f} images/s" if rate else "seen, nothing trained on it yet"
+            self.say(f"{spec.method} seed {spec.seed}: task {learned} {said}")
 
     def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:
         """A run is over: `finished`, `recorded before`, `failed`, `stopped`."""

@@ -405,8 +405,8 @@ def test_an_override_that_a_methods_own_setting_hides_is_warned_of_with_the_one_
     small = ["--set", "learning_rate=0.01", "--set", "hidden_sizes=16,16"]
     outcome = run(tmp_path, "--dry-run", methods="naive,si,psp", small=small)
     assert outcome.err == (
-        "clbench: warning: learning_rate=0.01 does not reach si, psp, with learning_rate of their own here: "
-        "--set si.learning_rate=0.01 --set psp.learning_rate=0.01 does\n"
+        "clbench: warning: --set learning_rate=0.01 has no effect on si, psp, with learning_rate of their own; "
+        "use --set si.learning_rate=0.01 --set psp.learning_rate=0.01\n"
     )
     reached = run(tmp_path, "--dry-run", methods="naive,si", small=[*small, "--set", "si.learning_rate=0.01"])
     assert (reached.code, reached.err) == (0, "")

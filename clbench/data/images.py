@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from clbench.data.normalisation import Normalisation
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -47,6 +50,13 @@ class ImageSet:
     class_names: tuple[str, ...]
     sha256: str
     origin: str = ""
+
+    @cached_property
+    def normalisation(self) -> "Normalisation":
+        """Mean and standard deviation of the training images, counted once."""
+        from clbench.data.normalisation import normalisation_of
+
+        return normalisation_of(self.train_images)
 
 
 @dataclass(frozen=True)

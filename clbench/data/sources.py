@@ -74,15 +74,6 @@ def is_path(source: str) -> bool:
     return "/" in source or os.sep in source or source.endswith(".npz")
 
 
-def source_name(source: str) -> str:
-    """What a source is called in a record, where no path belongs: `image-folder` or `npz` in place of a path."""
-
-    def name(part: str) -> str:
-        return ("npz" if part.endswith(".npz") else "image-folder") if is_path(part) else part
-
-    return "+".join(map(name, _joined_sources(source)))
-
-
 def _joined_sources(source: str) -> list[str]:
     # A path may hold a + of its own.
     return [source] if is_path(source) and Path(source).expanduser().exists() else source.split("+")

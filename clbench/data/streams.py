@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clbench.data import ImageSet
 from clbench.data.augmentation import Augmentation
-from clbench.data.normalisation import Normalisation, normalisation_of
+from clbench.data.normalisation import Normalisation
 from clbench.errors import SettingError
 from clbench.seeding import RandomStreams
 from clbench.suites.suite import Suite
@@ -240,7 +240,7 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
     # One head over all classes counts them from 0 in their order, any other the classes of its task.
     offset = per_task if suite.scenario == "split" and suite.head == "classes" else 0
     # Of all training images, so that neither the seed nor the share that is held out moves a pixel.
-    normalisation = normalisation_of(images.train_images) if suite.normalise else None
+    normalisation = images.normalisation if suite.normalise else None
     crop_padding = suite.crop_padding if "crop" in suite.augmentation else 0
     augmentation = Augmentation(crop_padding, "flip" in suite.augmentation) if suite.augmentation else None
 

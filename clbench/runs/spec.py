@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from clbench.data import ImageSet
+from clbench.data import ImageSet, is_path
 from clbench.data.streams import classes_per_task
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import MethodSettings
@@ -15,7 +15,7 @@ from clbench.networks.table import is_own, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
 from clbench.runs.network import sample_network
-from clbench.suites.suite import OVERRIDABLE, Suite, is_path
+from clbench.suites.suite import OVERRIDABLE, Suite
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -116,7 +116,8 @@ def make_specs(
         "test_images": len(images.test_labels),
     }
     found = sample_network(changed, images)
-    named: dict[str, Any] = {**found.named, **({"data": images.source} if is_path(changed.data) else {})}
+    has_path = any(map(is_path, changed.data.split("+")))
+    named: dict[str, Any] = {**found.named, **({"data": images.source} if has_path else {})}
     if changed.scenario == "split" and changed.classes_per_task is None:
         named["classes_per_task"] = classes_per_task(changed, images)
     kept = {}
@@ -215,5 +216,7 @@ def unreached(specs: Sequence[RunSpec], overrides: Mapping[str, Any]) -> list[st
         if own:
             value = given if isinstance(given, str) else json.dumps(given)
             instead = " ".join(f"--set {name}.{key}={value}" for name in own)
-            said.append(f"{key}={value} does not reach {', '.join(own)}, with {key} of their own here: {instead} does")
+            said.append(
+                f"--set {key}={value} has no effect on {', '.join(own)}, with {key} of their own; use {instead}"
+            )
     return said

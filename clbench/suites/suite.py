@@ -284,11 +284,6 @@ OVERRIDABLE = (
 )
 
 
-def is_path(data: str) -> bool:
-    """Whether images are given as a folder or a file of the user's, alone or joined with others."""
-    return any("/" in part or part.endswith(".npz") for part in data.split("+"))
-
-
 def absolute(reference: str, base: Path) -> str:
     """A path in a setting made absolute, below `base` where it is relative; any other word as it is.
 
