@@ -146,6 +146,14 @@ def batches():
 # The command line
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Decoded images of the tests do not push out the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def clean_environment():
     """Within it, the user's settings are gone; what clbench and MLflow set in this process is undone afterwards."""

@@ -1,6 +1,8 @@
 """The commands that a user begins with, on real images where they lie beside the repository, else on generated ones."""
 
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -112,6 +114,30 @@ def test_a_suite_of_convolutions_is_interrupted_and_goes_on_to_the_same_bits(
     folders = [RunFolder(each / "clbench-runs", stopped.run_id) for each in (place, whole)]
     assert outcome_of(folders[0]) == outcome_of(folders[1])
     assert "resumed" in json.loads((folders[0].path / "status.json").read_text())
+
+
+def runs_the_short_suite(clbench, place, *arguments):
+    methods = "naive,si,single-task"
+    arguments = ["run", "--suite", "split-cifar100-10-short", "--methods", methods, *arguments, "--set", "n_tasks=2"]
+    done = clbench(place, *arguments, *BRIEF, "--no-report")
+    assert done.code == 0, done.err
+    runs = read_runs(place / "clbench-runs")
+    assert {(run.method, run.status) for run in runs} == {(name, "finished") for name in methods.split(",")}
+    return runs
+
+
+def test_the_methods_that_learn_convolutions_do(clbench, place, coloured):
+    runs_the_short_suite(clbench, place, "--set", f"data={coloured(100)}")
+
+
+@pytest.mark.slow
+def test_cifar_is_learned_from_folders_by_class(clbench, place, tmp_path):
+    if not (SHARED / "unpack_sheets.py").is_file():
+        pytest.skip("../shared/data is not beside the repository")
+    subprocess.run([sys.executable, SHARED / "unpack_sheets.py", "cifar100", tmp_path], check=True)
+    for run in runs_the_short_suite(clbench, place, "--data-root", tmp_path):
+        assert run.config["data"]["source"] == "cifar100"
+        assert run.config["data"]["train_images"] == 50_000
 
 
 def test_the_methods_that_cannot_learn_convolutions_are_left_out_or_refused(clbench, place, assert_refused, coloured):
