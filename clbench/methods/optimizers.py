@@ -17,16 +17,16 @@ AroundPiece = Callable[[nn.Parameter, slice | None], AbstractContextManager[Tens
 class PiecewiseAdam(torch.optim.Adam):
     """`torch.optim.Adam`, the fused form, over one piece of a parameter after another.
 
-    What a method does with every weight before and after a step, it does with the piece at hand: once from memory for
-    all of it, where whole parameters would come from memory for each operation anew.
+    A method that does something with every weight before and after a step does it with the piece at hand. The piece
+    then comes from memory once. A whole parameter would come from memory for each operation.
 
     Args:
         params, lr, betas, eps, weight_decay: as for `torch.optim.Adam`.
 
     Attributes:
-        around: what the next step is to do with each piece, and that step alone: a context manager, called with the
-            parameter and the piece's place in the flat parameter, or None for all of it in its own shape. It gives the
-            gradient that the step shall use, shaped like the piece. None takes the parameters' own gradients.
+        around: context manager for each piece of the next step. It receives the parameter and the piece's place in the
+            flat parameter, or None for all of it in its own shape. It yields the gradient to use, shaped like the
+            piece. It is cleared after one step. None takes the parameters' own gradients.
     """
 
     # Of the class, so that copies have it, which torch makes without calling `__init__`.

@@ -146,7 +146,7 @@ def accuracy(method: Method, task: "Task") -> float:
     method.set_training(False)
     with torch.inference_mode(), method.looking_back_at(task):
         for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
-            x, y = (part.to(device) for part in task.test.batch(positions))
+            x, y = task.test.batch(positions, device=device)
             correct += (method.predict(x, task).argmax(1) == y).sum()
     method.set_training(True)
     return int(correct) / len(task.test)

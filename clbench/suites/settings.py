@@ -61,8 +61,8 @@ def shortened(value: Any) -> str:
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
 
-    Values are read as JSON (numbers, true, false, null, lists), none as null, as reports write it; a comma-separated
-    list of numbers needs no brackets, and a number no digit on both sides of its point; anything else is a string.
+    Values are read as JSON: numbers, true, false, null, lists. `none` is null. `1,2` is a list of numbers. `.5` and
+    `5.` are numbers too. Anything else is a string.
 
     Raises:
         SettingError: for an item without `=`, or a name given twice.

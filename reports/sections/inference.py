@@ -60,10 +60,10 @@ def is_upper_bound(method: str) -> bool:
 
 
 def kinds(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups that may be held against each other, those that are told the task first.
+    """The groups that may be compared with each other, those that are told the task first.
 
-    Of a kind are groups in the same circumstances that are told the task at test time, or are not; where that is not
-    recorded, a group is of none, as upper bounds are.
+    Two groups may be compared if they had the same tasks and network, and both or neither are told the task at test
+    time. A group whose record does not say so is left out. So are upper bounds.
     """
     found: dict[tuple[bool, str], list[Group]] = {}
     for group in groups:
