@@ -87,7 +87,7 @@ def assert_nothing_recorded(folder):
         ),
         (["--set", "naive.learning_rate=inf"], ["naive.learning_rate=inf does not fit: expected a finite number"]),
         (["--set", "naive.learning_rate=NaN"], ["naive.learning_rate=nan does not fit: expected a finite number"]),
-        (["--set", "hidden_sizes=a,b"], ["hidden_sizes=a,b", "numbers with commas between them, such as 100,100"]),
+        (["--set", "hidden_sizes=a,b"], ["hidden_sizes=a,b", "values with commas between them, such as 100,100"]),
         (["--set", "naive.margin=1"], ["unknown setting of naive 'margin'", "learning_rate"]),
         (["--set", "nayve.epochs=1"], ["unknown method 'nayve'", "did you mean 'naive'?"]),
         (["--set", "clnp.margin=1"], ["'clnp' is not among the methods of this run (naive); add it to --methods"]),

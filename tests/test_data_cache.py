@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clbench.data import DataWarning, cache_entries, cache_limit, clear_cache, load_images
+from clbench.data import DataWarning, cache, cache_entries, cache_limit, clear_cache, load_images
 from clbench.errors import DataError, SettingError
 
 PER_CLASS = 5
@@ -218,6 +218,24 @@ def test_the_entries_not_used_for_longest_make_room(make_photos, monkeypatch, de
     monkeypatch.setenv("CLBENCH_CACHE_LIMIT", str(int(2.5 * cache_entries()[0].n_bytes)))
     load_quietly(third)
     assert sorted(os.path.basename(entry.source) for entry in cache_entries()) == ["0", "2"]
+
+
+def test_what_another_process_adds_meanwhile_makes_room_as_well(make_photos, monkeypatch, decoded):
+    first, second = make_photos("first", 1), make_photos("second", 2)
+    load_quietly(first)
+    monkeypatch.setenv("CLBENCH_CACHE_LIMIT", str(int(1.5 * cache_entries()[0].n_bytes)))
+    clear_cache()
+    to_disk, begun = cache._to_disk, []
+
+    def while_the_other_decodes(path):
+        if not begun:
+            begun.append(path)
+            load_quietly(second)
+        to_disk(path)
+
+    monkeypatch.setattr(cache, "_to_disk", while_the_other_decodes)
+    load_quietly(first)
+    assert [os.path.basename(entry.source) for entry in cache_entries()] == ["first"]
 
 
 def test_what_an_interrupted_command_left_a_day_ago_is_removed(make_photos, decoded):

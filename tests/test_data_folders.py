@@ -144,6 +144,18 @@ def test_links_to_files_and_classes_are_followed_and_a_circle_does_no_harm(photo
     assert load_images(str(photos)).sha256 == expected
 
 
+def test_a_link_to_nothing_is_refused_by_name(photos):
+    (photos / "train" / "cat" / "lost.png").symlink_to(photos / "nowhere.png")
+    with pytest.raises(DataError, match=r"lost\.png cannot be read \(a link to nothing\); repair it, or take it out"):
+        load_images(str(photos))
+
+
+def test_a_class_is_called_by_what_a_terminal_may_show(photos):
+    for part in ("train", "test"):
+        (photos / part / "cat").rename(photos / part / "c\ta\x1bt")
+    assert r"c\ta\x1bt" in load_images(str(photos)).class_names
+
+
 def test_a_folder_of_images_is_never_written(photos):
     before = {path: path.stat().st_mtime_ns for path in [photos, *photos.rglob("*")]}
     for path in [photos, *photos.rglob("*")]:
@@ -288,16 +300,40 @@ def test_of_16_bits_of_grey_the_upper_8_count(suffix, tmp_path, random):
     assert np.array_equal(decode(str(tmp_path / f"a.{suffix}")), (values >> 8).astype(np.uint8)[np.newaxis])
 
 
-def test_of_16_bits_of_colour_the_upper_8_count(tmp_path, random):
-    values = random.integers(0, 2**16, (6, 4, 3), dtype=np.uint16)
+def png(values, colour_type, transparent=None):
+    """A PNG file of 16 bits, which Pillow does not write in every mode."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 6, 16, 2, 0, 0, 0))
-    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(content)
+    height, width = values.shape[:2]
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    parts += [chunk(b"tRNS", struct.pack(">H", transparent))] if transparent is not None else []
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+def test_grey_of_16_bits_stays_grey_and_obeys_its_transparency(tmp_path, random):
+    values = random.integers(0, 2**16, (6, 4, 2), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png(values, 4))
+    grey, opacity = (values >> 8).astype(np.uint8).transpose(2, 0, 1)
+    assert np.array_equal(decode(str(tmp_path / "a.png")), on_black(grey, opacity)[np.newaxis])
+    alone = values[..., 0]
+    (tmp_path / "b.png").write_bytes(png(alone, 0, transparent=int(alone[2, 3])))
+    expected = np.where(alone == alone[2, 3], 0, alone >> 8)
+    assert np.array_equal(decode(str(tmp_path / "b.png"))[0], expected)
+
+
+@pytest.mark.parametrize("brightest", [255, 256, 65535])
+def test_a_dark_pgm_of_16_bits_is_as_dark_as_its_neighbours(brightest, tmp_path):
+    values = np.array([[0, brightest // 2, brightest]], dtype=">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 65535\n" + values.tobytes())
+    assert decode(str(tmp_path / "a.pgm"))[0].tolist() == (values >> 8).tolist()
+
+
+def test_of_16_bits_of_colour_the_upper_8_count(tmp_path, random):
+    values = random.integers(0, 2**16, (6, 4, 3), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png(values, 2))
     assert np.array_equal(decode(str(tmp_path / "a.png")).transpose(1, 2, 0), values >> 8)
 
 

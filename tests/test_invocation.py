@@ -74,6 +74,16 @@ def test_other_images_end_what_is_gone_on_with_and_another_network_does_not(tmp_
     assert len(said) == 2
 
 
+def test_images_of_another_folder_are_no_change_but_for_what_is_gone_on_with(tmp_path):
+    remember(tmp_path, ["run"], {"the images a of s": "1 in /photos"})
+    check_as_before(tmp_path, {"the images a of s": "2 in /other"}, pytest.fail)
+    said = []
+    check_as_before(tmp_path, {"the images a of s": "2 in /photos"}, said.append)
+    assert len(said) == 1
+    with resuming(), pytest.raises(DataError, match="put those back to go on"):
+        check_as_before(tmp_path, {"the images a of s": "2 in /other"}, pytest.fail)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "3", '{"found": 3}', "[" * 100_000])
 def test_what_is_remembered_of_images_may_be_gone_or_damaged(tmp_path, content):
     if content is not None:

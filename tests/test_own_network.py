@@ -309,6 +309,30 @@ def test_a_package_that_can_be_edited_is_told_by_its_modules_and_loaded_as_it_is
     assert spec_of("mynets.nets:Net").run_id != second.run_id
 
 
+def test_a_working_copy_with_the_list_of_its_own_files_is_told_by_its_modules(tmp_path, imported_from, spec_of):
+    package, info = tmp_path / "copy" / "mynets", tmp_path / "copy" / "mynets.egg-info"
+    for folder in (package, info):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(NET)
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: mynets\nVersion: 1.2\n")
+    (info / "top_level.txt").write_text("mynets\n")
+    (info / "SOURCES.txt").write_text("mynets/__init__.py\nmynets/nets.py\n")
+    imported_from(tmp_path / "copy")
+    assert set(spec_of("mynets.nets:Net").files) == {"mynets/__init__.py", "mynets/nets.py"}
+
+
+def test_a_module_without_a_package_is_told_with_what_it_imports_from_its_folder(tmp_path, imported_from, spec_of):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "flatnet.py").write_text("import flathelper\n" + NET)
+    (tmp_path / "flat" / "flathelper.py").write_text("SIZE = 1\n")
+    imported_from(tmp_path / "flat")
+    first = spec_of("flatnet:Net")
+    assert set(first.files) == {"flatnet.py", "flathelper.py"}
+    (tmp_path / "flat" / "flathelper.py").write_text("SIZE = 2\n")
+    assert spec_of("flatnet:Net").run_id != first.run_id
+
+
 def test_a_working_copy_that_hides_an_installed_package_is_told_by_its_modules(tmp_path, imported_from, spec_of):
     installed(tmp_path / "site", NET)
     copy = tmp_path / "copy" / "mynets"

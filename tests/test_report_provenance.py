@@ -166,3 +166,15 @@ def test_a_suite_that_clbench_does_not_have_counts_as_in_its_own_setting_and_is_
     pair = find_pair([*runs, *recorded_seeds("si", 0.9, suite="mine")], "mine", "ewc", "si")
     assert own in compose_comparison(pair).summary
     assert own not in compose(select(recorded_seeds("ewc", 0.9), SUITE), SUITE).summary
+
+
+def test_groups_on_other_images_are_named_with_their_digests(recorded_seeds: MakeRuns) -> None:
+    def said(runs: list[RecordedRun]) -> list[str]:
+        words = compose(select(runs, SUITE), SUITE).summary
+        return [sentence for sentence in words if "on different images" in sentence]
+
+    alike = [*recorded_seeds("ewc", 0.9, 0.8), *recorded_seeds("si", 0.7, 0.75)]
+    assert said(alike) == []
+    other = {"source": "made up", "sha256": "cd" * 32, "train_images": 60000, "test_images": 10000}
+    (sentence,) = said([*alike, *recorded_seeds("naive", 0.5, 0.6, data=other)])
+    assert sentence.endswith(f"SHA-256: {'ab' * 8} (ewc, si); {'cd' * 8} (naive).")

@@ -125,6 +125,12 @@ def test_names_titles_and_sources_are_not_inherited(write):
             load_suite(write('extends = "permuted-digits"\n', head=others))
 
 
+def test_how_classes_become_tasks_is_not_inherited_by_another_scenario(write):
+    text = 'extends = "split-mnist"\nscenario = "permuted"\nhead = "single"\n'
+    found = load_suite(write(text))
+    assert (found.classes_per_task, found.scenario) == (None, "permuted")
+
+
 def test_variants_published_results_goals_and_the_search_are_not_inherited(write):
     for name in ("permuted-digits", "permuted-mnist", "superposition-mnist-50"):
         found = load_suite(write(f'extends = "{name}"\n'))
@@ -247,7 +253,10 @@ def test_files_that_extend_each_other_in_a_circle_are_refused(refused, write, na
         ('extends = "permuted-digits"\nnetwork = "./net.py"\n', ["unknown network", "./file.py:Class"]),
         ('extends = "permuted-digits"\nnetwork = 3\n', ["the setting network=3 does not fit"]),
         ('extends = "permuted-digits"\nnetwork = "./a\\u0000.py:Net"\n', ["mine.toml", "cannot be found"]),
-        ('extends = "permuted-digits"\nepochs = "3"\n', ["the setting epochs=3 does not fit"]),
+        (
+            'extends = "permuted-digits"\nepochs = "3"\n',
+            ["the setting epochs='3' does not fit: expected a whole number"],
+        ),
         ('extends = "permuted-digits"\nepochs = true\n', ["the setting epochs=True does not fit"]),
         ('extends = "permuted-digits"\nlearning_rate = nan\n', ["the setting learning_rate=nan does not fit"]),
         ('extends = "permuted-digits"\ndata = 3\n', ["the setting data=3 does not fit"]),
@@ -260,6 +269,10 @@ def test_files_that_extend_each_other_in_a_circle_are_refused(refused, write, na
         ('extends = "permuted-digits"\nmethod_settings = { ewc = 3 }\n', ["method_settings.ewc=3 does not fit"]),
         ('extends = "permuted-digits"\npublished = 3\n', ["the setting published=3 does not fit"]),
         ('extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\n', ["goals.0.average_accuracy is missing"]),
+        (
+            'extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\naverage_accuracy = 97\n',
+            ["goals.0.average_accuracy=97 does not fit: input should be less than or equal to 1"],
+        ),
         ('extends = "permuted-digits"\n[search]\ntrials = 3\n', ["the setting search.n_tasks is missing"]),
         ('data = "digits"\nhidden_sizes = [3]\n', ["the setting scenario is missing"]),
         ("epochs = \n", ["is no TOML", "line 4"]),

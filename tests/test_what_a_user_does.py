@@ -170,6 +170,24 @@ def test_the_images_of_a_suite_are_replaced_by_others(clbench, place, tmp_path):
     assert run.config["data"]["source"] == "kmnist"
 
 
+def test_a_plan_without_images_has_the_methods_that_can_run(clbench, tmp_path):
+    (tmp_path / "sets").mkdir()
+    arguments = ["run", "--dry-run", "--suite", "split-cifar10", "--data-root", tmp_path / "sets"]
+    planned = clbench(tmp_path, *arguments)
+    assert planned.code == 0
+    assert "clnp is left out: " in planned.err
+    assert "could not be downloaded" not in planned.err
+    assert "clnp" not in planned.out
+    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "clnp"), "clnp cannot run here")
+    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "naive", "--set", "naive.foo=3"), "'foo'")
+
+
+def assert_refused_later(outcome, words):
+    """As `assert_refused`, behind the warning that there are no images."""
+    assert outcome.code == 2
+    assert words in outcome.err.splitlines()[-1]
+
+
 def test_a_plan_is_shown_without_images_and_says_that_it_has_no_ids(clbench, tmp_path):
     (tmp_path / "sets").mkdir()
     arguments = ["--suite", "split-cifar10", "--data-root", tmp_path / "sets", "--offline", "--methods", "naive,si"]

@@ -21,7 +21,7 @@ from clbench.cli.options import (
     chosen_precision,
     warn_of_slow_precision,
 )
-from clbench.errors import INTERRUPTED, Interrupted, RecordError, SettingError
+from clbench.errors import INTERRUPTED, Interrupted, RecordError, SettingError, shown
 
 
 def tune_command(
@@ -55,9 +55,10 @@ def tune_command(
     log = log or Path("clbench-tuning") / f"{chosen.name}.csv"
     screen = Screen(quiet=quiet)
 
-    from clbench.data import load_images
+    from clbench.data import DataWarning, load_images
 
-    images = load_images(chosen.data, data_root, offline=offline, image_size=chosen.image_size)
+    with shown(DataWarning, screen.warn):
+        images = load_images(chosen.data, data_root, offline=offline, image_size=chosen.image_size)
 
     import torch
 

@@ -73,7 +73,7 @@ def run_command(
     Runs that are recorded already are not repeated, unfinished ones go on after the last task they learned. Ctrl-C
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
-    from clbench.runs.spec import sorted_overrides
+    from clbench.runs.spec import fitting, sorted_overrides
     from clbench.screen import Screen
     from clbench.suites.files import find_suite, suite_files
     from clbench.suites.settings import parse_overrides
@@ -86,17 +86,18 @@ def run_command(
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
 
-    from clbench.data import DataWarning, load_images
+    from clbench.data import DataWarning, data_folder, load_images
 
     load = partial(load_images, changed.data, data_root, image_size=changed.image_size)
     try:
         with shown(DataWarning, screen.warn):
-            images = load(offline=offline)
+            images = load(offline=offline or dry_run)
     except DataError as error:
         if not dry_run:
             raise
         screen.warn(f"{error}; without images the plan has no run ids and no time")
-        show_grid(screen, changed, names, seed_list)
+        leave_out = screen.warn if methods in (None, "all") else None
+        show_grid(screen, changed, fitting(chosen, names, changes, leave_out), seed_list)
         return
 
     import torch
@@ -145,7 +146,7 @@ def run_command(
 
     check_writable(output, "--output")
     check_writable(reports, "--reports")
-    found = materials(specs[0])
+    found = materials(specs[0], data_folder(data_root))
     check_as_before(output, found, screen.warn)
 
     from clbench.execution.grid import run_grid

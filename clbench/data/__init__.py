@@ -6,7 +6,7 @@ file, and `cache` keeps decoded images for the next run.
 
 from clbench.data.cache import CacheEntry, DataWarning, cache_entries, cache_limit, clear_cache
 from clbench.data.images import ImageSet
-from clbench.data.sources import SOURCES, Source, data_folder, is_path, load_images
+from clbench.data.sources import SOURCES, Source, data_folder, is_path, load_images, stand_in
 
 __all__ = [
     "SOURCES",
@@ -20,4 +20,5 @@ __all__ = [
     "data_folder",
     "is_path",
     "load_images",
+    "stand_in",
 ]

@@ -267,11 +267,17 @@ def _write(entry: Path, source: str, decode: Callable[[OpenRows], Decoded]) -> D
             entry.rename(Path(name, "damaged"))
         with suppress(OSError):
             folder.rename(entry)
+    # Another process may have filled the room meanwhile.
+    _make_room(0, spared=entry)
     return decoded
 
 
-def _make_room(needed: int) -> None:
+def _make_room(needed: int, spared: Path | None = None) -> None:
     """Removes the entries that were not used for longest until the new one fits.
+
+    Args:
+        needed: bytes of the new one.
+        spared: an entry that stays.
 
     Raises:
         _NoRoom: if it never will.
@@ -282,8 +288,11 @@ def _make_room(needed: int) -> None:
             f"they take {_in_words(needed)} and the cache's limit is {_in_words(limit)}; see CLBENCH_CACHE_LIMIT"
         )
     entries = cache_entries()
-    while entries and sum(entry.n_bytes for entry in entries) + needed > limit:
-        shutil.rmtree(entries.pop().path, ignore_errors=True)
+    total = needed + sum(entry.n_bytes for entry in entries)
+    for entry in reversed(entries):
+        if total > limit and entry.path != spared:
+            shutil.rmtree(entry.path, ignore_errors=True)
+            total -= entry.n_bytes
     for path in decoded_folder().glob(f"{_UNFINISHED}*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _SECONDS_UNTIL_ABANDONED:

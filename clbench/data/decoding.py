@@ -32,9 +32,12 @@ def decode(path: str, image_size: int | None = None) -> Images:
     """
     try:
         with Image.open(path) as image:
+            # Pillow opens grey with transparency at 16 bits as a colour image; its file says what it is.
+            is_grey = bool(image.tile) and image.tile[0].args == "LA;16B"
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             plain = _without_extras(image)
+            plain = plain.convert("L") if is_grey else plain
     except MemoryError:
         raise
     # Each of Pillow's readers fails in its own way on damaged files, not with OSError alone.
@@ -53,8 +56,10 @@ def _without_extras(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
-        # Of 32 bits, some files use 8 and some 16.
-        is_wide = image.mode != "I" or values.max() > 255
+        # Of 32 bits, some files use 8 and some 16. Pillow takes every PGM of more than 8 bits for one of 32.
+        is_wide = image.mode != "I" or image.format == "PPM" or values.max() > 255
+        if isinstance(transparent := image.info.get("transparency"), int):
+            values = np.where(values == transparent, 0, values)
         return Image.fromarray((values >> 8 if is_wide else values).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are fractions")

@@ -11,6 +11,7 @@ a class belongs to it. Hidden files and files of another kind are passed over. T
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -139,7 +140,14 @@ def _files(folder: Path | str) -> tuple[list[ImageFile], int]:
             # Of folders a link is not followed, since it may lead in a circle.
             if entry.is_dir(follow_symlinks=False):
                 inner += [entry.path] * (not entry.name.startswith("."))
-            elif entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES) or not entry.is_file():
+            elif entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+                passed_over += 1
+            elif not entry.is_file():
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    raise DataError(
+                        f"the image {entry.path} cannot be read (a link to nothing); repair it, or take it out of the "
+                        "folder"
+                    )
                 passed_over += 1
             else:
                 status = entry.stat()
@@ -169,8 +177,11 @@ def _checked(
 
 
 def _printable(name: str) -> str:
-    # A folder's name may be no text, which neither a terminal nor a record takes.
-    return name.encode("utf-8", "backslashreplace").decode()
+    # A folder's name may be no text, or steer a terminal, and neither a terminal nor a record takes that.
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Cs", "Cn") else letter
+        for letter in name
+    )
 
 
 def read_folders(found: ClassFolders, image_size: int | None) -> tuple[Part, Part, str]:

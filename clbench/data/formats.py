@@ -98,13 +98,13 @@ def download(source: Source, folder: Path, *, offline: bool) -> None:
     missing = missing_files(source, folder)
     or_folders = f" or folders of images, {source.name}/{{train,test}}/<class>/*," if source.form == "cifar" else ""
     advice = (
-        f"run {'without --offline ' if offline else ''}on a machine with network, or copy these files{or_folders} "
+        f"run {'without them ' if offline else ''}on a machine with network, or copy these files{or_folders} "
         "there and pass --data-root DIR or set CLBENCH_DATA; the suite permuted-digits needs no files"
     )
     names = ", ".join(map(str, missing))
     absent = f"the data set {source.name} is not complete in {folder} (missing: {names})"
     if offline:
-        raise DataError(f"{absent} and --offline forbids the download; {advice}")
+        raise DataError(f"{absent}, and nothing is downloaded with --offline or --dry-run; {advice}")
     timeout = socket.getdefaulttimeout()
     try:
         # torchvision sets no timeout: behind a firewall that drops packets it would wait for minutes.

@@ -109,6 +109,29 @@ def load_images(
     return loaded[0] if len(loaded) == 1 else _joined(loaded)
 
 
+def stand_in(source: str, image_size: int | None = None) -> ImageSet | None:
+    """Images without pixels, of the number, size and classes that a source has; None where these are not known.
+
+    They lie on torch's device "meta" and take no memory.
+    """
+    import torch
+
+    known = [SOURCES.get(one) for one in source.split("+")]
+    if not all(one is not None and one.class_count for one in known):
+        return None
+    parts = [one for one in known if one is not None]
+    channels, height, width = max(one.image_shape for one in parts)
+    size = (height, width) if image_size is None else (image_size, image_size)
+    names = tuple(str(number) for number in range(sum(one.class_count for one in parts)))
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.empty(count, channels, *size, dtype=torch.uint8, device="meta")
+        return images, torch.arange(count) % len(names)
+
+    train, test = (sum(counts) for counts in zip(*((one.train_count, one.test_count) for one in parts), strict=True))
+    return ImageSet(source, *part(train), *part(test), class_names=names, sha256="")
+
+
 def _load_one(source: str, data_root: Path | None, offline: bool, image_size: int | None) -> ImageSet:
     folder = Path(source).expanduser() if is_path(source) else data_folder(data_root)
     try:

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from clbench.runs.spec import RunSpec
 
 _LAST = ".last-invocation.json"
+_IN = " in "
 _RESUMING = ContextVar("resuming", default=False)
 
 
-def materials(spec: "RunSpec") -> dict[str, str]:
-    """What a command finds under the names that it was given, in words, and the digest of each."""
+def materials(spec: "RunSpec", folder: Path) -> dict[str, str]:
+    """What a command finds under the names that it was given, in words, and the digest of each.
+
+    Behind the digest of the images stands `folder`, in which they were looked for.
+    """
     suite = spec.suite
     size = "" if suite.image_size is None else f" at {suite.image_size} pixels"
-    found = {f"the images {suite.data} of {suite.name}{size}": str(spec.data["sha256"])}
+    found = {f"the images {suite.data} of {suite.name}{size}": f"{spec.data['sha256']}{_IN}{folder.resolve()}"}
     if own := spec.named.get("network_sha256") or spec.named.get("network_version"):
         found[f"the network {suite.network}"] = str(own)
     return found
@@ -63,11 +67,20 @@ def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], 
         DataError: for other images where a run is to be gone on with.
     """
     before = _found_before(root)
-    for what in (what for what, digest in found.items() if before.get(what, digest) != digest):
+    for what, now in found.items():
+        (digest, _, folder), (earlier, _, earlier_folder) = (
+            text.partition(_IN) for text in (now, before.get(what, now))
+        )
+        if digest == earlier:
+            continue
         changed = f"{what} changed since the last clbench run in {root}"
         if _RESUMING.get() and what.startswith("the images"):
             raise DataError(f"{changed}; put those back to go on, or give the clbench run command again to train anew")
-        warn(f"{changed}; every run begins anew with what is there now, and those before it stay")
+        # Those of another folder were asked for.
+        if folder == earlier_folder:
+            warn(
+                f"{changed}; what is there now is trained anew where no run with it is recorded, and those before stay"
+            )
 
 
 def last_invocation(root: Path) -> tuple[list[str], Path]:

@@ -92,8 +92,9 @@ def package_identity(module_name: str, kind: str) -> tuple[str, dict[str, bytes]
     top = module_name.partition(".")[0]
     for title in packages_distributions().get(top, []):
         found = distribution(title)
-        # Of a working copy, and where one hides what is installed, the file is none of the distribution's.
-        if any(
+        # Of a working copy, and where one hides what is installed, the file is none of the distribution's. Only what
+        # is installed has a RECORD: the list that a working copy has is of its own files.
+        if found.read_text("RECORD") is not None and any(
             Path(str(found.locate_file(file))).resolve() == Path(spec.origin).resolve() for file in found.files or []
         ):
             return f"{title} {found.version}", {}
@@ -129,7 +130,9 @@ def _of_package(module_name: str, attribute: str, kind: str) -> Own:
         with _said_of_loading(where, attribute, kind):
             found = _attribute(importlib.import_module(module_name), attribute, where, kind)
         return Own(name, found, "", version)
-    modules = Modules(_folder_of(module_name, spec), module_name.partition(".")[0])
+    # What a module alone in its folder imports from there is its own, as of a file.
+    is_package = "." in module_name or spec.submodule_search_locations is not None
+    modules = Modules(_folder_of(module_name, spec), module_name.partition(".")[0] if is_package else "")
     _read(modules, [modules.folder / each for each in files], kind)
     return _loaded(modules, lambda: importlib.import_module(module_name), where, attribute, name, kind)
 

@@ -114,10 +114,15 @@ class RunFolder:
             files: copies of the user's own files, by path below the folder `files`, such as `helpers/blocks.py`.
 
         Raises:
-            RecordError: if the folder cannot be created, or a path leads out of it.
+            RecordError: if the folder cannot be created, a path leads out of it, or config.json could not be read.
         """
         for name in files:
             check_file_name(name)
+        try:
+            # What is written can be read.
+            check_config(config)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"the run cannot be recorded: {one_line(error)}") from None
         try:
             if self.path.exists():
                 stamp = now().replace(":", "").replace("+0000", "Z")

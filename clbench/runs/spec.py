@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from clbench.data import ImageSet, is_path
+from clbench.data import ImageSet, is_path, stand_in
 from clbench.data.streams import classes_per_task
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import MethodSettings
@@ -14,7 +14,7 @@ from clbench.methods.table import check_method_settings, find_method, resolve_se
 from clbench.networks.table import is_own, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
-from clbench.runs.network import sample_network
+from clbench.runs.network import Sample, sample_network
 from clbench.suites.suite import OVERRIDABLE, Suite
 
 Precision = Literal["float32", "bfloat16"]
@@ -120,21 +120,7 @@ def make_specs(
     named: dict[str, Any] = {**found.named, **({"data": images.source} if has_path else {})}
     if changed.scenario == "split" and changed.classes_per_task is None:
         named["classes_per_task"] = classes_per_task(changed, images)
-    kept = {}
-    for name in methods:
-        method, settings = find_method(name), resolve_settings(changed, name, of_method.get(name, {}))
-        reason = method.refusal(changed)
-        if not reason and (misfit := method.misfit(settings, changed)):
-            raise SettingError(f"the settings of {name} do not fit: {misfit}")
-        reason = reason or method.unfit(found.model, found.image, settings)
-        if not reason:
-            kept[name] = settings
-        elif leave_out is None:
-            raise SettingError(f"{name} cannot run here: {reason}")
-        else:
-            leave_out(f"{name} is left out: {reason}")
-    if not kept:
-        raise SettingError(f"no method is left to run on {suite.name}; name others with --methods")
+    kept = _kept(suite.name, changed, methods, of_method, found, leave_out)
     specs = []
     for seed in seeds:
         for name, settings in kept.items():
@@ -168,6 +154,50 @@ def make_specs(
                 )
             )
     return specs
+
+
+def fitting(
+    suite: Suite, methods: list[str], overrides: Mapping[str, Any], leave_out: Callable[[str], None] | None = None
+) -> list[str]:
+    """The methods that can run here, as far as it is known without images.
+
+    Arguments and errors are those of `make_specs`. Whether a method can learn the network is known where the images
+    are of a source whose size is known.
+    """
+    check_method_settings(suite)
+    of_suite, of_method = sorted_overrides(suite, methods, overrides)
+    changed = suite.with_overrides(of_suite).complete()
+    images = stand_in(changed.data, changed.image_size)
+    found = None if images is None else sample_network(changed, images)
+    return list(_kept(suite.name, changed, methods, of_method, found, leave_out))
+
+
+def _kept(
+    suite_name: str,
+    changed: Suite,
+    methods: list[str],
+    of_method: Mapping[str, Mapping[str, Any]],
+    found: Sample | None,
+    leave_out: Callable[[str], None] | None,
+) -> dict[str, MethodSettings]:
+    """The settings of every method that can run on the suite and its network."""
+    kept = {}
+    for name in methods:
+        method, settings = find_method(name), resolve_settings(changed, name, of_method.get(name, {}))
+        reason = method.refusal(changed)
+        if not reason and (misfit := method.misfit(settings, changed)):
+            raise SettingError(f"the settings of {name} do not fit: {misfit}")
+        if not reason and found is not None:
+            reason = method.unfit(found.model, found.image, settings)
+        if not reason:
+            kept[name] = settings
+        elif leave_out is None:
+            raise SettingError(f"{name} cannot run here: {reason}")
+        else:
+            leave_out(f"{name} is left out: {reason}")
+    if not kept:
+        raise SettingError(f"no method is left to run on {suite_name}; name others with --methods")
+    return kept
 
 
 def sorted_overrides(

@@ -205,6 +205,9 @@ def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in base.flat().items() if key not in _NOT_INHERITED}
     if given.get("network", base.network) != base.network:
         kept = {key: value for key, value in kept.items() if key not in base.network_settings}
+    if given.get("scenario", base.scenario) != base.scenario:
+        # They say how classes become tasks, which is another matter in another scenario.
+        kept = {key: value for key, value in kept.items() if key not in ("classes_per_task", "class_order")}
     settings = {method: dict(values) for method, values in base.method_settings.items() if ":" not in method}
     of_file = given.get("method_settings", {})
     if isinstance(of_file, Mapping):

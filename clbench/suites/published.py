@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Relation = Literal["inside", "above", "below"]
+
+
+def _as_decimal(value: Any) -> Any:
+    # TOML's 1 is no decimal.
+    return Decimal(value) if type(value) is int else value
+
+
+Exact = Annotated[Decimal, BeforeValidator(_as_decimal)]
+"""A number with the digits of its source."""
 
 
 class Measured(Protocol):
@@ -35,10 +44,10 @@ class PublishedResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     method: str
-    average_accuracy: Decimal = Field(ge=0, le=1)
+    average_accuracy: Exact = Field(ge=0, le=1)
     source: str
     setting: str
-    spread: Decimal | None = Field(default=None, gt=0, lt=1)
+    spread: Exact | None = Field(default=None, gt=0, lt=1)
     remark: str = ""
     known: Mapping[str, Any] = Field(default_factory=dict)
 
@@ -86,7 +95,7 @@ class Goal(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     method: str
-    average_accuracy: Decimal = Field(ge=0, le=1)
+    average_accuracy: Exact = Field(ge=0, le=1)
     seeds: int = Field(default=3, ge=1)
     no_forgetting: bool = False
     free_share: tuple[Decimal, ...] = Field(default=(), strict=False)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -32,7 +33,8 @@ _SAID = {
     "extra_forbidden": "there is no setting of that name here",
     "finite_number": "expected a finite number",
     "float_type": "expected a finite number",
-    "tuple_type": "expected numbers with commas between them, such as 100,100",
+    "tuple_type": "expected a list of values with commas between them, such as 100,100",
+    "int_type": "expected a whole number",
 }
 
 
@@ -48,13 +50,16 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     if not first["loc"]:
         # A check of the whole says itself what it is about.
         return SettingError(what)
-    given = f"{where} with {shortened(first['input'])} in it" if within else f"{where}={shortened(first['input'])}"
+    value = first["input"]
+    # Text that looks like a number would not seem to be wrong.
+    shown = repr(value) if isinstance(value, str) and not isinstance(_parse_value(value), str) else shortened(value)
+    given = f"{where} with {shown} in it" if within else f"{where}={shown}"
     return SettingError(f"the setting {given} does not fit: {what}")
 
 
 def shortened(value: Any) -> str:
     """A value in at most 60 letters."""
-    text = value if isinstance(value, str) else repr(value)
+    text = str(value) if isinstance(value, str | Decimal) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

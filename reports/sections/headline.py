@@ -11,7 +11,7 @@ from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
-from clbench.reports.sections.provenance import mixtures, threads_differ
+from clbench.reports.sections.provenance import images_differ, mixtures, threads_differ
 
 _WORDS = {
     "wins": "wins: its accuracy differs from that of every other method of its kind",
@@ -183,6 +183,7 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
         f"{said('data', 'test_images')} to test.",
         *_images(groups),
+        *images_differ(groups),
     )
 
 

@@ -78,6 +78,18 @@ def threads_differ(groups: Sequence[Group]) -> Iterable[str]:
     )
 
 
+def images_differ(groups: Sequence[Group]) -> Iterable[str]:
+    """Says where groups of one report were trained on other images, which are not compared with each other."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        digest = (group.config.get("data") or {}).get("sha256")
+        if digest:
+            found.setdefault(str(digest)[:16], []).append(group.label)
+    if len(found) > 1:
+        shown = "; ".join(f"{digest} ({', '.join(labels)})" for digest, labels in found.items())
+        yield f"The runs are on different images, and only those on the same are compared. SHA-256: {shown}."
+
+
 def left_out_table(left_out: Sequence[LeftOut]) -> Table:
     """The runs that no number contains, and why."""
     return Table(
