@@ -22,6 +22,10 @@ class DataError(ClbenchError):
     """A data set is absent, damaged, or not what was asked for."""
 
 
+class AbsentDataError(DataError):
+    """A data set is not there, and was not downloaded."""
+
+
 class SettingError(ClbenchError):
     """A name, an override or an option does not fit."""
 

@@ -831,7 +831,11 @@ def _misfit_of_layers(l1_activities: Sequence[float], margin_shares: Sequence[fl
             "single number for all"
         )
     if margin_shares is not None and len(margin_shares) != n_layers:
-        return f"margin_shares has {len(margin_shares)} values for {n_layers} hidden layers; give one for each, or none"
+        layers = "one hidden layer" if n_layers == 1 else f"{n_layers} hidden layers"
+        return (
+            f"margin_shares has {len(margin_shares)} values for {layers}; give one for each, or none with "
+            "--set clnp.margin_shares=none"
+        )
     return ""
 
 

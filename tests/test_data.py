@@ -394,7 +394,7 @@ def test_an_absent_source_is_said_in_one_message_that_helps(source, offline, tmp
         assert part in message
     assert ("unreachable" in message) is not offline
     # What was not given is no advice.
-    assert ("without --offline" in message) is offline
+    assert ("without them" in message) is offline
     assert "\n" not in message
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert capsys.readouterr() == ("", "")

@@ -62,16 +62,17 @@ def test_what_a_command_found_is_remembered_however_many_come_after_it(tmp_path)
     assert [words.split(" changed")[0] for words in said] == ["the images a of s", "the network n"]
 
 
-def test_other_images_end_what_is_gone_on_with_and_another_network_does_not(tmp_path):
-    remember(tmp_path, ["run"], {"the images a of s": "1", "the network n": "3"})
-    said = []
+@pytest.mark.parametrize("what", ["the images a of s", "the network n", "the suite s"])
+def test_whatever_has_changed_ends_what_is_gone_on_with(tmp_path, what):
+    remember(tmp_path, ["run"], {"the images a of s": "1", "the network n": "1", "the suite s": "1"})
     with resuming():
-        check_as_before(tmp_path, {"the network n": "4"}, said.append)
-        assert len(said) == 1
-        with pytest.raises(DataError, match=r"the images a of s changed .*; put those back to go on, or give the"):
-            check_as_before(tmp_path, {"the images a of s": "2"}, said.append)
-    check_as_before(tmp_path, {"the images a of s": "2"}, said.append)
-    assert len(said) == 2
+        check_as_before(tmp_path, {what: "1"}, pytest.fail)
+        with pytest.raises(DataError, match=rf"{what} changed .*; put back what was there to go on, or give the"):
+            check_as_before(tmp_path, {what: "2"}, pytest.fail)
+    said = []
+    check_as_before(tmp_path, {what: "2"}, said.append)
+    # A suite is there to be edited.
+    assert len(said) == (what != "the suite s")
 
 
 def test_images_of_another_folder_are_no_change_but_for_what_is_gone_on_with(tmp_path):
@@ -80,7 +81,7 @@ def test_images_of_another_folder_are_no_change_but_for_what_is_gone_on_with(tmp
     said = []
     check_as_before(tmp_path, {"the images a of s": "2 in /photos"}, said.append)
     assert len(said) == 1
-    with resuming(), pytest.raises(DataError, match="put those back to go on"):
+    with resuming(), pytest.raises(DataError, match="put back what was there to go on"):
         check_as_before(tmp_path, {"the images a of s": "2 in /other"}, pytest.fail)
 
 

@@ -235,11 +235,14 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(child, lab, outcome_of):
     assert outcome_of(folder) == expected
 
 
-def test_a_network_that_was_edited_meanwhile_begins_as_another_run_and_the_earlier_attempt_stays(child, lab):
+def test_a_network_that_was_edited_meanwhile_is_not_gone_on_with_and_begins_as_another_run(child, lab):
     assert child(lab, *RUN, script="killed.py").code == 9
     (before,) = folders(lab)
     (lab / "helper.py").write_text("SHARE = 0.2\n")
-    outcome = child(lab, "resume")
+    refused = child(lab, "resume")
+    assert refused.code == 2
+    assert "changed since the last clbench run" in refused.said
+    outcome = child(lab, *RUN)
     assert outcome.code == 0, outcome.said
     (said,) = [line for line in outcome.said.splitlines() if "changed since the last clbench run" in line]
     assert "net.py:Net" in said
@@ -277,11 +280,11 @@ def test_changed_images_end_a_resume_and_let_a_new_command_begin_anew(
     assert outcome.code == 0
     (said,) = [line for line in outcome.err.splitlines() if "changed since the last clbench run" in line]
     assert "photos" in said
-    assert "every run begins anew" in said
+    assert "trained anew where no run with it is recorded" in said
     assert len(folders(lab)) == 3
     photographed(lab / "photos", seed=2)
     outcome = clbench(lab, "resume")
-    assert_refused(outcome, "photos", "put those back to go on, or give the clbench run command again")
+    assert_refused(outcome, "photos", "put back what was there to go on, or give the clbench run command again")
     assert len(folders(lab)) == 3
     photographed(lab / "photos", seed=1)
     assert clbench(lab, "resume").code == 0

@@ -570,7 +570,10 @@ def test_a_network_with_something_wrong_is_refused_in_one_sentence_and_nothing_i
         (["network=./net.py:a b"], ["must be named ./file.py:Class"]),
         (["network=./lab.py:Net"], ["lab.py cannot be read (not a regular file)"]),
         (["network=./net.py:Net", "widht=3"], ["unknown setting 'widht'", "did you mean 'width'"]),
-        (["network=./net.py:Net", "hidden_sizes=3"], ["unknown setting 'hidden_sizes'", "width"]),
+        (
+            ["network=./net.py:Net", "hidden_sizes=3"],
+            ["net.py:Net has no setting hidden_sizes, as mlp and conv have; leave it out"],
+        ),
         (["network=./net.py:Net", "width=wide"], ["the setting width=wide does not fit"]),
         (["network=./net.py:Net", "width=1.5"], ["the setting width=1.5 does not fit"]),
         (["network=./net.py:Net", "rate=NaN"], ["the setting rate=nan does not fit"]),

@@ -88,8 +88,8 @@ def cache_command(
 
 def show_grid(screen: "Screen", suite: "Suite", methods: Sequence[str], seeds: Sequence[int]) -> None:
     """What a command would run, as far as it is known without images."""
-    listed = ", ".join(map(str, seeds))
+    listed, n_runs = ", ".join(map(str, seeds)), len(methods) * len(seeds)
     screen.show(
-        f"{suite.title}: {len(methods) * len(seeds)} runs of {suite.n_tasks} tasks on {suite.network}, "
+        f"{suite.title}: {n_runs} run{'' if n_runs == 1 else 's'} of {suite.n_tasks} tasks on {suite.network}, "
         f"seeds {listed}: {', '.join(methods)}. Nothing was run."
     )

@@ -29,7 +29,7 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.cli.reading import recorded_runs, write_suite_report
-from clbench.errors import INTERRUPTED, DataError, RecordError, SettingError, TrackingError, shown
+from clbench.errors import INTERRUPTED, AbsentDataError, RecordError, SettingError, TrackingError, shown
 
 if TYPE_CHECKING:
     from clbench.execution.job import Outcome
@@ -92,7 +92,7 @@ def run_command(
     try:
         with shown(DataWarning, screen.warn):
             images = load(offline=offline or dry_run)
-    except DataError as error:
+    except AbsentDataError as error:
         if not dry_run:
             raise
         screen.warn(f"{error}; without images the plan has no run ids and no time")
@@ -146,7 +146,7 @@ def run_command(
 
     check_writable(output, "--output")
     check_writable(reports, "--reports")
-    found = materials(specs[0], data_folder(data_root))
+    found = materials(specs[0], data_folder(data_root), suite_files(suite))
     check_as_before(output, found, screen.warn)
 
     from clbench.execution.grid import run_grid
@@ -230,11 +230,15 @@ def status_command(output: OutputOption = Path("clbench-runs")) -> None:
             screen.show(f"{item.run_id}: {item.detail}")
 
 
-def resume_command(context: typer.Context, output: OutputOption = Path("clbench-runs")) -> None:
+def resume_command(
+    context: typer.Context, output: OutputOption = Path("clbench-runs"), quiet: QuietOption = False
+) -> None:
     """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
     from clbench.execution.invocation import last_invocation, resuming
 
     arguments, folder = last_invocation(output)
+    if quiet and not {"-q", "--quiet"} & {*arguments}:
+        arguments = [*arguments, "-q"]
     os.chdir(folder)
     sys.argv = [sys.argv[0], *arguments]
     print(shlex.join(["clbench", *arguments]), flush=True)

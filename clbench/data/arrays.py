@@ -39,7 +39,11 @@ def read_arrays(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
             x_train, y_train, x_test, y_test = (file[name] for name in _NAMES)
     # An array of objects is refused as ValueError: reading one runs what the file says.
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        said = " ".join(str(error).split())
+        said = (
+            "it is no .npz file"
+            if "pickle" in str(error) and not zipfile.is_zipfile(path)
+            else " ".join(str(error).split())
+        )
         raise DataError(f"the file of arrays {path} cannot be read ({said}); write it anew with numpy.savez") from None
     train_images, test_images = _images(path, "x_train", x_train), _images(path, "x_test", x_test)
     if train_images.shape[1:] != test_images.shape[1:]:

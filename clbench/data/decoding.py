@@ -4,13 +4,13 @@ Letters: C channels (1 grey, 3 red, green and blue), H height, W width.
 """
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clbench.data.images import Images
 from clbench.errors import DataError
 
 SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".bmp"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
@@ -42,7 +42,8 @@ def decode(path: str, image_size: int | None = None) -> Images:
         raise
     # Each of Pillow's readers fails in its own way on damaged files, not with OSError alone.
     except Exception as error:
-        said = " ".join(str(error).replace(path, "").replace("''", "it").split())
+        is_none = isinstance(error, UnidentifiedImageError)
+        said = "it is no image" if is_none else " ".join(str(error).replace(path, "").replace("''", "it").split())
         raise DataError(f"the image {path} cannot be read ({said}); repair it, or take it out of the folder") from None
     if image_size is not None and plain.size != (image_size, image_size):
         plain = plain.resize((image_size, image_size), Image.Resampling.BILINEAR)

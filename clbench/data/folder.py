@@ -165,9 +165,10 @@ def _checked(
     for part, found in (("train", train), ("test", test)):
         for name in names:
             if not found.get(name):
+                others = f" ({passed_over:,} files of other kinds were passed over)" if passed_over else ""
                 raise DataError(
-                    f"the class '{name}' in {folder} has no image in {part}; every class needs some in both train and "
-                    "test"
+                    f"the class '{name}' in {folder} has no image in {part}{others}; every class needs some in both "
+                    "train and test"
                 )
     if len(names) < 2:
         said = f"one class alone, '{names[0]}'" if names else "no class"
@@ -196,7 +197,7 @@ def read_folders(found: ClassFolders, image_size: int | None) -> tuple[Part, Par
     Raises:
         DataError: if an image cannot be read, or if their sizes differ and `image_size` is None.
     """
-    decoded = cached(_key(found, image_size), str(found.folder), partial(_decode, found, image_size))
+    decoded = cached(_key(found, image_size), str(found.folder.absolute()), partial(_decode, found, image_size))
     return (
         Part(decoded.train, _labels(found.train), str(found.folder)),
         Part(decoded.test, _labels(found.test), str(found.folder)),

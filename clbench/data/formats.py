@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clbench.data.images import Images, Part, is_for_testing
-from clbench.errors import DataError
+from clbench.errors import AbsentDataError, DataError
 
 CONNECTION_TIMEOUT_SECONDS = 30.0
 
@@ -104,7 +104,7 @@ def download(source: Source, folder: Path, *, offline: bool) -> None:
     names = ", ".join(map(str, missing))
     absent = f"the data set {source.name} is not complete in {folder} (missing: {names})"
     if offline:
-        raise DataError(f"{absent}, and nothing is downloaded with --offline or --dry-run; {advice}")
+        raise AbsentDataError(f"{absent}, and nothing is downloaded with --offline or --dry-run; {advice}")
     timeout = socket.getdefaulttimeout()
     try:
         # torchvision sets no timeout: behind a firewall that drops packets it would wait for minutes.
@@ -121,7 +121,7 @@ def download(source: Source, folder: Path, *, offline: bool) -> None:
                     path.rename(target / path.name)
     except (OSError, RuntimeError, HTTPException, EOFError, zlib.error, tarfile.TarError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{absent} and could not be downloaded ({reason}); {advice}") from None
+        raise AbsentDataError(f"{absent} and could not be downloaded ({reason}); {advice}") from None
     finally:
         socket.setdefaulttimeout(timeout)
 

@@ -28,7 +28,7 @@ from clbench.data.formats import (
     read_idx_files,
 )
 from clbench.data.images import ImageSet, Part, as_image_set, in_canonical_order
-from clbench.errors import DataError, SettingError, unknown_name
+from clbench.errors import AbsentDataError, DataError, SettingError, unknown_name
 
 _MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -168,7 +168,7 @@ def _read_folder(wanted: Source, folder: Path, image_size: int | None, *, named:
     for candidate in (below, published):
         if candidate.is_dir():
             return _by_class(wanted, candidate, image_size)
-    raise DataError(
+    raise AbsentDataError(
         f"the data set tiny-imagenet is not in {folder}; unpack tiny-imagenet-200.zip there, or lay out folders of "
         "images, tiny-imagenet/{train,test}/<class>/*, and pass --data-root DIR or set CLBENCH_DATA"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import DataError, RecordError
+from clbench.networks.own_code import digest_of
 from clbench.records.files import write_whole
 
 if TYPE_CHECKING:
@@ -19,16 +20,21 @@ _IN = " in "
 _RESUMING = ContextVar("resuming", default=False)
 
 
-def materials(spec: "RunSpec", folder: Path) -> dict[str, str]:
+def materials(spec: "RunSpec", folder: Path, suite_files: Mapping[str, bytes]) -> dict[str, str]:
     """What a command finds under the names that it was given, in words, and the digest of each.
 
-    Behind the digest of the images stands `folder`, in which they were looked for.
+    Args:
+        spec: of a run.
+        folder: in which the images were looked for; it stands behind their digest.
+        suite_files: of the user, that the suite was read from.
     """
     suite = spec.suite
     size = "" if suite.image_size is None else f" at {suite.image_size} pixels"
     found = {f"the images {suite.data} of {suite.name}{size}": f"{spec.data['sha256']}{_IN}{folder.resolve()}"}
     if own := spec.named.get("network_sha256") or spec.named.get("network_version"):
         found[f"the network {suite.network}"] = str(own)
+    if suite_files:
+        found[f"the suite {suite.name}"] = digest_of(suite_files)
     return found
 
 
@@ -54,9 +60,9 @@ def resuming() -> Iterator[None]:
 
 
 def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], None]) -> None:
-    """Notices images and networks that have changed since a `clbench run` that put its runs there found them.
+    """Notices what has changed since a `clbench run` that put its runs there found it.
 
-    A new command trains anew on them, and says so.
+    A new command trains anew on it, and says so.
 
     Args:
         root: the folder of run folders.
@@ -64,7 +70,7 @@ def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], 
         warn: told of what has changed.
 
     Raises:
-        DataError: for other images where a run is to be gone on with.
+        DataError: for any change where a run is to be gone on with.
     """
     before = _found_before(root)
     for what, now in found.items():
@@ -74,10 +80,12 @@ def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], 
         if digest == earlier:
             continue
         changed = f"{what} changed since the last clbench run in {root}"
-        if _RESUMING.get() and what.startswith("the images"):
-            raise DataError(f"{changed}; put those back to go on, or give the clbench run command again to train anew")
-        # Those of another folder were asked for.
-        if folder == earlier_folder:
+        if _RESUMING.get():
+            raise DataError(
+                f"{changed}; put back what was there to go on, or give the clbench run command again to train anew"
+            )
+        # Images of another folder were asked for, and a suite is there to be edited.
+        if folder == earlier_folder and not what.startswith("the suite"):
             warn(
                 f"{changed}; what is there now is trained anew where no run with it is recorded, and those before stay"
             )

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from clbench.data import ImageSet, is_path, stand_in
 from clbench.data.streams import classes_per_task
-from clbench.errors import SettingError, unknown_name
+from clbench.errors import SettingError
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import check_method_settings, find_method, resolve_settings
 from clbench.networks.table import is_own, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
 from clbench.runs.network import Sample, sample_network
-from clbench.suites.suite import OVERRIDABLE, Suite
+from clbench.suites.suite import OVERRIDABLE, Suite, unknown_setting
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -229,7 +229,7 @@ def sorted_overrides(
             for name in methods:
                 if key in find_method(name).Settings.model_fields:
                     raise SettingError(f"--set {key}: the suite has no such setting, but {name} has; give {name}.{key}")
-            raise unknown_name("setting", key, [*allowed, *(f"{name}.SETTING" for name in methods)])
+            raise unknown_setting(key, [*allowed, *(f"{name}.SETTING" for name in methods)], network)
     return of_suite, of_method
 
 

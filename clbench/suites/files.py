@@ -89,7 +89,10 @@ def as_toml(suite: Suite, extends: str) -> str:
         f"source = {_value(f'As {suite.name}, changed.')}",
         f"extends = {_value(extends)}",
         "",
-        *(f"{_key(key)} = {_value(value)}" for key, value in given.items()),
+        *(f"{_key(key)} = {_value(value)}" for key, value in given.items() if key not in suite.network_settings),
+        "",
+        f"# Settings of the network {suite.network}: leave them out for another.",
+        *(f"{_key(key)} = {_value(value)}" for key, value in given.items() if key in suite.network_settings),
     ]
     for method, of_method in settings.items():
         if ":" not in method:
@@ -174,6 +177,13 @@ def _suite_of(text: str, path: Path | None, where: str, above: tuple[Path, ...] 
     given |= {key: exact[key] for key in ("published", "goals") if key in exact}
     given = {key: _without_none(value) for key, value in given.items()}
     base = _base(given.pop("extends"), path, where, above) if "extends" in given else None
+    required = [name for name, field in Suite.model_fields.items() if field.is_required()]
+    inherited = set() if base is None else {*required} - {*_NOT_INHERITED}
+    if path is not None and (missing := [name for name in required if name not in {*given, *inherited}]):
+        others = "" if base else ', or let it extend a suite, as in extends = "image-folder"'
+        more = f" and {len(missing) - 3} more settings" if missing[3:] else ""
+        what = f"{', '.join(missing[:3])}{more}; give {'them' if missing[1:] else 'it'}{others}"
+        raise SettingError(f"the suite {where} lacks {what}")
     try:
         if path is not None:
             for key in ("data", "network"):

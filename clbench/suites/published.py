@@ -1,17 +1,21 @@
 """What a suite says beside its setting: published results, goals, and the search that settings come from."""
 
+import contextlib
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Relation = Literal["inside", "above", "below"]
 
 
-def _as_decimal(value: Any) -> Any:
-    # TOML's 1 is no decimal.
-    return Decimal(value) if type(value) is int else value
+def _as_decimal(value: Any, info: ValidationInfo) -> Any:
+    # TOML's 1 is no decimal, and JSON has text for one.
+    is_text = info.mode == "json" and isinstance(value, str)
+    with contextlib.suppress(InvalidOperation):
+        return Decimal(value) if type(value) is int or is_text else value
+    return value
 
 
 Exact = Annotated[Decimal, BeforeValidator(_as_decimal)]

@@ -4,7 +4,7 @@ A suite is data. What a run does beyond it is an override (`--set`), and such a 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape
-from clbench.networks.table import build, find_network, is_own, schema_of
+from clbench.networks.table import NETWORKS, build, find_network, is_own, schema_of
 from clbench.suites.published import Goal, PublishedResult, Search
 from clbench.suites.settings import Optimizer, Schedule, setting_error, shortened, without_sign_of_zero
 
@@ -174,9 +174,8 @@ class Suite(BaseModel):
             schema = schema_of(network)
             for key in others:
                 if key not in schema.model_fields:
-                    raise unknown_name(
-                        "setting", key, ({*cls.model_fields} - {"network_settings"}) | {*schema.model_fields}
-                    )
+                    known = ({*cls.model_fields} - {"network_settings"}) | {*schema.model_fields}
+                    raise unknown_setting(key, known, network)
             try:
                 others = dict(schema.model_validate(others))
             except ValidationError as error:
@@ -229,7 +228,7 @@ class Suite(BaseModel):
                 )
         for key in self.network_settings:
             if key not in schema.model_fields:
-                raise unknown_name("setting", key, [*OVERRIDABLE, *schema.model_fields])
+                raise unknown_setting(key, [*OVERRIDABLE, *schema.model_fields], self.network)
         try:
             settings = schema.model_validate(dict(self.network_settings))
         except ValidationError as error:
@@ -254,11 +253,11 @@ class Suite(BaseModel):
             allowed = (*OVERRIDABLE, *schema_of(network).model_fields)
             for key in given:
                 if key not in allowed:
-                    raise unknown_name("setting", key, allowed)
+                    raise unknown_setting(key, allowed, network)
         else:
             for key in given:
                 if key in type(self).model_fields and key not in OVERRIDABLE:
-                    raise unknown_name("setting", key, OVERRIDABLE)
+                    raise unknown_setting(key, OVERRIDABLE, str(network))
         return Suite.of({**kept, **given})
 
 
@@ -282,6 +281,22 @@ OVERRIDABLE = (
     "steps_per_epoch",
     "validation_share",
 )
+
+
+def unknown_setting(key: str, known: Iterable[str], network: str) -> SettingError:
+    """What is said of a setting that a suite or its network does not have, or that cannot be changed."""
+    if key in ("methods", "seeds") and key not in known:
+        return SettingError(f"--set cannot change {key}; use --{key}")
+    if key in Suite.model_fields and key not in (*known, "network_settings"):
+        return SettingError(f"--set cannot change {key}; set it in a file, as clbench show SUITE --toml writes one")
+    owners = [name for name, entry in NETWORKS.items() if key in entry.settings.model_fields]
+    if owners and key not in known:
+        return SettingError(
+            f"the network {network} has no setting {key}, as {' and '.join(owners)} have; leave it out"
+            if owners[1:]
+            else f"the network {network} has no setting {key}, as {owners[0]} has; leave it out"
+        )
+    return unknown_name("setting", key, known)
 
 
 def absolute(reference: str, base: Path) -> str:
