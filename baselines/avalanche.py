@@ -40,6 +40,7 @@ class AvalancheEWC(Method):
     """`EWCPlugin` in mode `separate`."""
 
     Settings = AvalancheEWCSettings
+    resumes = True
 
     def plugins(self) -> list[SupervisedPlugin]:
         """Avalanche's plugin."""
@@ -79,6 +80,7 @@ class AvalancheSI(Method):
     """`SynapticIntelligencePlugin`."""
 
     Settings = AvalancheSISettings
+    resumes = True
 
     @classmethod
     def refusal(cls, suite: Suite) -> str:

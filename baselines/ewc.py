@@ -162,6 +162,7 @@ class EWC(Method):
     """EWC on a suite."""
 
     Settings = EWCSettings
+    resumes = True
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:
@@ -194,3 +195,4 @@ class OnlineEWC(EWC):
     """Online EWC on a suite: one running Fisher around the latest weights."""
 
     Settings = OnlineEWCSettings
+    resumes = True

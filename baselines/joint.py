@@ -28,6 +28,7 @@ class Joint(Method):
     """Starts anew whenever a task arrives, with everything seen so far."""
 
     Settings = JointSettings
+    resumes = True
 
     def learn(self, task: Task) -> None:
         """Trains a new network on tasks 1 to `task`."""

@@ -101,6 +101,7 @@ class MAS(Method):
     """MAS on a suite."""
 
     Settings = MASSettings
+    resumes = True
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:

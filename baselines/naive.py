@@ -9,3 +9,5 @@ from clbench.methods.method import Method
 
 class Naive(Method):
     """The base method as it is."""
+
+    resumes = True

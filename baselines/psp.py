@@ -168,6 +168,7 @@ class PSP(Method):
     """PSP on a suite."""
 
     Settings = PSPSettings
+    resumes = True
     task_known_at_test = True
 
     @classmethod

@@ -144,6 +144,7 @@ class SI(Method):
     """SI on a suite."""
 
     Settings = SISettings
+    resumes = True
 
     @classmethod
     def misfit(cls, settings: MethodSettings, suite: Suite) -> str:

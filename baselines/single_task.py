@@ -19,6 +19,7 @@ class SingleTask(Method):
     """Keeps one network per task and is told which one to use."""
 
     Settings = NewOptimizerSettings
+    resumes = True
     task_known_at_test = True
 
     def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:

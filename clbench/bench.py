@@ -265,7 +265,7 @@ def ours(
         name: Measured(
             sum(counts) / sum(seconds),
             tested / (tested + sum(seconds)) if is_whole else None,
-            tasks[-1]["extra_state_bytes"] / weights,
+            None if tasks[-1]["extra_state_bytes"] is None else tasks[-1]["extra_state_bytes"] / weights,
         )
     }
     if name == "clnp":

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.statistics import Estimate
 from clbench.reports.formatting import percent
 from clbench.reports.model import Cell
 
 UNDEFINED = Cell("n/a")
+NOT_DECLARED = Cell("not declared")
+"""The state of a method that does not say what it keeps."""
 
 
 def accuracy_cell(value: Estimate | None, remark: str = "") -> Cell:
@@ -28,9 +31,12 @@ def points_cell(value: Estimate | None, show: Callable[[float], str]) -> Cell:
     return Cell(show(value.mean), f"± {percent(value.half_width)}", 100 * value.mean, 100 * value.half_width)
 
 
-def cost_cell(value: Estimate | None, show: Callable[[float], str]) -> Cell:
-    """A time, a rate or a number of bytes, mean over seeds."""
-    return UNDEFINED if value is None else Cell(show(value.mean), "", value.mean)
+def cost_cell(group: Group, column: str, over_tasks: str, show: Callable[[float], str]) -> Cell:
+    """A time, a rate or a number of bytes, mean over seeds. Arguments are those of `Group.tasks`."""
+    value = group.tasks(column, over_tasks)
+    if value is None:
+        return NOT_DECLARED if column == "extra_state_bytes" else UNDEFINED
+    return Cell(show(value.mean), "", value.mean)
 
 
 def count_cell(number: int) -> Cell:

@@ -15,6 +15,7 @@ from clbench.reports import figures
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, SIGNIFICANCE, PairedComparison, compare_paired, holm
+from clbench.reports.cells import cost_cell
 from clbench.reports.compose import newest_end
 from clbench.reports.formatting import percent, plain, readable_bytes, seconds, setting, signed_percent
 from clbench.reports.model import Cell, Column, Figure, Report, Section, Table
@@ -269,7 +270,7 @@ def _costs_table(groups: tuple[Group, Group], mark: str) -> Table:
             ratio = Cell("n/a")
             if first is not None and second is not None and second.mean:
                 ratio = Cell(f"{first.mean / second.mean:.2f}", "", first.mean / second.mean)
-            cells = [Cell("n/a") if value is None else Cell(show(value.mean), "", value.mean) for value in found]
+            cells = [cost_cell(group, column, over, show) for group in groups]
             yield (Cell(heading), *cells, ratio)
 
     return Table(

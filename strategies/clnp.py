@@ -893,6 +893,7 @@ class CLNP(Method):
     """CLNP on a suite; fine-tuning epochs are taken out of the method's, not added to them."""
 
     Settings = CLNPSettings
+    resumes = True
     task_known_at_test = True
 
     @classmethod

@@ -12,9 +12,8 @@ from clbench.errors import SettingError
 from clbench.networks.heads import SlicedHeads
 from clbench.networks.own import own_network
 from clbench.networks.table import find_network
-from clbench.runs.network import check_unchanged
 from clbench.runs.runner import train
-from clbench.runs.spec import make_specs
+from clbench.runs.spec import check_unchanged, make_specs
 from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 
@@ -187,11 +186,11 @@ def test_an_edit_after_a_command_began_does_not_reach_its_runs(write, spec_of, t
 def test_another_process_refuses_a_network_that_has_changed_since(write, spec_of):
     path = write(NET)
     spec = spec_of(path)
-    check_unchanged(spec.suite, spec.named)
+    check_unchanged(spec)
     write(NET + "\n")
     own_network(f"{path}:Net", anew=True)
     with pytest.raises(SettingError, match="has changed since the command began; give it again"):
-        check_unchanged(spec.suite, spec.named)
+        check_unchanged(spec)
 
 
 # What is kept apart

@@ -40,6 +40,7 @@ TASKS = [
         "eval_seconds": 1e-4,
         "peak_memory_bytes": 2**31,
         "extra_state_bytes": 44 * task,
+        "optimizer_state_bytes": 0,
     }
     for task in (1, 2)
 ]

@@ -69,22 +69,29 @@ def as_option(value: Any) -> str:
 
 
 def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
-    """The methods named on the command line, each once; `others` are names that are taken beside them."""
-    from clbench.errors import unknown_name
-    from clbench.methods.table import method_names
+    """The methods named on the command line, each once; `others` are names that are taken beside them.
+
+    Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
+    """
+    from clbench.methods.own import BROUGHT
+    from clbench.methods.table import method_names, names_of, unknown_method
     from clbench.suites.settings import base_name
 
+    of_suite = names_of(suite.methods, Path.cwd())
     if given is None:
-        return list(suite.methods)
+        return of_suite
     if given == "all":
-        return [*method_names(), *suite.variants]
+        own = [name for name in of_suite if name in BROUGHT]
+        return [*method_names(), *own, *(name for name in suite.variants if name not in own)]
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    names = names_of(names, Path.cwd())
     for name in names:
-        known = base_name(name) in method_names() and (name == base_name(name) or name in suite.method_settings)
+        is_there = base_name(name) in BROUGHT or base_name(name) in method_names()
+        known = is_there and (name == base_name(name) or name in suite.method_settings)
         if not known and name not in others:
-            raise unknown_name("method", name, [*method_names(), *suite.variants, *others])
+            raise unknown_method(name, [*suite.variants, *others])
     return names
 
 

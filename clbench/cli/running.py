@@ -146,7 +146,7 @@ def run_command(
 
     check_writable(output, "--output")
     check_writable(reports, "--reports")
-    found = materials(specs[0], data_folder(data_root), suite_files(suite))
+    found = materials(specs, data_folder(data_root), suite_files(suite))
     check_as_before(output, found, screen.warn)
 
     from clbench.execution.grid import run_grid

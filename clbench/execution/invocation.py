@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import DataError, RecordError
-from clbench.networks.own_code import digest_of
+from clbench.own.code import digest_of
 from clbench.records.files import write_whole
 
 if TYPE_CHECKING:
@@ -20,21 +20,25 @@ _IN = " in "
 _RESUMING = ContextVar("resuming", default=False)
 
 
-def materials(spec: "RunSpec", folder: Path, suite_files: Mapping[str, bytes]) -> dict[str, str]:
+def materials(specs: "Sequence[RunSpec]", folder: Path, suite_files: Mapping[str, bytes]) -> dict[str, str]:
     """What a command finds under the names that it was given, in words, and the digest of each.
 
     Args:
-        spec: of a run.
+        specs: of the runs.
         folder: in which the images were looked for; it stands behind their digest.
         suite_files: of the user, that the suite was read from.
     """
-    suite = spec.suite
+    first = specs[0]
+    suite = first.suite
     size = "" if suite.image_size is None else f" at {suite.image_size} pixels"
-    found = {f"the images {suite.data} of {suite.name}{size}": f"{spec.data['sha256']}{_IN}{folder.resolve()}"}
-    if own := spec.named.get("network_sha256") or spec.named.get("network_version"):
+    found = {f"the images {suite.data} of {suite.name}{size}": f"{first.data['sha256']}{_IN}{folder.resolve()}"}
+    if own := first.named.get("network_sha256") or first.named.get("network_version"):
         found[f"the network {suite.network}"] = str(own)
     if suite_files:
         found[f"the suite {suite.name}"] = digest_of(suite_files)
+    for spec in specs:
+        if spec.reference:
+            found[f"the method {spec.reference}"] = "".join(spec.of_method.values())
     return found
 
 

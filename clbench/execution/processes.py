@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
 import sys
 import threading
@@ -125,7 +126,9 @@ def _start(
     given = (grid.device, grid.output, grid.load, grid.jobs)
     # What config.json says of the code is what was there when the command began.
     config = job_config(grid, spec)
-    process = context.Process(target=_run_in_child, args=(theirs, halt, set_up, given, spec, config))
+    # In a piece, so that code of the user's which does not load any more is no end of the process.
+    packed = pickle.dumps(spec)
+    process = context.Process(target=_run_in_child, args=(theirs, halt, set_up, given, packed, config))
     process.start()
     # So that the end of the process is the end of the pipe.
     theirs.close()
@@ -140,6 +143,8 @@ def _heard(connection: Connection, child: _Child, objects: dict[str, Any]) -> bo
         return False
     if not name:
         child.status = method
+        if arguments:
+            objects["screen"].run_ended(child.spec, method, arguments)
         return True
     try:
         getattr(objects[name], method)(*arguments)
@@ -197,7 +202,7 @@ def _run_in_child(
     halt: Any,
     set_up: _SetUp,
     given: tuple[torch.device, Path, Callable[[], ImageSet], int],
-    spec: RunSpec,
+    packed: bytes,
     config: Mapping[str, Any],
 ) -> None:
     """Trains one run in this process, until it, the first process, or whoever sends a signal says stop."""
@@ -205,12 +210,14 @@ def _run_in_child(
     tracker: Any = _Remote("tracker", connection)
     screen: Any = _Remote("screen", connection)
     status: Status = "failed"
+    reason = ""
     with stopping_on_signals(stop):
         set_up.apply()
         threading.Thread(target=_set_with_parent, args=(stop,), daemon=True).start()
         train = partial(train_run, config=config, should_stop=lambda: stop.is_set() or bool(halt.value))
         try:
             device, output, load, jobs = given
+            spec: RunSpec = pickle.loads(packed)
             images = load()
             if images.sha256 != spec.data["sha256"]:
                 raise DataError(f"the data {images.source} have changed since the command began; give it again")
@@ -218,10 +225,9 @@ def _run_in_child(
         except KeyboardInterrupt:
             status = "stopped"
         except Exception as error:
-            expected = isinstance(error, ClbenchError)
-            screen.run_ended(spec, "failed", str(error) if expected else f"{type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
-        connection.send(("", status, ()))
+        connection.send(("", status, reason))
 
 
 def _set_with_parent(stop: threading.Event) -> None:

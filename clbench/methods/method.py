@@ -103,6 +103,9 @@ class Method:
         Settings: the method's hyper-parameters.
         task_known_at_test: whether predictions need to be told the task, even with a single head.
         numbers: raised when a change moves the method's numbers, so that its runs get new ids and no others do.
+        resumes: whether `state_dict` holds everything that the method carries from task to task, so that a killed run
+            can go on after its last task. A class says so itself: a subclass may carry more than its base. Where it is
+            False, a killed run begins anew.
 
     Args:
         settings: resolved hyper-parameters (`resolve_settings`).
@@ -112,9 +115,14 @@ class Method:
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     task_known_at_test: ClassVar[bool] = False
     numbers: ClassVar[int] = 0
+    resumes: ClassVar[bool] = False
 
     model: "nn.Module"
     strategy: "TensorStrategy"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.resumes = bool(vars(cls).get("resumes", False))
 
     def __init__(self, settings: Any, workplace: Workplace) -> None:
         self.settings = settings
@@ -247,14 +255,25 @@ class Method:
         """What must be kept between tasks beside the network's weights and the optimiser, by name."""
         return {}
 
-    def extra_state_bytes(self) -> int:
-        """Size of `extra_state`, booleans counted as bits."""
+    def extra_state_bytes(self) -> int | None:
+        """Size of `extra_state`, booleans counted as bits. None for a method that does not declare its state."""
         import torch
 
+        if not self.resumes and type(self).extra_state is Method.extra_state:
+            return None
         return sum(
             -(-tensor.numel() // 8) if tensor.dtype == torch.bool else tensor.numel() * tensor.element_size()
             for tensor in self.extra_state().values()
         )
+
+    def optimizer_state_bytes(self) -> int:
+        """Size of what the optimiser keeps from task to task; 0 where every task begins with a new one."""
+        import torch
+
+        if self.settings.reset_optimizer:
+            return 0
+        kept = [value for state in self.strategy.optimizer.state.values() for value in state.values()]
+        return sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on after the last task learned: tensors, numbers and strings only."""

@@ -1,21 +1,26 @@
 """The table of all methods: where each is, without importing it, and its hyper-parameters in a suite.
 
 Adding a method is a file with a subclass of `Method`, a line in `METHODS`, and a test file. Others add theirs through
-the entry point group `clbench.methods` (name = "package.module:Class"), without touching this file.
+the entry point group `clbench.methods` (name = "package.module:Class"), or name a class of theirs where a method is
+named, `./file.py:Class` or `package.module:Class`, without touching this file.
 """
 
 import importlib
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from clbench.errors import SettingError, unknown_name
 from clbench.methods.method import Method, MethodSettings
+from clbench.methods.own import BROUGHT, bring, is_reference
+from clbench.own.code import digest_of, package_identity
 from clbench.suites.settings import base_name, setting_error
-from clbench.suites.suite import Suite
+from clbench.suites.suite import Suite, absolute
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ def find_method(name: str) -> type[Method]:
         SettingError: for an unknown name, listing the right ones, or an installed package that does not load.
     """
     name = base_name(name)
+    if name in BROUGHT:
+        return BROUGHT[name].method
     if name in METHODS:
         module, _, attribute = METHODS[name].target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
@@ -72,7 +79,62 @@ def find_method(name: str) -> type[Method]:
             if not (isinstance(found, type) and issubclass(found, Method)):
                 raise SettingError(f"the method '{name}': {entry.value} is not a subclass of clbench.methods.Method")
             return found
-    raise unknown_name("method", name, method_names())
+    raise unknown_method(name)
+
+
+def unknown_method(name: str, others: Sequence[str] = ()) -> SettingError:
+    """What is said of a name that no method has, and how to bring one.
+
+    Args:
+        name: as it was given.
+        others: names that would do as well.
+    """
+    known = unknown_name("method", name, [*method_names(), *others])
+    return SettingError(f"{known}, or one of your own as ./file.py:Class or package.module:Class")
+
+
+def names_of(methods: Sequence[str], base: Path) -> list[str]:
+    """The names that methods go by, each once; those of the user's are loaded for it, as their files are now.
+
+    Args:
+        methods: names, variants, `./file.py:Class` or `package.module:Class`.
+        base: the folder that a path is relative to.
+
+    Raises:
+        SettingError: for a class that does not load or is no method, and for two of one name.
+    """
+    found: dict[str, str] = {}
+    for method in methods:
+        is_own = is_reference(method) or (":" in method and _is_module(base_name(method)))
+        reference = absolute(method, base) if is_own else method
+        name = bring(reference, method_names()) if is_own else method
+        if found.setdefault(name, reference) != reference:
+            raise SettingError(f"{found[name]} and {reference} are two methods of one name; rename one of the classes")
+    return list(found)
+
+
+def _is_module(name: str) -> bool:
+    """Whether what stands before a colon is a module rather than a method with variants."""
+    if name in METHODS or name in BROUGHT or not name.isidentifier() or name in method_names():
+        return False
+    return importlib.util.find_spec(name) is not None
+
+
+def content_of(name: str) -> tuple[dict[str, str], dict[str, bytes]]:
+    """What a record says of the code of a method that is not ours, and the user's files that it is made of.
+
+    Raises:
+        SettingError: as `find_method`.
+    """
+    name = base_name(name)
+    if name in BROUGHT:
+        return BROUGHT[name].content, dict(BROUGHT[name].own.files)
+    if name in METHODS:
+        return {}, {}
+    find_method(name)
+    module = next(entry.module for entry in _plugins() if entry.name == name)
+    version, files = package_identity(module, "method")
+    return ({"method_version": version} if version else {"method_sha256": digest_of(files)}), files
 
 
 def _plugins() -> list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench.errors import SettingError
 from clbench.networks.network import ImageShape
-from clbench.networks.own_code import said_by
+from clbench.own.code import said_by
 
 Head = Literal["single", "multi", "classes"]
 

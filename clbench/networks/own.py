@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, create_model
 
 from clbench.errors import SettingError
 from clbench.networks.network import ImageShape, Network
-from clbench.networks.own_code import Own, load, said_by
 from clbench.networks.settings import NetworkSettings
+from clbench.own.code import Own, load, said_by
 
 if TYPE_CHECKING:
     from torch import nn

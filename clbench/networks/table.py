@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape, Network
 from clbench.networks.own import OwnNetwork, own_network
-from clbench.networks.own_code import digest_of, is_own, package_identity
 from clbench.networks.settings import (
     AlexNetSettings,
     ConvSettings,
@@ -23,6 +22,7 @@ from clbench.networks.settings import (
     ResNetSettings,
     VGGSettings,
 )
+from clbench.own.code import digest_of, is_own, package_identity
 
 if TYPE_CHECKING:
     from torch import nn

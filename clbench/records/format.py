@@ -27,10 +27,11 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table: those that every record has, then those that it may have."""
+    """The columns of a table: those that every record has, then those that it may have; of all, which may be empty."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    may_be_empty: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -39,7 +40,10 @@ class Columns:
 
 
 _TASKS = Columns(
-    ("task", "train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes")
+    ("task", "train_seconds", "train_images_per_second", "eval_seconds", "peak_memory_bytes", "extra_state_bytes"),
+    ("optimizer_state_bytes",),
+    # Of a method that does not declare its state.
+    may_be_empty=("extra_state_bytes", "optimizer_state_bytes"),
 )
 _CAPACITY = Columns(("task", "group", "unit", "units", "free", "new", "reused"), ("threshold", "margin_spent"))
 TABLES: Mapping[int, Mapping[str, Columns]] = {
@@ -223,7 +227,7 @@ def _text(content: bytes) -> str:
 
 
 def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
-    """A table with these columns, numbers but for the names of groups and units."""
+    """A table with these columns, numbers but for the names of groups and units; NaN where an optional one is not."""
     import numpy as np
     import pandas as pd
 
@@ -232,7 +236,8 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
     there = tuple(name for name in columns.all if name in columns.required or name in frame.columns)
     if tuple(frame.columns) != there:
         raise ValueError(f"expected the columns {', '.join(there)}, but got {', '.join(frame.columns)}")
-    numbers = frame[[name for name in there if name not in words]]
+    empty = [name for name in columns.may_be_empty if name in there and frame[name].isna().all()]
+    numbers = frame[[name for name in there if name not in words and name not in empty]]
     kinds = [dtype.kind for dtype in numbers.dtypes]
     # All at once, because column by column takes longer than reading the file.
     if len(frame) and (set(kinds) - set("iuf") or not np.isfinite(numbers.to_numpy(dtype=float)).all()):
@@ -242,7 +247,7 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
     if words:
         for group, unit in dict.fromkeys(zip(frame["group"], frame["unit"], strict=True)):
             _check_group(group, unit)
-    return frame
+    return frame.reindex(columns=list(columns.all))
 
 
 def _check_group(group: Any, unit: Any) -> None:

@@ -18,6 +18,10 @@ from clbench.suites.suite import Suite
 NUMBERS = "0.1.0"
 
 
+# What a record says of a method's code, where there is something to say.
+OF_METHOD = ("method_numbers", "method_sha256", "method_version")
+
+
 def run_id_of(identity: Mapping[str, Any]) -> str:
     """The run's id: 16 hexadecimal digits of the SHA-256 of its identity as canonical JSON."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -33,7 +37,7 @@ def recorded_identity(config: Mapping[str, Any]) -> dict[str, Any]:
     suite = config["suite_settings"]
     # Records of the first format have the version there, which was that of the numbers.
     numbers = config["numbers"] if "format" in config else config["versions"]["clbench"]
-    of_method = {"method_numbers": config["method_numbers"]} if config.get("method_numbers") else {}
+    of_method = {key: config[key] for key in OF_METHOD if config.get(key)}
     return {
         "clbench": numbers,
         "suite_settings": {key: value for key, value in suite.items() if key not in ("title", "source")},

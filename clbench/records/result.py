@@ -56,7 +56,9 @@ class RunResult:
             return values
         if self.is_measured:
             values |= metrics.summarise(self.matrix, self.learned)
-        values |= {key: float(value) for key, value in self.tasks[-1].items() if key != "task"}
+        # What a method does not declare is None, and read back NaN.
+        known = {key: value for key, value in self.tasks[-1].items() if value is not None and value == value}
+        values |= {key: float(value) for key, value in known.items() if key != "task"}
         for row in self.capacity:
             if row["task"] == self.learned:
                 for kind in ("free", "reused", "new"):

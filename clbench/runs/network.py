@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from clbench.data import ImageSet
 from clbench.data.streams import outputs_of
 from clbench.errors import SettingError
-from clbench.networks.own_code import said_by
 from clbench.networks.table import NETWORKS, origin_of
+from clbench.own.code import said_by
 from clbench.seeding import seeded
 from clbench.suites.suite import Suite
 
@@ -79,13 +79,3 @@ def _check_training(model: "nn.Module", image: "Tensor", name: str) -> None:
     except Exception as error:
         raise SettingError(f"the network {name} cannot be trained: {said_by(error)}") from error
     model.zero_grad()
-
-
-def check_unchanged(suite: Suite, named: Mapping[str, str]) -> None:
-    """Makes sure that a network of the user's is the one that the run is named after, also in another process.
-
-    Raises:
-        SettingError: if its files were changed since the command began.
-    """
-    if any(named.get(key) != value for key, value in origin_of(suite.network)[0].items()):
-        raise SettingError(f"the network {suite.network} has changed since the command began; give it again")

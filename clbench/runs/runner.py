@@ -21,9 +21,8 @@ from clbench.records.result import RunResult
 from clbench.records.samples import sample_strip
 from clbench.runs.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from clbench.runs.memory import keep_freed_memory, peak_memory_bytes, reset_peak_memory
-from clbench.runs.network import check_unchanged
 from clbench.runs.samples import sample_images
-from clbench.runs.spec import RunSpec
+from clbench.runs.spec import RunSpec, check_unchanged
 from clbench.runs.watching import Progress, Watch
 from clbench.seeding import RandomStreams
 
@@ -63,7 +62,7 @@ def train(
         DivergenceError: if the loss is no longer finite.
     """
     keep_freed_memory()
-    check_unchanged(spec.suite, spec.named)
+    check_unchanged(spec)
     seeds = RandomStreams(spec.seed)
     stream = make_stream(spec.suite, images, seeds)
     if split == "validation":
@@ -106,10 +105,12 @@ def train(
                 "eval_seconds": time.perf_counter() - start,
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "extra_state_bytes": method.extra_state_bytes(),
+                "optimizer_state_bytes": method.optimizer_state_bytes(),
             }
         )
         result.capacity += method.capacity()
-        save({"method": method.state_dict(), "result": result.state()})
+        if method.resumes:
+            save({"method": method.state_dict(), "result": result.state()})
         on_task(result)
     return method
 
@@ -176,6 +177,13 @@ def execute(
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
+    if not find_method(spec.method).resumes and folder.status in ("running", "stopped", "failed"):
+        warnings.warn(
+            "begins anew, and the earlier attempt is kept beside it, because the method does not say that it can go on "
+            "from what it saves (Method.resumes)",
+            MethodWarning,
+            stacklevel=2,
+        )
     saved = _resumable(folder, config, spec.files)
     if saved is None:
         folder.begin(config, environment_text(), spec.files)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,11 +10,13 @@ from clbench.data import ImageSet, is_path, stand_in
 from clbench.data.streams import classes_per_task
 from clbench.errors import SettingError
 from clbench.methods.method import MethodSettings
-from clbench.methods.table import check_method_settings, find_method, resolve_settings
-from clbench.networks.table import is_own, schema_of
+from clbench.methods.own import BROUGHT, bring
+from clbench.methods.table import check_method_settings, content_of, find_method, method_names, resolve_settings
+from clbench.networks.table import is_own, origin_of, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
 from clbench.runs.network import Sample, sample_network
+from clbench.suites.settings import base_name
 from clbench.suites.suite import OVERRIDABLE, Suite, unknown_setting
 
 Precision = Literal["float32", "bfloat16"]
@@ -35,6 +37,8 @@ class RunSpec:
         named: what stands in the record in the place of a path: names and digests of the user's network and images.
         network: what a reader wants to know of it, such as its number of parameters; no part of the id.
         files: the user's files that the run is made of, by the names under which the run folder keeps them.
+        of_method: what says which code a method is that is not ours: the digest of its modules, or a version.
+        reference: where a method of the user's is found; empty for others.
     """
 
     suite: Suite
@@ -48,6 +52,13 @@ class RunSpec:
     named: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    of_method: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class of the settings may be the user's, which another process must load first.
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _rebuilt, ({**given, "settings": self.settings.model_dump()},)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -62,6 +73,7 @@ class RunSpec:
             "numbers": NUMBERS,
             "method": self.method,
             "method_numbers": find_method(self.method).numbers,
+            **self.of_method,
             **settings_of(self.suite, self.settings, self.named),
             "seed": self.seed,
             "precision": self.precision,
@@ -138,6 +150,7 @@ def make_specs(
                     if getattr(settings, k) != getattr(canonical, k)
                 },
             }
+            code, method_files = content_of(name)
             specs.append(
                 RunSpec(
                     changed,
@@ -150,10 +163,45 @@ def make_specs(
                     device,
                     named,
                     found.described,
-                    {**(files or {}), **found.files},
+                    _together(files or {}, found.files, method_files),
+                    code,
+                    BROUGHT[base_name(name)].reference if base_name(name) in BROUGHT else "",
                 )
             )
     return specs
+
+
+def _rebuilt(given: dict[str, Any]) -> RunSpec:
+    """A run's spec in another process."""
+    if given["reference"]:
+        bring(given["reference"], method_names(), anew=False)
+    settings = find_method(given["method"]).Settings.model_validate(given["settings"])
+    return RunSpec(**{**given, "settings": settings})
+
+
+def check_unchanged(spec: RunSpec) -> None:
+    """Makes sure that the user's network and method are those that the run is named after, also in another process.
+
+    Raises:
+        SettingError: if their files were changed since the command began.
+    """
+    found, _ = origin_of(spec.suite.network)
+    if any(spec.named.get(key) != value for key, value in found.items()):
+        raise SettingError(f"the network {spec.suite.network} has changed since the command began; give it again")
+    if content_of(spec.method)[0] != spec.of_method:
+        raise SettingError(f"the method {spec.method} has changed since the command began; give it again")
+
+
+def _together(*parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files of several folders; one whose name is taken by another gets a number before it."""
+    found: dict[str, bytes] = {}
+    for part in parts:
+        for name, content in part.items():
+            number, free = 1, name
+            while found.get(free, content) != content:
+                number, free = number + 1, f"{number + 1}-{name}"
+            found[free] = content
+    return found
 
 
 def fitting(

@@ -189,6 +189,8 @@ def _suite_of(text: str, path: Path | None, where: str, above: tuple[Path, ...] 
             for key in ("data", "network"):
                 if isinstance(given.get(key), str):
                     given[key] = absolute(given[key], path.parent)
+            if isinstance(methods := given.get("methods"), list):
+                given["methods"] = [absolute(each, path.parent) if isinstance(each, str) else each for each in methods]
         return Suite.of(given if base is None else _extended(base, given))
     except SettingError as error:
         raise SettingError(f"the suite {where}: {error}") from None
@@ -231,7 +233,7 @@ def _extended(base: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inherited(methods: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """The methods without the variants that are not inherited; what these are variants of, if there are no others."""
-    kept = [method for method in methods if ":" not in method or method in settings]
+    kept = [method for method in methods if ":" not in method or "/" in method or method in settings]
     return kept or list(dict.fromkeys(map(base_name, methods)))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from clbench.metrics import SUMMARY, tasks_learned
-from clbench.records.identity import recorded_identity, recorded_settings
+from clbench.records.identity import OF_METHOD, recorded_identity, recorded_settings
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
@@ -305,7 +305,8 @@ def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         # It lacks a part of what its id is made of, and its version is all that tells.
         return {"clbench": (config.get("versions") or {}).get("clbench"), "method numbers": 0}
-    return {"clbench": identity["clbench"], "method numbers": identity.get("method_numbers", 0)}
+    of_code = {key.replace("_", " "): identity[key] for key in OF_METHOD[1:] if key in identity}
+    return {"clbench": identity["clbench"], "method numbers": identity.get("method_numbers", 0), **of_code}
 
 
 def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:

@@ -10,6 +10,7 @@ from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenth
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.sections.inference import kinds
 
+_OPTIMIZER = "Kept by the optimiser"
 _COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Training, s per task", "train_seconds", "median", seconds),
     ("First task, s", "train_seconds", "first", seconds),
@@ -19,6 +20,7 @@ _COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
     ("Extra state", "extra_state_bytes", "last", readable_bytes),
     ("Extra state per task", "extra_state_bytes", "slope", readable_bytes),
+    (_OPTIMIZER, "optimizer_state_bytes", "last", readable_bytes),
 )
 
 
@@ -67,19 +69,21 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
         for group, *_, best in panel.points:
             if best:
                 fronts[group.label].append(panel.label.split(" (")[0].removeprefix("Training ").lower())
+    kept = [group.tasks("optimizer_state_bytes", "last") for group in groups]
+    columns = [each for each in _COLUMNS if each[0] != _OPTIMIZER or any(value and value.mean for value in kept)]
     return Table(
         "costs",
         f"{mark}Time and memory, mean over seeds",
         (
             Column("Method", "text", 1.6),
-            *(Column(heading) for heading, *_ in _COLUMNS),
+            *(Column(heading) for heading, *_ in columns),
             Column("Testing, % of time"),
             Column("On the front of", "text", 1.1),
         ),
         tuple(
             (
                 Cell(group.label),
-                *(cost_cell(group.tasks(column, over), show) for _, column, over, show in _COLUMNS),
+                *(cost_cell(group, column, over, show) for _, column, over, show in columns),
                 _testing_share(group),
                 Cell(", ".join(fronts[group.label]) or "–"),
             )

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from clbench.errors import SettingError
-from clbench.networks.modules import Modules
+from clbench.own.modules import Modules
 
 # More than this is no code.
 _MOST_BYTES = 20 * 2**20
