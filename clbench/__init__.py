@@ -4,8 +4,10 @@ The engine is this package; the methods under test are `clbench.strategies`, wha
 `clbench.baselines`, and `clbench.reports` turns recorded runs into tables, figures, HTML and PDF.
 """
 
+import importlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -16,3 +18,12 @@ warnings.filterwarnings("ignore", message="no QP solver found", category=UserWar
 # lets `import clbench.strategies` work from a checkout that was never installed.
 if not (Path(__file__).parent / "strategies").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
+
+_OF_API = ("Runs", "load", "run")
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: torch and pandas take seconds.
+    if name in _OF_API:
+        return getattr(importlib.import_module("clbench.api"), name)
+    raise AttributeError(f"module 'clbench' has no attribute {name!r}")

@@ -50,6 +50,18 @@ class DivergenceError(ClbenchError):
     """Training left the finite numbers."""
 
 
+class RunError(ClbenchError):
+    """Some of several runs failed; the others ended.
+
+    Attributes:
+        runs: all of them, failed or not.
+    """
+
+    def __init__(self, text: str, runs: Any) -> None:
+        super().__init__(text)
+        self.runs = runs
+
+
 class ReportWarning(UserWarning):
     """A report lacks something that it should have."""
 

@@ -39,6 +39,7 @@ class Grid:
         images: of the suite.
         load: gives them again, in another process.
         jobs: how many runs train at once, each in a process of its own if there are several.
+        command: what a record says the runs were asked for by; empty for the command line.
     """
 
     device: torch.device
@@ -46,12 +47,13 @@ class Grid:
     images: ImageSet
     load: Callable[[], ImageSet]
     jobs: int = 1
+    command: str = ""
 
 
 def job_config(grid: Grid, spec: RunSpec) -> dict[str, Any]:
     """What config.json of a run of this command says."""
     stream = make_stream(spec.suite, grid.images, RandomStreams(spec.seed))
-    return config_of(spec, grid.device, stream, grid.jobs)
+    return config_of(spec, grid.device, stream, grid.jobs, grid.command)
 
 
 def if_open(

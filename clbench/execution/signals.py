@@ -17,6 +17,10 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
+    if threading.current_thread() is not threading.main_thread():
+        # Python lets no other thread hear signals, and a notebook may call from one.
+        yield
+        return
     before = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield

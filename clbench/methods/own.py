@@ -2,10 +2,12 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from clbench.errors import SettingError
 from clbench.methods.method import Method, MethodSettings
-from clbench.own.code import Own, load
+from clbench.own.code import Own, digest_of, load
+from clbench.own.source import is_importable, source_of
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class OwnMethod:
     """A method of the user's.
 
     Attributes:
-        reference: where it was found: `/whole/path/file.py:Class` or `package.module:Class`.
+        reference: where it was found: `/whole/path/file.py:Class` or `package.module:Class`; empty for a class that was
+            given as it is.
         method: the class.
         own: its content.
     """
@@ -54,14 +57,53 @@ def bring(reference: str, taken: Collection[str], *, anew: bool = True) -> str:
     """
     name = reference.rpartition(":")[2]
     before = BROUGHT.get(name)
-    if before is not None and before.reference == reference and not anew:
-        return name
+    if before is None or before.reference != reference or anew:
+        _check_name(name, reference, taken)
+        own = load(reference, "method")
+        BROUGHT[name] = OwnMethod(reference, _checked(own.found, reference), own)
+    return name
+
+
+def bring_class(method: Any, taken: Collection[str], *, must_be_importable: bool = False) -> str:
+    """The name of a method that is given as a class, such as one of a notebook.
+
+    A class of a module is found again by its module, as `package.module:Class`. Any other is identified by its source
+    and that of what it names.
+
+    Args:
+        method: a subclass of `Method`.
+        taken: names of other methods.
+        must_be_importable: whether other processes must find it.
+
+    Raises:
+        SettingError: if it is no method, has the name of another, or its source cannot be read.
+
+    Example:
+        class L2(Method): ...
+        bring_class(L2, taken=["naive", "ewc"])     # "L2"
+    """
+    name = _checked(method, repr(method)).__name__
+    if is_importable(method):
+        return bring(f"{method.__module__}:{name}", taken)
+    _check_name(name, name, taken)
+    if must_be_importable:
+        raise SettingError(
+            f"the method {name} is of a notebook or a script, which other processes cannot load; put it into a file, "
+            f"and give ./file.py:{name}, or train one run at a time"
+        )
+    files = {f"{name}.py": source_of(method, "method")}
+    BROUGHT[name] = OwnMethod("", method, Own(name, method, digest_of(files), "", files))
+    return name
+
+
+def _check_name(name: str, reference: str, taken: Collection[str]) -> None:
     if name.lower() in {other.lower() for other in taken}:
         raise SettingError(
             f"the method {reference} has the name of one that is there already, {name}; rename the class"
         )
-    own = load(reference, "method")
-    found = own.found
+
+
+def _checked(found: Any, reference: str) -> type[Method]:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise SettingError(
             f"the method {reference} must be a subclass of clbench.methods.Method, but is "
@@ -69,5 +111,4 @@ def bring(reference: str, taken: Collection[str], *, anew: bool = True) -> str:
         )
     if not (isinstance(found.Settings, type) and issubclass(found.Settings, MethodSettings)):
         raise SettingError(f"the Settings of the method {reference} must be a subclass of MethodSettings")
-    BROUGHT[name] = OwnMethod(reference, found, own)
-    return name
+    return found

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int = 1) -> dict[str, Any]:
+def config_of(
+    spec: RunSpec, device: "torch.device", stream: Stream, jobs: int = 1, command: str = ""
+) -> dict[str, Any]:
     """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
 
     Args:
@@ -25,6 +27,7 @@ def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int =
         device: that it trains on.
         stream: its tasks.
         jobs: runs that the same command trains at once.
+        command: what the runs were asked for by; empty for the command line.
     """
     import torch
 
@@ -51,7 +54,7 @@ def config_of(spec: RunSpec, device: "torch.device", stream: Stream, jobs: int =
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),
         "git_changes": changes or "",
-        "command": command_line(),
+        "command": command or command_line(),
         "host": socket.gethostname(),
     }
 
