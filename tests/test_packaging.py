@@ -203,7 +203,7 @@ ORDER = [
     {"execution", "search"},
     {"estimate", "bench"},
     {"strategies", "baselines", "reports"},
-    {"cli"},
+    {"cli", "api"},
     {"__main__"},
 ]
 # Rebuilt with CLNP itself.
