@@ -505,7 +505,7 @@ def brute_force(m):
 def test_a_matrix_is_refused_or_recorded_to_the_last_bit_and_measured_as_by_hand(times, tmp_path):
     folder = RunFolder(tmp_path, "run")
     known = {"run_id": "run", "suite": "s", "method": "m", "seed": 0, "modified": False}
-    folder.begin(known, "")
+    folder.begin({**known, "suite_settings": {"n_tasks": 1}}, "")
     accepted = 0
 
     @cases(250, times)

@@ -12,7 +12,7 @@ import pytest
 from clbench.errors import RecordError
 from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, FORMAT, TABLES
+from clbench.records.format import CAPACITY_COLUMNS, FORMAT, STATUS_KEYS, TABLES
 from clbench.records.reading import read_run, read_runs
 from clbench.records.result import RunResult, result_of
 
@@ -238,8 +238,14 @@ def test_what_is_no_format_is_refused(record, wrong):
         ("stream_sha256", 3),
     ],
 )
-def test_what_a_report_shows_of_the_network_and_the_images_is_checked(record, key, value):
-    folder = record(config={**CONFIG, key: value})
+def test_what_a_report_shows_of_the_network_and_the_images_is_checked_when_it_is_written_and_read(record, key, value):
+    with pytest.raises(RecordError, match="the run cannot be recorded: expected "):
+        record(config={**CONFIG, key: value})
+    folder = record()
+    # Without digests, as the first version wrote it, the form is all that tells.
+    (folder.path / "config.json").write_text(json.dumps({**CONFIG, key: value}))
+    status = json.loads((folder.path / "status.json").read_text())
+    (folder.path / "status.json").write_text(json.dumps({name: status[name] for name in STATUS_KEYS}))
     with pytest.raises(RecordError, match=r"config\.json is not as clbench recorded it \(expected "):
         read_run(folder.path)
 
