@@ -14,10 +14,12 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from clbench.execution.processes import several_at_once
 from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run, run_paths
@@ -383,3 +385,15 @@ def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     assert {method for method, found in statuses(place).items() if "resumed" in found} == half_done
     assert outcomes(place) == outcomes(undisturbed)
     assert points(place) == points(undisturbed)
+
+
+def test_a_command_that_is_stopped_while_its_last_run_is_looked_at_ends_with_it(monkeypatch):
+    stop, spec = threading.Event(), object()
+
+    def look(*args):
+        stop.set()
+        return "finished"
+
+    monkeypatch.setattr("clbench.execution.processes.if_open", look)
+    found = several_at_once(SimpleNamespace(jobs=2), [spec], 0.0, None, None, stop)
+    assert list(found) == [(spec, "finished")]

@@ -69,7 +69,9 @@ def several_at_once(
                 else:
                     yield spec, status
             if stop.is_set() and not children:
-                yield left[0], "stopped"
+                # The last run may have been found recorded meanwhile, and then nothing is left.
+                if left:
+                    yield left[0], "stopped"
                 return
             for ready in wait(list(children), timeout=SECONDS_BETWEEN_REPORTS):
                 connection = cast(Connection, ready)

@@ -371,5 +371,7 @@ def _told_by_overrides(identities: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _shown(identity: Mapping[str, Any], key: str) -> str:
+    if key.endswith("sha256"):
+        return plain(identity.get(key))[:12]
     # Settings have a dot in their name here; anything else that is None was not recorded.
     return setting(identity[key]) if "." in key and key in identity else plain(identity.get(key))

@@ -44,7 +44,7 @@ class Look:
     """How a method is drawn in every figure."""
 
     colour: str
-    marker: str
+    marker: str | tuple[int, int, int]
     line: str
 
 
@@ -77,7 +77,8 @@ LAYER_MARKERS = ("o", "s", "^", "D", "v")
 _MORE_COLOURS = ("#661100", "#AA4466", "#44AA99", "#888888", "#4477AA")
 COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *LAYER_COLOURS)
 """Every colour that means a method or a layer."""
-_MORE_MARKERS = ("4", "|", "_")
+# Stars of four and six points, and a turned triangle: filled, and no fixed look has them.
+_MORE_MARKERS = ((4, 1, 0), (6, 1, 0), (3, 0, 30))
 # By which further groups of a method are told apart.
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 _STROKES = ("1", "2", "3", "4", "+", "x", "|", "_")  # markers that are all edge
