@@ -14,7 +14,7 @@ from clbench import __version__
 from clbench.cli.listing import cache_command, list_command, show_command
 from clbench.cli.measuring import bench_command, tune_command
 from clbench.cli.reading import compare_command, report_command, sync_command, verify_command, verify_run_command
-from clbench.cli.running import resume_command, run_command, status_command
+from clbench.cli.running import resume_command, rm_command, run_command, status_command
 from clbench.errors import INTERRUPTED, ClbenchError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ for _name, _command in (
     ("run", run_command),
     ("status", status_command),
     ("resume", resume_command),
+    ("rm", rm_command),
     ("report", report_command),
     ("compare", compare_command),
     ("sync", sync_command),

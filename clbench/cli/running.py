@@ -230,6 +230,31 @@ def status_command(output: OutputOption = Path("clbench-runs")) -> None:
             screen.show(f"{item.run_id}: {item.detail}")
 
 
+def rm_command(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Ids of runs, or the first digits of them, four or more.")
+    ],
+    output: OutputOption = Path("clbench-runs"),
+    tracking_uri: UriOption = None,
+) -> None:
+    """Remove recorded runs: their folders, and their entries in MLflow, which MLflow can restore.
+
+    Nothing is removed if one of them is being trained.
+    """
+    from clbench.records.removal import check_idle, named_runs, remove_runs
+    from clbench.screen import Screen
+    from clbench.tracking.connection import tracking_uri as resolve_uri
+    from clbench.tracking.sync import forget
+
+    chosen = named_runs(output, runs)
+    check_idle(output, chosen)
+    # MLflow first: what it still held, a report would show.
+    uri = resolve_uri(tracking_uri)
+    entries = forget(chosen, uri)
+    remove_runs(output, chosen)
+    Screen(quiet=False).show(f"removed {', '.join(chosen)} from {output}, and {entries} of their entries from {uri}")
+
+
 def resume_command(
     context: typer.Context, output: OutputOption = Path("clbench-runs"), quiet: QuietOption = False
 ) -> None:

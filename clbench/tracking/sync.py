@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,35 @@ def sync(root: Path, uri: str, suite: str | None, warn: Callable[[str], None]) -
             "--tracking-uri; the same command again goes on"
         ) from None
     return done
+
+
+def forget(run_ids: Sequence[str], uri: str) -> int:
+    """Marks every entry of these runs as deleted, which MLflow can undo; returns how many there were.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
+    path = _sqlite_file(uri)
+    if path is not None and not path.exists():
+        return 0
+    try:
+        store = Store(uri)
+        experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+        entries = [
+            entry.info.run_id
+            for run_id in run_ids
+            for entry in store.search(experiments, f"tags.`clbench.run_id` = '{run_id}'")
+        ]
+        for entry in entries:
+            store.client.delete_run(entry)
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(
+            f"the MLflow store {uri} does not answer ({first_line(error)}); start it, or give another with "
+            "--tracking-uri; nothing was removed"
+        ) from None
+    return len(entries)
 
 
 def load_runs(suite: str, uri: str) -> list[RecordedRun]:
