@@ -16,6 +16,7 @@ from clbench.errors import RunError, SettingError
 from clbench.methods.own import BROUGHT
 from clbench.records.reading import read_runs
 from clbench.suites.files import find_suite
+from clbench.tracking.connection import open_client
 
 SMALL = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16, 16]}
 STRENGTH = 2.0
@@ -189,10 +190,8 @@ def test_torch_has_its_number_of_threads_again(small_run):
 
 
 def test_a_store_gets_the_runs_where_one_is_named(small_run, place):
-    import mlflow
-
     small_run(tracking=f"sqlite:///{place}/mlflow.db")
-    client = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db")
+    client = open_client(f"sqlite:///{place}/mlflow.db", 30.0)
     experiment = client.get_experiment_by_name("permuted-digits")
     assert len(client.search_runs([experiment.experiment_id])) == 2
 

@@ -343,6 +343,7 @@ def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, pl
     assert "Traceback" not in (place / "said.txt").read_text()
 
 
+@pytest.mark.slow
 def test_runs_that_wait_to_be_heard_stop_as_well(command, place):
     process = command(place, "clnp,si,naive", "--jobs", "2", tasks=500)
     wait_for(place / "said.txt", "task 1/500 learned", process)
@@ -361,7 +362,10 @@ def test_runs_that_wait_to_be_heard_stop_as_well(command, place):
     assert {found["status"] for found in statuses(place).values()} == {"stopped"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow), (signal.SIGKILL, -signal.SIGKILL)],
+)
 def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     number, code, command, outcomes, undisturbed, place
 ):

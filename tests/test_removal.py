@@ -1,10 +1,10 @@
 """`clbench rm`: what it removes, and what it refuses."""
 
-import mlflow
 import pytest
 
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_runs
+from clbench.tracking.connection import open_client
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
@@ -18,7 +18,7 @@ def recorded(run, place):
 
 
 def entries(place):
-    client = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db")
+    client = open_client(f"sqlite:///{place}/mlflow.db", 30.0)
     experiments = [each.experiment_id for each in client.search_experiments()]
     found = client.search_runs(experiments, "tags.`clbench.run_id` != ''")
     return {entry.data.tags["clbench.run_id"] for entry in found}

@@ -75,14 +75,20 @@ def run_command(
     """
     from clbench.runs.spec import fitting, sorted_overrides
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite, suite_files
+    from clbench.suites.files import find_suite, is_file, suite_files
     from clbench.suites.settings import parse_overrides
 
     chosen = find_suite(suite)
     names = chosen_methods(methods, chosen)
     seed_list = chosen_seeds(seeds, chosen)
     changes = parse_overrides(overrides or [])
-    changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0]).complete()
+    try:
+        changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0]).complete()
+    except SettingError as error:
+        # Without overrides it is the file that is at fault.
+        if changes or not is_file(suite):
+            raise
+        raise SettingError(f"the suite {suite}: {error}") from None
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
 
