@@ -252,13 +252,11 @@ def _names(suite: "Suite", methods: "Sequence[str | type[Method]] | None", jobs:
         return chosen_methods(None, suite)
     if isinstance(methods, str):
         raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
-    found = []
-    for method in methods:
-        if isinstance(method, str):
-            found += chosen_methods(method, suite)
-        else:
-            found.append(bring_class(method, method_names(), must_be_importable=jobs > 1))
-    return list(dict.fromkeys(found))
+    names = [
+        method if isinstance(method, str) else bring_class(method, method_names(), must_be_importable=jobs > 1)
+        for method in methods
+    ]
+    return chosen_methods(",".join(names), suite)
 
 
 def _tracker(uri: str | None, warn: Any, output: Path) -> Any:

@@ -18,6 +18,7 @@ from clbench.baselines.naive import Naive
 from clbench.data import ImageSet, load_images
 from clbench.data.streams import make_stream
 from clbench.methods.method import Method, Workplace
+from clbench.methods.own import BROUGHT
 from clbench.methods.table import find_method, resolve_settings
 from clbench.networks.mlp import mlp
 from clbench.records.folder import RunFolder
@@ -255,6 +256,13 @@ def make_store(tmp_path_factory, clean_environment):
 def place(tmp_path, make_store):
     """A folder to work in, with an empty store."""
     return make_store(tmp_path / "place")
+
+
+@pytest.fixture
+def no_method_is_left():
+    """A method that a test brings is none for the next."""
+    yield
+    BROUGHT.clear()
 
 
 # Trouble

@@ -13,7 +13,6 @@ import torch
 import clbench
 from clbench.baselines.naive import Naive
 from clbench.errors import RunError, SettingError
-from clbench.methods.own import BROUGHT
 from clbench.records.reading import read_runs
 from clbench.suites.files import find_suite
 from clbench.tracking.connection import open_client
@@ -45,13 +44,7 @@ class Placed(Naive):
         super().learn(task)
 
 
-pytestmark = pytest.mark.usefixtures("own_environment")
-
-
-@pytest.fixture(autouse=True)
-def none_is_left():
-    yield
-    BROUGHT.clear()
+pytestmark = pytest.mark.usefixtures("own_environment", "no_method_is_left")
 
 
 @pytest.fixture

@@ -74,13 +74,7 @@ strength = 0.5
 strength = 2.0
 """
 
-pytestmark = pytest.mark.usefixtures("own_environment")
-
-
-@pytest.fixture(autouse=True)
-def none_is_left():
-    yield
-    BROUGHT.clear()
+pytestmark = pytest.mark.usefixtures("own_environment", "no_method_is_left")
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Removing recorded runs, because the user asked for it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from clbench.errors import RecordError
@@ -48,21 +49,28 @@ def check_idle(root: Path, run_ids: Sequence[str]) -> None:
         RecordError: if one does.
     """
     for run_id in run_ids:
-        with RunFolder(root, run_id).lease() as is_ours:
-            if not is_ours:
-                raise RecordError(f"the run {run_id} is being trained; stop its command first")
+        with _leased(root, run_id):
+            pass
+
+
+@contextmanager
+def _leased(root: Path, run_id: str) -> Iterator[None]:
+    """Within, no other process trains the run."""
+    with RunFolder(root, run_id).lease() as is_ours:
+        if not is_ours:
+            raise RecordError(f"the run {run_id} is being trained; stop its command first")
+        yield
 
 
 def remove_runs(root: Path, run_ids: Sequence[str]) -> None:
     """Removes the folders of runs, and the attempts that were set aside beside them.
 
     Raises:
-        RecordError: if one is being trained, before any is removed, or cannot be removed.
+        RecordError: if one is being trained, or cannot be removed.
     """
-    check_idle(root, run_ids)
     for run_id in run_ids:
-        with RunFolder(root, run_id).lease() as is_ours:
-            for path in [root / run_id, *root.glob(f"{run_id}.unfinished-*")] if is_ours else []:
+        with _leased(root, run_id):
+            for path in [root / run_id, *root.glob(f"{run_id}.unfinished-*")]:
                 try:
                     shutil.rmtree(path)
                 except OSError as error:

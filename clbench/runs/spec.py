@@ -133,6 +133,7 @@ def make_specs(
     if changed.scenario == "split" and changed.classes_per_task is None:
         named["classes_per_task"] = classes_per_task(changed, images)
     kept = _kept(suite.name, changed, methods, of_method, found, leave_out)
+    contents = {name: content_of(name) for name in kept}
     specs = []
     for seed in seeds:
         for name, settings in kept.items():
@@ -150,7 +151,7 @@ def make_specs(
                     if getattr(settings, k) != getattr(canonical, k)
                 },
             }
-            code, method_files = content_of(name)
+            code, method_files = contents[name]
             specs.append(
                 RunSpec(
                     changed,

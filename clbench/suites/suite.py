@@ -291,11 +291,8 @@ def unknown_setting(key: str, known: Iterable[str], network: str) -> SettingErro
         return SettingError(f"--set cannot change {key}; set it in a file, as clbench show SUITE --toml writes one")
     owners = [name for name, entry in NETWORKS.items() if key in entry.settings.model_fields]
     if owners and key not in known:
-        return SettingError(
-            f"the network {network} has no setting {key}, as {' and '.join(owners)} have; leave it out"
-            if owners[1:]
-            else f"the network {network} has no setting {key}, as {owners[0]} has; leave it out"
-        )
+        have = f"{' and '.join(owners)} {'have' if owners[1:] else 'has'}"
+        return SettingError(f"the network {network} has no setting {key}, as {have}; leave it out")
     return unknown_name("setting", key, known)
 
 
