@@ -9,7 +9,7 @@ import rich.table
 from rich.text import Text
 
 from clbench.errors import RecordError, SettingError
-from clbench.records.identity import recorded_settings
+from clbench.records.identity import FEWEST_DIGITS, recorded_settings
 from clbench.records.reading import RecordedRun
 from clbench.reports import figures
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
@@ -37,7 +37,6 @@ _COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
     ("Extra state", "extra_state_bytes", "last", readable_bytes),
 )
-_FEWEST_DIGITS = 4  # of a run's id
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _find(groups: Sequence[Group], name: str) -> Group:
         labels = ", ".join(f"'{group.label}'" for group in own or of_method)
         said = "several groups of runs" if own or method != name else "no run in the suite's own setting"
         raise SettingError(f"'{name}' has {said}; name one of {labels}, or the id of a run")
-    if len(name) >= _FEWEST_DIGITS and not own:
+    if len(name) >= FEWEST_DIGITS and not own:
         single = [(group, run) for group in groups for run in group.runs if run.run_id.startswith(name)]
         if len(single) == 1:
             group, run = single[0]

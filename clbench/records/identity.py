@@ -18,6 +18,9 @@ from clbench.suites.suite import Suite
 NUMBERS = "0.1.0"
 
 
+FEWEST_DIGITS = 4
+"""Of a run's id, that a user may give in its place."""
+
 # What a record says of a method's code, where there is something to say.
 OF_METHOD = ("method_numbers", "method_sha256", "method_version")
 

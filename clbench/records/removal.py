@@ -7,9 +7,8 @@ from pathlib import Path
 
 from clbench.errors import RecordError
 from clbench.records.folder import RunFolder
+from clbench.records.identity import FEWEST_DIGITS
 from clbench.records.reading import run_paths
-
-_FEWEST_DIGITS = 4  # of a run's id
 
 
 def named_runs(root: Path, given: Sequence[str]) -> list[str]:
@@ -31,9 +30,9 @@ def named_runs(root: Path, given: Sequence[str]) -> list[str]:
         # As a path it may come from a shell that completes it.
         beginning = Path(name).name
         fitting = [run_id for run_id in there if run_id.startswith(beginning)]
-        if len(beginning) < _FEWEST_DIGITS or not fitting:
+        if len(beginning) < FEWEST_DIGITS or not fitting:
             raise RecordError(
-                f"{root} holds no run '{name}'; give an id, or at least its first {_FEWEST_DIGITS} digits, as "
+                f"{root} holds no run '{name}'; give an id, or at least its first {FEWEST_DIGITS} digits, as "
                 "clbench status shows them"
             )
         if len(fitting) > 1 and beginning not in fitting:
