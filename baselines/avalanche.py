@@ -22,7 +22,8 @@ from torch import Tensor
 
 from clbench.data.streams import Task
 from clbench.errors import MethodWarning
-from clbench.methods.method import Method, MethodSettings
+from clbench.methods.method import Method
+from clbench.methods.settings import MethodSettings
 from clbench.suites.suite import Suite
 
 
@@ -83,8 +84,8 @@ class AvalancheSI(Method):
     resumes = True
 
     @classmethod
-    def refusal(cls, suite: Suite) -> str:
-        """Refuses a head per task."""
+    def refuses(cls, suite: Suite, settings: AvalancheSISettings) -> str:
+        """A head per task."""
         if suite.head != "multi":
             return ""
         return (

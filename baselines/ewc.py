@@ -34,7 +34,8 @@ from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods.method import Method, MethodSettings
+from clbench.methods.method import Method
+from clbench.methods.settings import MethodSettings
 from clbench.networks.per_sample import mean_over_samples, unsupported
 
 

@@ -5,14 +5,16 @@ Departs from it: in nothing. Every batch mixes images of all tasks so far. A pas
 costs k times the first. With `only_last` one network is trained, when the last task has arrived.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from clbench.data.streams import Samples, Task
-from clbench.methods.method import Method, NewOptimizerSettings
+from clbench.data.streams import Task
+from clbench.methods.method import Answers, Method, Phase
+from clbench.methods.settings import AlwaysNew, MethodSettings
 
 
-class JointSettings(NewOptimizerSettings):
+class JointSettings(MethodSettings):
     """Hyper-parameters of `joint`.
 
     Attributes:
@@ -22,6 +24,7 @@ class JointSettings(NewOptimizerSettings):
     added_later: ClassVar[Mapping[str, Any]] = {"only_last": False}
 
     only_last: bool = False
+    reset_optimizer: AlwaysNew = True
 
 
 class Joint(Method):
@@ -32,21 +35,21 @@ class Joint(Method):
 
     def learn(self, task: Task) -> None:
         """Trains a new network on tasks 1 to `task`."""
-        if not self.training_samples(task):
+        if not self.phases(task):
             self.tasks_learned = task.index + 1
             return
-        self.model = self.build_model()
+        self.model = self.build_network()
         self.strategy = self.build_strategy()
         super().learn(task)
 
-    def training_samples(self, task: Task) -> Sequence[Samples]:
-        """The training samples of all tasks so far; none before the last task, if that alone is trained on."""
+    def phases(self, task: Task) -> list[Phase]:
+        """All tasks so far together; nothing before the last task, if one network is trained when that has arrived."""
         tasks = self.workplace.stream.tasks[: task.index + 1]
         if self.settings.only_last and len(tasks) < len(self.workplace.stream.tasks):
             return []
-        return [earlier.train for earlier in tasks]
+        return [Phase([earlier.train for earlier in tasks], self.settings.epochs)]
 
-    def can_predict(self, task: Task, learned: int) -> bool:
-        """Nothing between the untrained network and the last task, if that alone is trained on."""
-        waiting = self.settings.only_last and 0 < learned < len(self.workplace.stream.tasks)
-        return not waiting and super().can_predict(task, learned)
+    def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
+        """None between the untrained network and the last task, if one network is trained when that has arrived."""
+        is_waiting = self.settings.only_last and 0 < self.tasks_learned < len(self.workplace.stream.tasks)
+        return None if is_waiting else super().network_for(task)

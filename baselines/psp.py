@@ -32,9 +32,10 @@ from avalanche.models import MultiTaskModule
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods.method import Method, MethodSettings
+from clbench.methods.method import Method
+from clbench.methods.settings import MethodSettings
 from clbench.networks.initial import initialise
-from clbench.suites.settings import Optimizer
+from clbench.suites.optimizers import Optimizer
 from clbench.suites.suite import Suite
 
 Kind = Literal["binary", "complex", "rotation"]
@@ -172,16 +173,10 @@ class PSP(Method):
     task_known_at_test = True
 
     @classmethod
-    def refusal(cls, suite: Suite) -> str:
-        """Refuses any network but an MLP."""
-        if suite.network == "mlp":
-            return ""
-        return f"psp superposes linear layers so far, but the network is {suite.network}; give --set network=mlp"
-
-    @classmethod
-    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
-        """Where pixels would be normalised twice."""
-        assert isinstance(settings, PSPSettings)
+    def refuses(cls, suite: Suite, settings: PSPSettings) -> str:
+        """Any network but an MLP, and pixels that would be normalised twice."""
+        if suite.network != "mlp":
+            return f"psp superposes linear layers so far, but the network is {suite.network}; give --set network=mlp"
         if not suite.normalise or (settings.input_mean, settings.input_std) == (0, 1):
             return ""
         return (
@@ -189,11 +184,11 @@ class PSP(Method):
             "normalise=false"
         )
 
-    def build_model(self, *key: int) -> nn.Module:
-        """The suite's network in superposition."""
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """A network of the same layers in superposition, its weights drawn anew: most kinds have no biases."""
         suite, stream, seeds = self.workplace.suite, self.workplace.stream, self.workplace.seeds
         channels, height, width = stream.image_shape
-        model = initialise(
+        return initialise(
             SuperposedMLP,
             (channels * height * width, *suite.network_settings["hidden_sizes"], stream.n_outputs),
             suite.n_tasks if suite.head == "multi" else 1,
@@ -201,6 +196,5 @@ class PSP(Method):
             lambda task, layer: seeds.derive("context", task, layer),
             self.settings.input_mean,
             self.settings.input_std,
-            seed=seeds.derive("weights", *key),
+            seed=seeds.derive("weights"),
         )
-        return model.to(self.workplace.device)

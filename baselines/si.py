@@ -23,7 +23,7 @@ some images are held out, where the authors train on all. (Avalanche's plugin, k
 variant: gradient of the total loss, importances capped at 0.001 and free to turn negative.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -32,9 +32,10 @@ from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.data.streams import Samples, Task
-from clbench.methods.method import Method, MethodSettings
+from clbench.data.streams import Task
+from clbench.methods.method import Method, Phase
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
+from clbench.methods.settings import MethodSettings
 from clbench.networks.initial import glorot
 from clbench.suites.suite import Suite
 
@@ -147,9 +148,8 @@ class SI(Method):
     resumes = True
 
     @classmethod
-    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+    def refuses(cls, suite: Suite, settings: SISettings) -> str:
         """Where the images that training is stopped by would be trained on."""
-        assert isinstance(settings, SISettings)
         if settings.train_on_validation and settings.learning_rate_schedule == "plateau":
             return (
                 "train_on_validation would train on the images whose loss the learning_rate_schedule plateau goes by; "
@@ -157,18 +157,17 @@ class SI(Method):
             )
         return ""
 
-    def build_model(self, *key: int) -> nn.Module:
-        """The suite's network, its initial weights as the settings say."""
-        model = super().build_model(*key)
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """Its initial weights become what the settings say."""
         if self.settings.initial_weights == "glorot":
-            glorot(model, self.workplace.seeds.generator("weights", *key))
-        return model
+            glorot(network, self.workplace.seeds.generator("weights"))
+        return network
 
-    def training_samples(self, task: Task) -> Sequence[Samples]:
+    def phases(self, task: Task) -> list[Phase]:
         """The task's training images, with its validation images where the settings say so."""
         if self.settings.train_on_validation:
-            return [task.train.with_those_of(task.validation)]
-        return super().training_samples(task)
+            return [Phase([task.train.with_those_of(task.validation)], self.settings.epochs)]
+        return super().phases(task)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser that the settings name; Adam piece by piece, which saves time and two copies of the weights."""

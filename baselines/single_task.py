@@ -5,20 +5,27 @@ Departs from it: that row was trained with SGD at unstated settings; here the su
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from avalanche.core import SupervisedPlugin
-from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
 from clbench.data.streams import Task
-from clbench.methods.method import Method, NewOptimizerSettings
+from clbench.methods.method import Answers, Method, answering
+from clbench.methods.settings import AlwaysNew, MethodSettings
+
+
+class SingleTaskSettings(MethodSettings):
+    """Hyper-parameters of `single-task`: those of every method, but that no optimiser outlives its network."""
+
+    reset_optimizer: AlwaysNew = True
 
 
 class SingleTask(Method):
     """Keeps one network per task and is told which one to use."""
 
-    Settings = NewOptimizerSettings
+    Settings = SingleTaskSettings
     resumes = True
     task_known_at_test = True
 
@@ -29,23 +36,16 @@ class SingleTask(Method):
 
     def learn(self, task: Task) -> None:
         """Trains a new network on this task alone."""
-        self.model = self.build_model(task.index)
+        self.model = self.build_network(task.index)
         self.strategy = self.build_strategy()
         super().learn(task)
         self.networks[task.index] = self.model
 
-    def predict(self, images: Tensor, task: Task) -> Tensor:
-        """Logits of the task's own network; of an untrained one before it was learned."""
-        return avalanche_forward(self.networks.get(task.index, self.model), images, task.index)
-
-    def set_training(self, training: bool) -> None:
-        """For every network."""
-        for network in (self.model, *self.networks.values()):
-            network.train(training)
-
-    def can_predict(self, task: Task, learned: int) -> bool:
-        """Only tasks that have a network; the untrained one stands for all before the first."""
-        return task.index < learned or (learned == 0 and super().can_predict(task, learned))
+    def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
+        """The task's own network; before the first was learned, the untrained one."""
+        if task.index in self.networks:
+            return answering(self.networks[task.index], task)
+        return None if self.networks else super().network_for(task)
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """The networks of all tasks but the last."""
@@ -69,5 +69,5 @@ class SingleTask(Method):
             index, name = key.split("/")
             states.setdefault(int(index), {})[name] = tensor
         for task, weights in states.items():
-            self.networks[task] = self.build_model(task)
+            self.networks[task] = self.build_network(task)
             self.networks[task].load_state_dict(weights)

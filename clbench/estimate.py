@@ -48,7 +48,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         status, learned = _progress(RunFolder(output, spec.run_id))
         tasks = stream.tasks[learned:]
         count, steps = images_to_train(method, tasks), steps_to_train(method, tasks)
-        key = (spec.settings.optimizer, spec.settings.batch_size or 1)
+        key = (getattr(spec.settings, "optimizer", None), spec.settings.batch_size or 1)
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]
@@ -107,7 +107,7 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
 
 def images_per_second(method: Method) -> float:
     """Speed of plain training steps with the method's network, optimiser and batches, measured for some seconds."""
-    model = method.build_model()
+    model = method.build_network()
     optimizer = method.build_optimizer(model)
     # A task's last batch is smaller than the others, and may be its only one.
     size = min(method.settings.batch_size, len(method.workplace.stream.tasks[0].train))

@@ -62,7 +62,8 @@ from torch.utils.data import DataLoader
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError, MethodWarning
-from clbench.methods.method import EVALUATION_BATCH, Method, MethodSettings, NewOptimizerSettings
+from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase
+from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.seeding import RandomStreams
 from clbench.strategies.compact import CompactChain, Neurons
 from clbench.strategies.thresholds import Validation, choose_thresholds
@@ -80,7 +81,7 @@ Strengths = Annotated[list[Strength], BeforeValidator(_as_list), Field(min_lengt
 MarginShares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class CLNPSettings(NewOptimizerSettings):
+class CLNPSettings(MethodSettings):
     """Hyper-parameters of CLNP.
 
     Attributes:
@@ -122,6 +123,7 @@ class CLNPSettings(NewOptimizerSettings):
     thresholds: Literal["per-layer", "global"] = "per-layer"
     initial_scale: float | None = Field(default=1.0, gt=0, le=10)
     frozen_cache_mib: int = Field(default=1024, ge=0, le=2**20)
+    reset_optimizer: AlwaysNew = True
 
     @model_validator(mode="after")
     def _shares_are_of_layers(self) -> "CLNPSettings":
@@ -897,9 +899,8 @@ class CLNP(Method):
     task_known_at_test = True
 
     @classmethod
-    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
+    def refuses(cls, suite: Suite, settings: CLNPSettings) -> str:
         """Where settings for each hidden layer are for another number of them, or weights would have to be restored."""
-        assert isinstance(settings, CLNPSettings)
         if settings.learning_rate_schedule == "plateau":
             return (
                 "CLNP trains a part of the network at a time, which the learning_rate_schedule plateau cannot restore; "
@@ -911,9 +912,8 @@ class CLNP(Method):
         return _misfit_of_layers(settings.l1_activities, settings.margin_shares, n_layers)
 
     @classmethod
-    def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:
+    def unfit(cls, network: nn.Module, image: Tensor, settings: CLNPSettings) -> str:
         """Refuses all but a chain of linear layers, and settings for another number of them."""
-        assert isinstance(settings, CLNPSettings)
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 return f"CLNP trains every weight, but '{name}' is frozen"
@@ -939,7 +939,7 @@ class CLNP(Method):
             l1_weights=s.l1_weights,
             l1_proximal=s.l1_proximal,
             l1_activities=s.l1_activities,
-            fine_tune_epochs=s.epochs - self.training_epochs(),
+            fine_tune_epochs=s.epochs - self._epochs_before_pruning(),
             fine_tune_rate=s.fine_tune_rate,
             fine_tune_dropout=s.fine_tune_dropout,
             output_weights=s.output_weights,
@@ -951,8 +951,12 @@ class CLNP(Method):
         )
         return [self.clnp]
 
-    def training_epochs(self) -> int:
-        """The epochs before pruning."""
+    def phases(self, task: Task) -> list[Phase]:
+        """The epochs before pruning, and those of fine-tuning."""
+        before = self._epochs_before_pruning()
+        return [Phase([task.train], before), Phase([task.train], self.settings.epochs - before)]
+
+    def _epochs_before_pruning(self) -> int:
         return max(1, self.settings.epochs - round(self.settings.epochs * self.settings.fine_tune_share))
 
     def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:
@@ -962,14 +966,15 @@ class CLNP(Method):
         for task in self.workplace.stream.tasks:
             self.clnp.attach(self.model, image, torch.tensor([task.index], device=self.workplace.device))
 
-    def looking_back_at(self, task: Task) -> AbstractContextManager[Any]:
-        """The network as it was after this task."""
-        return self.clnp.task(task.index)
+    def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
+        """The network as it was after the task, through its mask."""
+        plain = super().network_for(task)
+        return None if plain is None else self._through_mask(plain, task)
 
-    def predict(self, images: Tensor, task: Task) -> Tensor:
-        """Logits through the task's mask."""
-        with self.clnp.task(task.index):
-            return super().predict(images, task)
+    @contextmanager
+    def _through_mask(self, plain: AbstractContextManager[Answers], task: Task) -> Iterator[Answers]:
+        with plain as network, self.clnp.task(task.index):
+            yield network
 
     def capacity(self) -> list[dict[str, Any]]:
         """Free, new and reused neurons of each layer after the last task."""

@@ -14,6 +14,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from clbench.errors import ClbenchError, MethodError, MethodWarning, SettingError
+from clbench.methods.method import answering
 from clbench.methods.table import resolve_settings
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp import CLNP
@@ -26,9 +27,8 @@ CLAIMING_LITTLE = {"l1_weights": 1e-3, "l1_activities": 0.0, "margin": 2.0}
 
 
 def logits(method, task):
-    method.set_training(False)
-    with torch.inference_mode():
-        return method.predict(task.test.tensors()[0], task).clone()
+    with torch.inference_mode(), method.network_for(task) as network:
+        return network(task.test.tensors()[0]).clone()
 
 
 OPTIMIZERS = {
@@ -297,9 +297,8 @@ def test_pruning_costs_no_more_than_the_margin_on_the_validation_data(
     for task in workplace.stream.tasks:
         method.learn(task)
         x, y = task.validation.tensors()
-        method.set_training(False)
-        with torch.inference_mode():
-            pruned = float((method.predict(x, task).argmax(1) == y).float().mean())
+        with torch.inference_mode(), method.network_for(task) as network:
+            pruned = float((network(x).argmax(1) == y).float().mean())
         assert pruned >= unpruned[task.index] - margin / 100 - 1e-6
         spent = sum(row["margin_spent"] for row in method.capacity())
         assert spent <= margin + 1e-6
@@ -849,7 +848,6 @@ class Looks(SupervisedPlugin):
     def after_training_iteration(self, strategy, **kwargs):
         if strategy.clock.train_exp_counter == 1 and strategy.clock.train_exp_iterations == 3:
             self.seen = logits(self.method, self.method.workplace.stream.tasks[0])
-            self.method.set_training(True)
 
 
 def test_a_look_back_in_the_midst_of_training_disturbs_it_in_nothing(make_workplace):
@@ -916,7 +914,8 @@ def test_a_task_with_a_head_of_its_own_can_be_seen_before_it_is_learned(make_wor
     method = make_method("clnp", workplace)
     first, second = workplace.stream.tasks[:2]
     method.learn(first)
-    assert logits(method, second).shape == (len(second.test), workplace.stream.n_outputs)
+    with method.clnp.task(second.index), answering(method.model, second) as network:
+        assert network(second.test.tensors()[0]).shape == (len(second.test), workplace.stream.n_outputs)
 
 
 def test_a_task_is_looked_back_at_with_its_own_neurons_alone_and_answers_as_the_masked_network(two_tasks_learned):

@@ -463,5 +463,6 @@ def test_a_methods_predictions_are_float32_after_bfloat16_training(make_method, 
     method.learn(task)
     computed = set()
     method.model.head.register_forward_hook(lambda m, x, out: computed.add(out.dtype))
-    method.predict(task.test.tensors()[0], task)
+    with method.network_for(task) as network:
+        network(task.test.tensors()[0])
     assert computed == {torch.float32}

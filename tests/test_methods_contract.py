@@ -34,9 +34,8 @@ def trained(make_method, name, workplace, n_tasks):
 
 
 def logits(method, task):
-    method.set_training(False)
-    with torch.inference_mode():
-        return method.predict(task.test.tensors()[0], task).clone()
+    with torch.inference_mode(), method.network_for(task) as network:
+        return network(task.test.tensors()[0]).clone()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -129,8 +128,8 @@ def test_it_trains_a_head_per_task(name, make_method, make_workplace, split_digi
 
 @pytest.mark.parametrize("name", sorted(REFUSES_MULTI_HEAD))
 def test_it_refuses_a_head_per_task_with_a_reason(name, split_digits):
-    assert "multi-head" in find_method(name).refusal(split_digits)
-    assert find_method(name).refusal(SUITES["permuted-digits"]) == ""
+    for suite, reason in ((split_digits, "multi-head"), (SUITES["permuted-digits"], "")):
+        assert reason in find_method(name).refuses(suite, resolve_settings(suite, name, {}))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -220,7 +220,11 @@ def test_a_method_of_a_module_that_can_be_imported(clbench, lab, monkeypatch):
         ("raise ValueError('no luck')", "./l2.py:L2", ["does not load: ValueError: no luck"]),
         ("class L2: pass", "./l2.py:L2", ["must be a subclass of clbench.methods.Method", "a class of another kind"]),
         ("def L2(): pass", "./l2.py:L2", ["must be a subclass of clbench.methods.Method", "a function"]),
-        (L2.replace("(MethodSettings)", ""), "./l2.py:L2", ["Settings", "must be a subclass of MethodSettings"]),
+        (
+            L2.replace("(MethodSettings)", ""),
+            "./l2.py:L2",
+            ["Settings", "must be a subclass of clbench.methods.MethodSettings"],
+        ),
         (L2, "./l2.py:L3", ["l2.py has no class L3 for the method; it has Pull, L2"]),
         (L2, "./l3.py:L2", ["l3.py of the method L2 cannot be read"]),
         (L2, "./l2.py:L2,./other.py:L2", ["two methods of one name", "rename one of the classes"]),

@@ -90,7 +90,8 @@ def brute_force_loss(method, task, state):
     method.model.eval()
     with torch.no_grad():
         x, y = task.validation.tensors()
-        return float(F.cross_entropy(method.predict(x, task).double(), y))
+        with method.network_for(task) as network:
+            return float(F.cross_entropy(network(x).double(), y))
 
 
 @pytest.mark.parametrize("network", [MLP, RESNET], ids=["mlp", "resnet18"])
@@ -114,7 +115,7 @@ def test_the_loss_is_of_the_plain_validation_images_of_the_tasks_trained_on_in_e
     method, _ = prepared(name, epochs=1, augmentation="crop,flip")
     seen = []
     tasks = method.workplace.stream.tasks
-    build = method.build_model
+    build = method.build_network
 
     def watched(*key):
         model = build(*key)
@@ -126,7 +127,7 @@ def test_the_loss_is_of_the_plain_validation_images_of_the_tasks_trained_on_in_e
         model.register_forward_pre_hook(note)
         return model
 
-    method.build_model = watched
+    method.build_network = watched
     method.prepare()
     for task in tasks:
         seen.clear()

@@ -294,7 +294,8 @@ def test_joint_training_mixes_all_tasks_so_far(plain, make_method, make_workplac
     workplace = make_workplace(plain, **SMALL)
     method = make_method("joint", workplace)
     for task in workplace.stream.tasks:
-        samples = method.training_samples(task)
+        (phase,) = method.phases(task)
+        samples = phase.samples
         assert [part.task_label for part in samples] == list(range(task.index + 1))
         assert sum(map(len, samples)) == 1222 * (task.index + 1)
 

@@ -235,9 +235,10 @@ def test_as_its_authors_it_can_train_on_every_image_of_a_task_and_on_no_test_ima
     workplace = make_workplace(n_tasks=2, hidden_sizes=[16], epochs=1)
     task = workplace.stream.tasks[1]
     assert not make_method("si", workplace).settings.train_on_validation
-    (held_out,) = make_method("si", workplace).training_samples(task)
-    assert held_out is task.train
-    (samples,) = make_method("si", workplace, train_on_validation=True).training_samples(task)
+    (phase,) = make_method("si", workplace).phases(task)
+    assert phase.samples == [task.train]
+    (phase,) = make_method("si", workplace, train_on_validation=True).phases(task)
+    (samples,) = phase.samples
     assert sorted(samples.indices.tolist()) == list(range(len(digits.train_labels)))
     assert torch.equal(samples.labels, digits.train_labels[samples.indices])
     ours, theirs = samples.batch(torch.tensor([0, len(samples) - 1])), [task.train.batch(torch.tensor([0]))]

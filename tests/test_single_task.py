@@ -22,6 +22,8 @@ def test_a_task_is_predicted_by_the_network_it_was_learned_with(make_method, mak
     first = workplace.stream.tasks[0]
     images = first.test.tensors()[0]
     method.learn(first)
-    after = method.predict(images, first)
+    with method.network_for(first) as network:
+        after = network(images)
     method.learn(workplace.stream.tasks[1])
-    assert torch.equal(method.predict(images, first), after)
+    with method.network_for(first) as network:
+        assert torch.equal(network(images), after)

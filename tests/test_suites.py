@@ -124,8 +124,9 @@ def test_every_variant_in_a_suite_is_named_after_a_method_and_is_among_those_it_
     suite = find_suite(name)
     assert suite.variants == [key for key in suite.method_settings if ":" in key]
     for method in (*suite.methods, *suite.variants):
-        assert resolve_settings(suite, method, {})
-        assert find_method(method).refusal(suite) == ""
+        reason = find_method(method).refuses(suite, resolve_settings(suite, method, {}))
+        # The suite waits for a CLNP that can train its network.
+        assert reason == "" or (base_name(method) == "clnp" and "plateau" in reason)
     assert set(suite.variants) <= set(suite.methods)
 
 
@@ -211,8 +212,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names(plain):
         ),
         ({"validation_share": 1}, "the setting validation_share=1 does not fit: input should be less than 1"),
         (
-            {"optimizer": "adamw"},
-            "the setting optimizer=adamw does not fit: input should be 'adam', 'sgd' or 'rmsprop'",
+            {"optimizer": "adagrad"},
+            "the setting optimizer=adagrad does not fit: expected one of adam, adamw, sgd, rmsprop",
         ),
     ],
 )

@@ -192,8 +192,8 @@ def test_every_packaged_grid_is_one_of_trials_that_fit(name):
     assert len({len(trials) for trials in grid.trials.values()}) == 1
     changed = suite.with_overrides({"n_tasks": grid.n_tasks})
     for method, trials in grid.trials.items():
-        assert find_method(method).refusal(changed) == ""
         resolved = [resolve_settings(changed, method, trial) for trial in trials]
+        assert {find_method(method).refuses(changed, settings) for settings in resolved} == {""}
         for settings, trial in zip(resolved, trials, strict=True):
             assert {key: getattr(settings, key) for key in trial} == trial
 
@@ -306,10 +306,8 @@ def test_the_accuracies_are_those_of_the_validation_images_by_hand(tune, tmp_pat
 
     def share(task):
         x, y = task.validation.tensors()
-        method.set_training(False)
-        with torch.inference_mode():
-            right = (method.predict(x, task).argmax(1) == y).float().mean()
-        method.set_training(True)
+        with torch.inference_mode(), method.network_for(task) as network:
+            right = (network(x).argmax(1) == y).float().mean()
         return float(right)
 
     method.learn(first)

@@ -188,6 +188,14 @@ class Stream:
     @cached_property
     def benchmark(self) -> Any:
         """The same tasks as an Avalanche benchmark with the streams `train`, `validation` and `test`."""
+        return self._as_benchmark(lambda task: task.index)
+
+    @cached_property
+    def unlabelled_benchmark(self) -> Any:
+        """The same, every task labelled 0: what Avalanche takes for a stream without labels."""
+        return self._as_benchmark(lambda task: 0)
+
+    def _as_benchmark(self, label: "Callable[[Task], int]") -> Any:
         from avalanche.benchmarks import dataset_benchmark
         from avalanche.benchmarks.utils import as_taskaware_classification_dataset
         from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
@@ -195,7 +203,7 @@ class Stream:
         def datasets(split: str) -> list[Any]:
             return [
                 as_taskaware_classification_dataset(
-                    _make_taskaware_classification_dataset(getattr(task, split), task_labels=task.index)
+                    _make_taskaware_classification_dataset(getattr(task, split), task_labels=label(task))
                 )
                 for task in self.tasks
             ]

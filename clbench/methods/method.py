@@ -3,15 +3,14 @@
 The runner knows no method by name.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
+from clbench.methods.settings import MethodSettings, TrainingSettings
 from clbench.seeding import RandomStreams, seeded
-from clbench.suites.settings import Optimizer, Schedule, without_sign_of_zero
+from clbench.suites.optimizers import build_optimizer
 from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
@@ -20,60 +19,24 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from clbench.data.streams import Samples, Stream, Task
-    from clbench.methods.strategy import TensorStrategy
+    from clbench.methods.strategy import TensorLoaders
 
 
-class MethodSettings(BaseModel):
-    """Hyper-parameters of a method; each method extends these with its own.
+Answers = Callable[["Tensor"], "Tensor"]
+"""Images [B, ...] to logits [B, C]."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training within a task.
 
     Attributes:
-        optimizer, learning_rate, learning_rate_schedule, batch_size, epochs: None takes the method's own default, else
-            the suite's.
-        momentum: of sgd.
-        weight_decay: L2 decay of every weight, through the optimiser.
-        reset_optimizer: whether a new task starts with a new optimiser state.
+        samples: what it trains on; samples of several tasks are mixed in every batch.
+        epochs: passes over them, at most.
     """
 
-    # Strict, so that nothing given is recorded as something else: true is no learning rate of 1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it
-    # out, so that runs recorded before keep their ids.
-    added_later: ClassVar[Mapping[str, Any]] = {}
-
-    optimizer: Optimizer | None = None
-    learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
-    learning_rate_schedule: Schedule | None = None
-    batch_size: int | None = Field(default=None, ge=1, le=1_000_000, strict=True)
-    epochs: int | None = Field(default=None, ge=1, le=100_000, strict=True)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    reset_optimizer: bool = True
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _zero_has_no_sign(cls, value: Any) -> Any:
-        return without_sign_of_zero(value)
-
-    @model_validator(mode="after")
-    def _momentum_is_of_sgd(self) -> Self:
-        if self.momentum and self.optimizer not in (None, "sgd"):
-            raise ValueError(
-                f"momentum={self.momentum:g} would change nothing with optimizer={self.optimizer}; give optimizer=sgd "
-                "with it, or leave it out"
-            )
-        return self
-
-
-class NewOptimizerSettings(MethodSettings):
-    """Of a method that builds an optimiser for every task, because what it trains is another."""
-
-    @field_validator("reset_optimizer")
-    @classmethod
-    def _is_always_new(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("what is trained is another for every task, and so is the optimiser; leave it out")
-        return value
+    samples: "Sequence[Samples]"
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -112,13 +75,13 @@ class Method:
         workplace: suite, tasks, seeds, device.
     """
 
-    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    Settings: ClassVar[type[TrainingSettings]] = MethodSettings
     task_known_at_test: ClassVar[bool] = False
     numbers: ClassVar[int] = 0
     resumes: ClassVar[bool] = False
 
     model: "nn.Module"
-    strategy: "TensorStrategy"
+    strategy: "TensorLoaders"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -129,17 +92,12 @@ class Method:
         self.workplace = workplace
 
     @classmethod
-    def refusal(cls, suite: Suite) -> str:
-        """Why the method cannot run on this suite, in one sentence; empty where it can."""
+    def refuses(cls, suite: Suite, settings: Any) -> str:
+        """Why the method cannot run on this suite with these settings, in one sentence; empty where it can."""
         return ""
 
     @classmethod
-    def misfit(cls, settings: MethodSettings, suite: Suite) -> str:
-        """Why these settings, each right by itself, do not fit the suite, in one sentence; empty where they do."""
-        return ""
-
-    @classmethod
-    def unfit(cls, network: "nn.Module", image: "Tensor", settings: MethodSettings) -> str:
+    def unfit(cls, network: "nn.Module", image: "Tensor", settings: Any) -> str:
         """Why the method cannot train a network like this one, in one sentence; empty where it can.
 
         Args:
@@ -154,36 +112,46 @@ class Method:
         self.observers = observers
         self.tasks_learned = 0
         self.method_plugins = self.plugins()
-        self.model = self.build_model()
+        self.model = self.build_network()
         self.strategy = self.build_strategy()
 
     def plugins(self) -> "list[SupervisedPlugin]":
         """The Avalanche plugins that make up the method."""
         return []
 
-    def build_model(self, *key: int) -> "nn.Module":
-        """The suite's network on the device, its initial weights from the stream ("weights", *key)."""
+    def build_network(self, *key: int) -> "nn.Module":
+        """The suite's network as the method trains it, on the device.
+
+        Args:
+            key: tells apart several networks of one method; initial weights come from the stream ("weights", *key).
+        """
         stream = self.workplace.stream
         seed = self.workplace.seeds.derive("weights", *key)
-        model = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed)
-        return model.to(self.workplace.device)
+        network = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed)
+        return self.adapt(network).to(self.workplace.device)
+
+    def adapt(self, network: "nn.Module") -> "nn.Module":
+        """What the method makes of the suite's network before it trains: the same, if need be changed, or another."""
+        return network
 
     def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
-        """The optimiser that the settings name."""
-        import torch
-
-        from clbench.methods.optimizers import FusedRMSprop
-
+        """The optimiser that the settings name; the suite's, where they name none."""
         settings = self.settings
-        options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-        if settings.optimizer == "sgd":
-            return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **options)
-        if settings.optimizer == "rmsprop":
-            return FusedRMSprop(model.parameters(), **options)
-        return torch.optim.Adam(model.parameters(), fused=True, **options)
+        return build_optimizer(
+            getattr(settings, "optimizer", self.workplace.suite.optimizer),
+            model.parameters(),
+            rate=settings.learning_rate,
+            weight_decay=getattr(settings, "weight_decay", 0.0),
+            momentum=getattr(settings, "momentum", 0.0),
+        )
 
-    def build_strategy(self) -> "TensorStrategy":
-        """Avalanche's training loop around `self.model`."""
+    def build_strategy(self, template: "type[TensorLoaders] | None" = None, **settings: Any) -> "TensorLoaders":
+        """Avalanche's training loop around `self.model`.
+
+        Args:
+            template: which; None for `TensorStrategy`.
+            settings: of the template, beside those of every one.
+        """
         from clbench.methods.strategy import LinearDecay, Plateau, TensorStrategy
 
         schedules: dict[str, list[SupervisedPlugin]] = {
@@ -192,60 +160,59 @@ class Method:
             "plateau": [Plateau()],
         }
         schedule = schedules[self.settings.learning_rate_schedule]
-        strategy = TensorStrategy(
+        strategy = (template or TensorStrategy)(
             stream=self.workplace.stream,
             seeds=self.workplace.seeds,
-            training_samples=self.training_samples,
+            training_samples=lambda task: self.phases(task)[0].samples,
             steps_per_epoch=self.workplace.suite.steps_per_epoch,
             precision=self.workplace.precision,
             model=self.model,
             optimizer=self.build_optimizer(self.model),
             train_mb_size=self.settings.batch_size,
-            train_epochs=self.training_epochs(),
             eval_mb_size=EVALUATION_BATCH,
             device=self.workplace.device,
             plugins=[*self.observers, *schedule, *self.method_plugins],
+            **settings,
         )
         # Avalanche resets the optimiser the first time it sees it; doing it now lets a state be loaded.
         strategy.make_optimizer(reset_optimizer_state=True)
         return strategy
 
-    def training_epochs(self) -> int:
-        """Passes over a task's training images in the main phase."""
-        return int(self.settings.epochs)
+    def phases(self, task: "Task") -> list[Phase]:
+        """What is trained on when this task arrives, phase by phase; empty where nothing is.
 
-    def training_samples(self, task: "Task") -> "Sequence[Samples]":
-        """What is trained on when this task arrives."""
-        return [task.train]
+        `learn` does the first. A method or plugin that adds others says so here, so that progress and costs are right.
+        """
+        return [Phase([task.train], self.settings.epochs)]
+
+    def benchmark(self) -> Any:
+        """The tasks as Avalanche's strategy is given them."""
+        return self.workplace.stream.benchmark
 
     def learn(self, task: "Task") -> None:
         """Trains on the task. Its randomness comes from (seed, task) alone, whatever was drawn before."""
+        self.strategy.train_epochs = self.phases(task)[0].epochs
         with seeded(self.workplace.seeds.derive("training", task.index), self.workplace.device):
             self.strategy.train(
-                self.workplace.stream.benchmark.train_stream[task.index],
-                reset_optimizer_state=self.settings.reset_optimizer,
+                self.benchmark().train_stream[task.index],
+                reset_optimizer_state=getattr(self.settings, "reset_optimizer", True),
             )
         # A gradient that outlives its task is one more copy of the weights, of every network that is kept.
         self.model.zero_grad()
         self.tasks_learned = task.index + 1
 
-    def predict(self, images: "Tensor", task: "Task") -> "Tensor":
-        """Logits [B, C] for images [B, ...] of the task, whose label may be used only as the method declares."""
-        from avalanche.models.utils import avalanche_forward
+    def network_for(self, task: "Task") -> AbstractContextManager[Answers] | None:
+        """The network as it answers for a task, for as long as the context lasts; its label may be used as declared.
 
-        return avalanche_forward(self.model, images, task.index)
+        None where an answer would mean nothing, such as before an output layer of its own was trained.
 
-    def looking_back_at(self, task: "Task") -> AbstractContextManager[Any]:
-        """Within, only this task is predicted: for what is done once, not once per batch."""
-        return nullcontext()
-
-    def set_training(self, training: bool) -> None:
-        """Puts the network into training or evaluation mode (dropout and the like)."""
-        self.model.train(training)
-
-    def can_predict(self, task: "Task", learned: int) -> bool:
-        """Whether predictions for the task mean anything after `learned` tasks."""
-        return task.index < learned or self.workplace.suite.head == "single"
+        Example:
+            with torch.inference_mode(), method.network_for(task) as network:
+                logits = network(images)
+        """
+        if task.index >= self.tasks_learned and self.workplace.suite.head != "single":
+            return None
+        return answering(self.model, task)
 
     def capacity(self) -> list[dict[str, Any]]:
         """Rows (`records.format.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
@@ -270,7 +237,7 @@ class Method:
         """Size of what the optimiser keeps from task to task; 0 where every task begins with a new one."""
         import torch
 
-        if self.settings.reset_optimizer:
+        if getattr(self.settings, "reset_optimizer", False):
             return 0
         kept = [value for state in self.strategy.optimizer.state.values() for value in state.values()]
         return sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))
@@ -299,13 +266,27 @@ class Method:
 EVALUATION_BATCH = 1000
 
 
+@contextmanager
+def answering(model: "nn.Module", task: "Task") -> Iterator[Answers]:
+    """Within, a network is in evaluation mode and answers for a task, [B, ...] -> [B, C]."""
+    from avalanche.models.utils import avalanche_forward
+
+    was_training = model.training
+    model.eval()
+    try:
+        yield lambda images: avalanche_forward(model, images, task.index)
+    finally:
+        model.train(was_training)
+
+
 def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:
     """Images, each counted as often as it is used, that learning these tasks trains on; at most, with `plateau`."""
     steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
     return sum(
-        method.settings.epochs * (len(samples) if steps is None else steps * batch_size)
+        phase.epochs * (len(samples) if steps is None else steps * batch_size)
         for task in tasks
-        for samples in method.training_samples(task)
+        for phase in method.phases(task)
+        for samples in phase.samples
     )
 
 
@@ -316,8 +297,7 @@ def steps_to_train(method: Method, tasks: "Sequence[Task]") -> int:
     """
     steps, batch_size = method.workplace.suite.steps_per_epoch, method.settings.batch_size
     found = 0
-    for samples in map(method.training_samples, tasks):
-        # Samples of several tasks are mixed in every batch.
-        batches = -(-sum(map(len, samples)) // batch_size) if steps is None else steps * len(samples)
-        found += method.settings.epochs * batches
+    for phase in (phase for task in tasks for phase in method.phases(task)):
+        batches = -(-sum(map(len, phase.samples)) // batch_size) if steps is None else steps * len(phase.samples)
+        found += phase.epochs * batches
     return found

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clbench.errors import SettingError
-from clbench.methods.method import Method, MethodSettings
+from clbench.methods.method import Method
+from clbench.methods.settings import TrainingSettings
 from clbench.own.code import Own, digest_of, load
 from clbench.own.source import is_importable, source_of
 
@@ -109,6 +110,8 @@ def _checked(found: Any, reference: str) -> type[Method]:
             f"the method {reference} must be a subclass of clbench.methods.Method, but is "
             f"{'a class of another kind' if isinstance(found, type) else f'a {type(found).__name__}'}"
         )
-    if not (isinstance(found.Settings, type) and issubclass(found.Settings, MethodSettings)):
-        raise SettingError(f"the Settings of the method {reference} must be a subclass of MethodSettings")
+    if not (isinstance(found.Settings, type) and issubclass(found.Settings, TrainingSettings)):
+        raise SettingError(
+            f"the Settings of the method {reference} must be a subclass of clbench.methods.MethodSettings"
+        )
     return found

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -22,12 +22,19 @@ from clbench.data.loading import TensorLoader
 from clbench.data.streams import Samples, Stream, Task
 from clbench.seeding import RandomStreams
 
+if TYPE_CHECKING:
+    from avalanche.training.templates import SupervisedTemplate as _Template
+else:
+    # Avalanche takes a template's arguments for misspelt that the bases of any of its classes do not know.
+    _Template = object
 
-class TensorStrategy(SupervisedTemplate):
-    """Avalanche's `SupervisedTemplate` on a `Stream`, with its own batch order and optional bfloat16.
 
-    If a plugin has replaced the training data (`strategy.adapted_dataset`), Avalanche's loader takes over, so
-    that replay and the like work as anywhere; it augments no image.
+class TensorLoaders(_Template):
+    """What a template of Avalanche's needs to train on a `Stream`, with its own batch order and optional bfloat16.
+
+    It stands before the template, as in `TensorStrategy`. If a plugin has replaced the training data
+    (`strategy.adapted_dataset`), Avalanche's loader takes over, so that replay and the like work as anywhere. It
+    augments no image.
 
     Args:
         stream: the tasks; experiences are looked up by `current_experience`.
@@ -35,7 +42,7 @@ class TensorStrategy(SupervisedTemplate):
         training_samples: what is trained on for a task.
         steps_per_epoch: batches of an epoch for each of these samples; None is one pass.
         precision: `float32`, or `bfloat16` for autocast in training. Evaluation is always float32.
-        settings: as for `SupervisedTemplate`.
+        settings: as for the template.
     """
 
     def __init__(
@@ -102,6 +109,10 @@ class TensorStrategy(SupervisedTemplate):
         if self.precision == "bfloat16" and self.is_training:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+
+class TensorStrategy(TensorLoaders, SupervisedTemplate):
+    """Avalanche's `SupervisedTemplate` on a `Stream`."""
 
 
 class LinearDecay(SupervisedPlugin):

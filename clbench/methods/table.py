@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from clbench.errors import SettingError, unknown_name
-from clbench.methods.method import Method, MethodSettings
+from clbench.methods.method import Method
 from clbench.methods.own import BROUGHT, bring, is_reference
+from clbench.methods.settings import TrainingSettings
 from clbench.own.code import digest_of, package_identity
 from clbench.suites.settings import base_name, setting_error
 from clbench.suites.suite import Suite, absolute
@@ -25,35 +26,112 @@ from clbench.suites.suite import Suite, absolute
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table of methods: where the class is, and what it does, said without importing it."""
+    """A line of the table of methods, said without importing it.
+
+    Attributes:
+        target: `module:Class`.
+        summary: what it does.
+        cites: keys of what to cite, in `references.bib` of the reports.
+    """
 
     target: str
     summary: str
+    cites: tuple[str, ...] = ()
 
+
+_CITED = "lomonaco2021avalanche"
 
 METHODS: Mapping[str, Entry] = {
     "clnp": Entry(
         "clbench.strategies.clnp:CLNP",
         "Continual Learning via Neural Pruning: sparse training, pruning under a margin, frozen neurons",
+        ("golkar2019clnp",),
     ),
-    "ewc": Entry("clbench.baselines.ewc:EWC", "Elastic Weight Consolidation, exact per-sample Fisher, merged penalty"),
-    "online-ewc": Entry("clbench.baselines.ewc:OnlineEWC", "Online EWC, one running Fisher around the latest weights"),
-    "mas": Entry("clbench.baselines.mas:MAS", "Memory Aware Synapses, per-sample sensitivity of the outputs"),
-    "si": Entry("clbench.baselines.si:SI", "Synaptic Intelligence, path integral of the task's own gradient"),
-    "psp": Entry("clbench.baselines.psp:PSP", "Parameter superposition with binary, complex or rotation contexts"),
+    "ewc": Entry(
+        "clbench.baselines.ewc:EWC",
+        "Elastic Weight Consolidation, exact per-sample Fisher, merged penalty",
+        ("kirkpatrick2017ewc",),
+    ),
+    "online-ewc": Entry(
+        "clbench.baselines.ewc:OnlineEWC",
+        "Online EWC, one running Fisher around the latest weights",
+        ("schwarz2018onlineewc",),
+    ),
+    "mas": Entry(
+        "clbench.baselines.mas:MAS",
+        "Memory Aware Synapses, per-sample sensitivity of the outputs",
+        ("aljundi2018mas",),
+    ),
+    "si": Entry(
+        "clbench.baselines.si:SI",
+        "Synaptic Intelligence, path integral of the task's own gradient",
+        ("zenke2017si",),
+    ),
+    "psp": Entry(
+        "clbench.baselines.psp:PSP",
+        "Parameter superposition with binary, complex or rotation contexts",
+        ("cheung2019psp",),
+    ),
     "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection"),
     "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together"),
     "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task"),
-    "avalanche-ewc": Entry("clbench.baselines.avalanche:AvalancheEWC", "Avalanche's EWCPlugin, its code as it comes"),
+    "avalanche-ewc": Entry(
+        "clbench.baselines.avalanche:AvalancheEWC",
+        "Avalanche's EWCPlugin, its code as it comes",
+        ("kirkpatrick2017ewc", _CITED),
+    ),
     "avalanche-si": Entry(
-        "clbench.baselines.avalanche:AvalancheSI", "Avalanche's SynapticIntelligencePlugin, its code as it comes"
+        "clbench.baselines.avalanche:AvalancheSI",
+        "Avalanche's SynapticIntelligencePlugin, its code as it comes",
+        ("zenke2017si", _CITED),
     ),
 }
 
+_BY_NAME = "clbench.baselines.avalanche_by_name"
+
+AVALANCHE: Mapping[str, Entry] = {
+    name: Entry(f"{_BY_NAME}:{attribute}", f"Avalanche's {summary}, its code as it comes", (*cites, _CITED))
+    for name, attribute, summary, cites in (
+        ("avalanche-lwf", "LwF", "Learning without Forgetting", ("li2016lwf",)),
+        ("avalanche-replay", "Replay", "experience replay", ("chaudhry2019er",)),
+        ("avalanche-gem", "GEM", "Gradient Episodic Memory", ("lopezpaz2017gem",)),
+        ("avalanche-agem", "AGEM", "averaged GEM", ("chaudhry2019agem",)),
+        ("avalanche-mas", "MAS", "Memory Aware Synapses", ("aljundi2018mas",)),
+        ("avalanche-gdumb", "GDumb", "GDumb, trained on a memory alone", ("prabhu2020gdumb",)),
+        ("avalanche-rwalk", "RWalk", "Riemannian Walk", ("chaudhry2018rwalk",)),
+        ("avalanche-der", "DER", "Dark Experience Replay (DER++)", ("buzzega2020der",)),
+        ("avalanche-er-ace", "ERACE", "replay with asymmetric cross-entropy", ("caccia2022erace",)),
+        ("avalanche-icarl", "ICaRL", "iCaRL", ("rebuffi2017icarl",)),
+        ("avalanche-packnet", "PackNet", "PackNet", ("mallya2018packnet",)),
+    )
+}
+"""Methods that `--methods all` leaves out."""
+
 
 def method_names() -> list[str]:
-    """Every method's name: the table's, then those of installed packages."""
-    return [*METHODS, *sorted(entry.name for entry in _plugins() if entry.name not in METHODS)]
+    """Every method's name: the tables', then those of installed packages."""
+    return [*METHODS, *AVALANCHE, *_of_packages()]
+
+
+def names_of_all() -> list[str]:
+    """The methods that `all` means: ours and those of installed packages."""
+    return [*METHODS, *_of_packages()]
+
+
+def entry_of(name: str) -> Entry | None:
+    """What the tables say of a method; None for one that is not in them."""
+    return METHODS.get(base_name(name)) or AVALANCHE.get(base_name(name))
+
+
+def exists(name: str) -> bool:
+    """Whether there is a method of that name."""
+    if name in BROUGHT or name in method_names():
+        return True
+    return name.startswith("avalanche-") and importlib.import_module(_BY_NAME).by_name(name) is not None
+
+
+def _of_packages() -> list[str]:
+    return sorted(entry.name for entry in _plugins() if entry.name not in (*METHODS, *AVALANCHE))
 
 
 def find_method(name: str) -> type[Method]:
@@ -65,20 +143,26 @@ def find_method(name: str) -> type[Method]:
     name = base_name(name)
     if name in BROUGHT:
         return BROUGHT[name].method
-    if name in METHODS:
-        module, _, attribute = METHODS[name].target.partition(":")
+    if entry := entry_of(name):
+        module, _, attribute = entry.target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
         assert issubclass(found, Method)
         return found
-    for entry in _plugins():
-        if entry.name == name:
+    for installed in _plugins():
+        if installed.name == name:
             try:
-                found = entry.load()
+                found = installed.load()
             except Exception as error:
-                raise SettingError(f"the method '{name}' of {entry.value} does not load: {error}") from error
+                raise SettingError(f"the method '{name}' of {installed.value} does not load: {error}") from error
             if not (isinstance(found, type) and issubclass(found, Method)):
-                raise SettingError(f"the method '{name}': {entry.value} is not a subclass of clbench.methods.Method")
+                raise SettingError(
+                    f"the method '{name}': {installed.value} is not a subclass of clbench.methods.Method"
+                )
             return found
+    if name.startswith("avalanche-"):
+        other: type[Method] | None = importlib.import_module(_BY_NAME).by_name(name)
+        if other is not None:
+            return other
     raise unknown_method(name)
 
 
@@ -129,7 +213,7 @@ def content_of(name: str) -> tuple[dict[str, str], dict[str, bytes]]:
     name = base_name(name)
     if name in BROUGHT:
         return BROUGHT[name].content, dict(BROUGHT[name].own.files)
-    if name in METHODS:
+    if name in METHODS or (name.startswith("avalanche-") and name not in _of_packages()):
         return {}, {}
     find_method(name)
     module = next(entry.module for entry in _plugins() if entry.name == name)
@@ -141,7 +225,7 @@ def _plugins() -> list[Any]:
     return list(entry_points(group="clbench.methods"))
 
 
-def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> MethodSettings:
+def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> TrainingSettings:
     """The method's hyper-parameters in this suite: its defaults, then the suite's, its variant's, the overrides.
 
     Raises:
@@ -156,7 +240,7 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> M
         if key not in schema.model_fields:
             raise unknown_name(f"setting of {name}", key, schema.model_fields)
     for key in ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "epochs"):
-        if given.get(key) is None:
+        if key in schema.model_fields and given.get(key) is None:
             default = schema.model_fields[key].default
             given[key] = getattr(suite, key) if default is None else default
     try:

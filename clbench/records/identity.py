@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from clbench.errors import SettingError
-from clbench.methods.method import MethodSettings
+from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import find_method, method_names
 from clbench.suites.settings import base_name
 from clbench.suites.suite import Suite
@@ -52,7 +52,7 @@ def recorded_identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(
-    suite: Suite, settings: MethodSettings, named: Mapping[str, Any] | None = None
+    suite: Suite, settings: TrainingSettings, named: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
     """The two settings of a run, as its config.json has them; documentation and other methods' have no part in them.
 
@@ -87,13 +87,13 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _schema_of(method: str) -> type[MethodSettings]:
+def _schema_of(method: str) -> type[TrainingSettings]:
     name = base_name(method)
     try:
-        return find_method(name).Settings if name in method_names() else MethodSettings
+        return find_method(name).Settings if name in method_names() else TrainingSettings
     except SettingError:
         # An installed package that does not load says nothing of what it leaves out.
-        return MethodSettings
+        return TrainingSettings
 
 
 def left_out(config: Mapping[str, Any]) -> dict[str, Any]:

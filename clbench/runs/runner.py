@@ -1,5 +1,6 @@
 """One run: (suite, method, seed) in, accuracy matrix and diagnostics out. Reads from top to bottom."""
 
+import math
 import time
 import traceback
 import warnings
@@ -136,20 +137,24 @@ def measure(method: Method, tasks: "Sequence[Task]", learned: int, matrix: metri
     (row 0, where every task is tried).
     """
     for task in tasks:
-        if (learned == 0 or task.index <= learned) and method.can_predict(task, learned):
+        if learned == 0 or task.index <= learned:
             matrix[learned, task.index] = accuracy(method, task)
 
 
 def accuracy(method: Method, task: "Task") -> float:
-    """Share of the task's test images that are classified correctly, in float32, always in the same batches."""
+    """Share of the task's test images that are classified correctly, in float32, always in the same batches.
+
+    NaN where the method has no answers for the task.
+    """
     device = method.workplace.device
+    answering = method.network_for(task)
+    if answering is None:
+        return math.nan
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    method.set_training(False)
-    with torch.inference_mode(), method.looking_back_at(task):
+    with torch.inference_mode(), answering as network:
         for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
             x, y = task.test.batch(positions, device=device)
-            correct += (method.predict(x, task).argmax(1) == y).sum()
-    method.set_training(True)
+            correct += (network(x).argmax(1) == y).sum()
     return int(correct) / len(task.test)
 
 

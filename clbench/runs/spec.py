@@ -9,8 +9,8 @@ from typing import Any, Literal
 from clbench.data import ImageSet, is_path, stand_in
 from clbench.data.streams import classes_per_task
 from clbench.errors import SettingError
-from clbench.methods.method import MethodSettings
 from clbench.methods.own import BROUGHT, bring
+from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import check_method_settings, content_of, find_method, method_names, resolve_settings
 from clbench.networks.table import is_own, origin_of, schema_of
 from clbench.records.format import FORMAT
@@ -43,7 +43,7 @@ class RunSpec:
 
     suite: Suite
     method: str
-    settings: MethodSettings
+    settings: TrainingSettings
     seed: int
     precision: Precision
     overrides: Mapping[str, Any]
@@ -228,19 +228,18 @@ def _kept(
     of_method: Mapping[str, Mapping[str, Any]],
     found: Sample | None,
     leave_out: Callable[[str], None] | None,
-) -> dict[str, MethodSettings]:
+) -> dict[str, TrainingSettings]:
     """The settings of every method that can run on the suite and its network."""
     kept = {}
     for name in methods:
         method, settings = find_method(name), resolve_settings(changed, name, of_method.get(name, {}))
-        reason = method.refusal(changed)
-        if not reason and (misfit := method.misfit(settings, changed)):
-            raise SettingError(f"the settings of {name} do not fit: {misfit}")
+        reason = method.refuses(changed, settings)
         if not reason and found is not None:
             reason = method.unfit(found.model, found.image, settings)
         if not reason:
             kept[name] = settings
-        elif leave_out is None:
+        elif leave_out is None or name in of_method:
+            # What the user names is not left out.
             raise SettingError(f"{name} cannot run here: {reason}")
         else:
             leave_out(f"{name} is left out: {reason}")

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from clbench.errors import SettingError
 
-Optimizer = Literal["adam", "sgd", "rmsprop"]
 Schedule = Literal["constant", "linear", "plateau"]
 
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape
 from clbench.networks.table import NETWORKS, build, find_network, is_own, schema_of
+from clbench.suites.optimizers import Optimizer
 from clbench.suites.published import Goal, PublishedResult, Search
-from clbench.suites.settings import Optimizer, Schedule, setting_error, shortened, without_sign_of_zero
+from clbench.suites.settings import Schedule, setting_error, shortened, without_sign_of_zero
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,21 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from clbench.methods.table import entry_of
 from clbench.reports.analysis.groups import Group
 from clbench.reports.formatting import plain
 from clbench.reports.model import Cell, Column, Table
-from clbench.suites.settings import base_name
 
-_OF_METHODS = {
-    "clnp": ("golkar2019clnp",),
-    "ewc": ("kirkpatrick2017ewc",),
-    "online-ewc": ("schwarz2018onlineewc",),
-    "mas": ("aljundi2018mas",),
-    "si": ("zenke2017si",),
-    "psp": ("cheung2019psp",),
-    "avalanche-ewc": ("kirkpatrick2017ewc", "lomonaco2021avalanche"),
-    "avalanche-si": ("zenke2017si", "lomonaco2021avalanche"),
-}
 _OF_DATA = {
     "mnist": ("lecun1998mnist",),
     "fashion-mnist": ("xiao2017fashionmnist",),
@@ -44,7 +34,7 @@ def citations(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
     methods = sorted({group.method for group in groups})
     data = sorted({plain((group.config.get("data") or {}).get("source")) for group in groups})
     return [
-        *((name, _OF_METHODS.get(base_name(name), ())) for name in methods),
+        *((name, entry.cites if (entry := entry_of(name)) else ()) for name in methods),
         *((name, tuple(key for part in name.split("+") for key in _OF_DATA.get(part, ()))) for name in data),
     ]
 
