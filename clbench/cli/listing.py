@@ -18,7 +18,7 @@ _HEADS = {"single": "a single head", "multi": "a head per task", "classes": "one
 def list_command() -> None:
     """Show every suite, network, source of images and method."""
     from clbench.data import SOURCES
-    from clbench.methods.table import METHODS, method_names
+    from clbench.methods.table import entry_of, method_names
     from clbench.networks.table import NETWORKS, network_names
     from clbench.suites.files import SUITES
 
@@ -30,7 +30,8 @@ def list_command() -> None:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods:")
     for name in method_names():
-        print(f"  {name:<24}{METHODS[name].summary if name in METHODS else 'of an installed package'}")
+        print(f"  {name:<24}{entry.summary if (entry := entry_of(name)) else 'of an installed package'}")
+    print("  avalanche-NAME          any other plugin or strategy of Avalanche that takes numbers and words")
     print("\nnetworks (--set network=NAME, ./file.py:Class or package.module:Class):")
     for name in network_names():
         print(f"  {name:<24}{NETWORKS[name].summary if name in NETWORKS else 'of an installed package'}")
@@ -42,7 +43,7 @@ def show_command(
     toml: Annotated[bool, typer.Option("--toml", help="As a file that extends it, to be changed and run.")] = False,
 ) -> None:
     """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
-    from clbench.methods.table import find_method, method_names, resolve_settings
+    from clbench.methods.table import AVALANCHE, find_method, names_of_all, resolve_settings
     from clbench.suites.files import as_toml, find_suite, is_file
     from clbench.suites.suite import OVERRIDABLE
 
@@ -57,7 +58,7 @@ def show_command(
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else as_option(value)
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
-    for name in [*method_names(), *chosen.variants]:
+    for name in [*names_of_all(), *AVALANCHE, *chosen.variants]:
         known = chosen.head == "multi" or find_method(name).task_known_at_test
         settings = resolve_settings(chosen, name, {}).model_dump()
         shown = ", ".join(f"{key}={as_option(value)}" for key, value in settings.items())

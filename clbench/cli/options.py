@@ -74,7 +74,7 @@ def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = 
     Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
     """
     from clbench.methods.own import BROUGHT
-    from clbench.methods.table import method_names, names_of, unknown_method
+    from clbench.methods.table import exists, names_of, names_of_all, unknown_method
     from clbench.suites.settings import base_name
 
     of_suite = names_of(suite.methods, Path.cwd())
@@ -82,14 +82,13 @@ def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = 
         return of_suite
     if given == "all":
         own = [name for name in of_suite if name in BROUGHT]
-        return [*method_names(), *own, *(name for name in suite.variants if name not in own)]
+        return [*names_of_all(), *own, *(name for name in suite.variants if name not in own)]
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
     names = names_of(names, Path.cwd())
     for name in names:
-        is_there = base_name(name) in BROUGHT or base_name(name) in method_names()
-        known = is_there and (name == base_name(name) or name in suite.method_settings)
+        known = exists(base_name(name)) and (name == base_name(name) or name in suite.method_settings)
         if not known and name not in others:
             raise unknown_method(name, [*suite.variants, *others])
     return names

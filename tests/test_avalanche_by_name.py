@@ -1,0 +1,127 @@
+"""Avalanche's plugins and strategies by name: they train, they differ from naive, and they are found and refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from clbench.baselines.avalanche_by_name import ByName
+from clbench.errors import SettingError
+from clbench.methods.table import AVALANCHE, METHODS, exists, find_method, names_of_all, resolve_settings
+from clbench.runs.runner import accuracy
+
+SMALL = {"hidden_sizes": [64, 64], "epochs": 4, "batch_size": 32, "learning_rate": 0.003}
+NEW_CLASSES = {"avalanche-icarl"}
+CHANCE = {"multi": 0.2, "classes": 0.1}
+
+
+@pytest.fixture
+def trained(make_method, make_workplace, split_digits):
+    def train(name, head="multi", seed=0, **settings):
+        suite = split_digits.model_copy(update={"head": head})
+        method = make_method(name, make_workplace(suite, seed=seed, **SMALL), **settings)
+        for task in method.workplace.stream.tasks:
+            method.learn(task)
+        return method
+
+    return train
+
+
+def accuracies(method):
+    return np.array([accuracy(method, task) for task in method.workplace.stream.tasks])
+
+
+@pytest.mark.parametrize("name", AVALANCHE)
+def test_it_differs_from_naive_and_beats_chance(name, trained):
+    head = "classes" if name in NEW_CLASSES else "multi"
+    method = trained(name, head)
+    found, plain = accuracies(method), accuracies(trained("naive", head))
+    assert not np.array_equal(found, plain)
+    assert found.mean() > 1.5 * CHANCE[head]
+    assert not method.resumes
+    assert method.extra_state_bytes() is None
+
+
+@pytest.mark.parametrize("name", ["avalanche-replay", "avalanche-agem", "avalanche-er-ace"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, trained):
+    first, other, again = (trained(name, seed=seed).model.state_dict() for seed in (0, 1, 0))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_replay_and_distillation_keep_an_earlier_task_better_than_fine_tuning_does(trained):
+    before = accuracies(trained("naive"))[0]
+    for name in ("avalanche-replay", "avalanche-lwf", "avalanche-der"):
+        assert accuracies(trained(name))[0] > before
+
+
+def test_packnet_keeps_a_task_to_the_bit(make_method, make_workplace, split_digits):
+    method = make_method("avalanche-packnet", make_workplace(split_digits, **SMALL))
+    first, second = method.workplace.stream.tasks
+    images = first.test.tensors()[0]
+    answers = []
+    for task in (first, second):
+        method.learn(task)
+        with torch.inference_mode(), method.network_for(first) as network:
+            answers.append(network(images).clone())
+    assert torch.equal(*answers)
+
+
+def test_a_single_head_is_trained_without_labels_so_that_distillation_covers_every_class_seen(trained):
+    method = trained("avalanche-lwf", "classes")
+    (lwf,) = method.method_plugins
+    assert dict(lwf.lwf.prev_classes_by_task) == {0: set(range(10))}
+
+
+def test_settings_have_avalanches_names_and_values(plain):
+    assert (
+        resolve_settings(plain, "avalanche-lwf", {}).model_dump().items() >= {"alpha": 1.0, "temperature": 2.0}.items()
+    )
+    assert resolve_settings(plain, "avalanche-replay", {"mem_size": 50}).mem_size == 50
+    with pytest.raises(SettingError, match=r"avalanche-der\.mem_size=many does not fit"):
+        resolve_settings(plain, "avalanche-der", {"mem_size": "many"})
+    with pytest.raises(SettingError, match=r"unknown setting of avalanche-lwf 'strength'.*alpha"):
+        resolve_settings(plain, "avalanche-lwf", {"strength": 1})
+
+
+def test_any_other_plugin_or_strategy_is_found_by_its_name(trained):
+    method = trained("avalanche-cumulative")
+    assert isinstance(method, ByName)
+    assert accuracies(method)[0] > 0.5
+    assert exists("avalanche-mir")
+    assert not exists("avalanche-no-such")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("avalanche-cwr-star", "CWRStarPlugin takes model"),
+        ("avalanche-lr-scheduler", "LRSchedulerPlugin takes scheduler"),
+        ("avalanche-no-such", "unknown method 'avalanche-no-such'"),
+    ],
+)
+def test_one_that_no_settings_can_make_is_refused_in_one_sentence(name, said):
+    with pytest.raises(SettingError, match=said):
+        find_method(name)
+
+
+def test_all_means_none_of_them():
+    assert set(names_of_all()) >= set(METHODS)
+    assert not set(names_of_all()) & set(AVALANCHE)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "said"),
+    [("avalanche-icarl", 2, "learns new classes"), ("avalanche-packnet", 1, "more than 1 epochs")],
+)
+def test_a_suite_that_one_cannot_run_on_is_refused_with_a_reason(name, epochs, said, split_digits):
+    suite = split_digits.with_overrides({"epochs": epochs})
+    assert said in find_method(name).refuses(suite, resolve_settings(suite, name, {}))
+
+
+def test_they_are_run_recorded_and_reported(run, place):
+    small = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16"]
+    outcome = run(place, methods="naive,avalanche-agem,avalanche-der", small=small)
+    assert (outcome.code, outcome.err) == (0, "")
+    page = next((place / "clbench-reports").glob("*.html")).read_text()
+    assert "not declared" in page
+    assert "chaudhry2019agem" in page
