@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from clbench.check import CHECKS, Toy, learns, trains_on_a_gpu
 from clbench.errors import SettingError
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.runs.runner import accuracy
@@ -47,17 +48,13 @@ def test_it_learns_a_toy_stream(name, make_method, make_workplace):
         assert accuracy(method, task) > LEARNS_ABOVE
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, make_method, make_workplace):
-    small = SMALL | {"epochs": 1}
-    first = trained(make_method, name, make_workplace(**small), 2)
-    torch.rand(7)  # whatever else draws from the global generator must not matter
-    torch.manual_seed(123)
-    again = trained(make_method, name, make_workplace(**small), 2)
-    other = trained(make_method, name, make_workplace(seed=1, **small), 2)
-    for task in first.workplace.stream.tasks:
-        assert torch.equal(logits(first, task), logits(again, task))
-        assert not torch.equal(logits(first, task), logits(other, task))
+def test_it_holds_what_clbench_check_asks(name, check):
+    # A check that fails raises.
+    said = check(Toy(name, TOY.get(name, {})))
+    if check not in (trains_on_a_gpu, learns):
+        assert said
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -74,31 +71,6 @@ def test_a_kept_optimiser_state_counts_or_is_refused(name, make_method, make_wor
             method.learn(task)
         outcomes.append(logits(method, workplace.stream.tasks[1]))
     assert not torch.equal(*outcomes)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_training_leaves_the_global_generator_as_it_was(name, make_method, make_workplace):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    trained(make_method, name, make_workplace(**SMALL | {"epochs": 1}), 1)
-    assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_saved_state_goes_on_as_if_nothing_had_happened(name, make_method, make_workplace, tmp_path):
-    small = SMALL | {"epochs": 1, "n_tasks": 3}
-    whole = trained(make_method, name, make_workplace(**small), 3)
-
-    torch.save(trained(make_method, name, make_workplace(**small), 2).state_dict(), tmp_path / "state.pt")
-    workplace = make_workplace(**small)
-    continued = make_method(name, workplace, **TOY.get(name, {}))
-    # weights_only: a state must be made of tensors, numbers and strings alone.
-    continued.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    continued.learn(workplace.stream.tasks[2])
-
-    for task in workplace.stream.tasks:
-        assert torch.equal(logits(whole, task), logits(continued, task))
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - KEEPS_ITS_STATE_ON_THE_CPU))

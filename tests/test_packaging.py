@@ -201,7 +201,7 @@ ORDER = [
     {"runs"},
     {"screen"},
     {"execution", "search"},
-    {"estimate", "bench"},
+    {"estimate", "bench", "check"},
     {"strategies", "baselines", "reports"},
     {"cli", "api"},
     {"__main__"},

@@ -12,7 +12,7 @@ import typer
 
 from clbench import __version__
 from clbench.cli.listing import cache_command, list_command, show_command
-from clbench.cli.measuring import bench_command, tune_command
+from clbench.cli.measuring import bench_command, check_command, tune_command
 from clbench.cli.reading import compare_command, report_command, sync_command, verify_command, verify_run_command
 from clbench.cli.running import resume_command, rm_command, run_command, status_command
 from clbench.errors import INTERRUPTED, ClbenchError
@@ -54,6 +54,7 @@ for _name, _command in (
     ("sync", sync_command),
     ("verify", verify_command),
     ("verify-run", verify_run_command),
+    ("check", check_command),
     ("tune", tune_command),
     ("bench", bench_command),
     ("cache", cache_command),

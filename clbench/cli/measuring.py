@@ -1,4 +1,4 @@
-"""Commands that measure: tune, bench."""
+"""Commands that try and measure: check, tune, bench."""
 
 import threading
 from collections.abc import Iterator
@@ -22,6 +22,41 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.errors import INTERRUPTED, Interrupted, RecordError, SettingError, shown
+
+
+def check_command(
+    method: Annotated[str, typer.Argument(help="Its name, ./file.py:Class or package.module:Class.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of it: strength=0.5. Repeat for more.")
+    ] = None,
+) -> None:
+    """Try whether a method holds what every method must, on three small tasks.
+
+    The same seed gives the same bits, a killed run goes on, it learns, it trains every kind of head, and so on. The
+    exit code is 1 if something does not hold.
+    """
+    from clbench.check import findings
+    from clbench.methods.table import exists, names_of, unknown_method
+    from clbench.screen import Screen
+    from clbench.suites.settings import parse_overrides
+
+    (name,) = names_of([method], Path.cwd())
+    if not exists(name):
+        raise unknown_method(name)
+    screen, fails = Screen(quiet=False), 0
+    given = {key.removeprefix(f"{name}."): value for key, value in parse_overrides(overrides or []).items()}
+
+    import torch
+
+    torch.set_num_threads(1)
+    marks = {"holds": "yes", "fails": "NO", "does not apply": "-"}
+    for finding in findings(name, given):
+        screen.show(f"{marks[finding.verdict]:>4}  {finding.said}")
+        fails += finding.verdict == "fails"
+    if fails:
+        screen.show(f"\n{name} does not hold {fails} of what every method must")
+        raise SystemExit(1)
+    screen.show(f"\n{name} holds what every method must")
 
 
 def tune_command(

@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         RecordError: if the file cannot be written, or the state holds anything else.
     """
-    _check_plain(state, "state")
+    check_plain(state, "state")
     payload = io.BytesIO()
     torch.save(dict(state), payload)
     content = payload.getbuffer()
@@ -81,13 +81,18 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_plain(value: Any, where: str) -> None:
+def check_plain(value: Any, where: str) -> None:
+    """Makes sure that a state holds what a checkpoint can.
+
+    Raises:
+        RecordError: for anything but dicts, lists, tensors, numbers and strings.
+    """
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _check_plain(inner, f"{where}.{key}")
+            check_plain(inner, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for inner in value:
-            _check_plain(inner, where)
+            check_plain(inner, where)
     elif not isinstance(value, _PLAIN):
         raise RecordError(f"a checkpoint holds tensors, numbers and strings only, but {where} is a {type(value)}")
 
