@@ -49,7 +49,7 @@ class RunResult:
         return self.learned > 0 and not np.isnan(self.matrix[self.learned]).all()
 
     def metrics(self) -> dict[str, float]:
-        """What MLflow gets after the last task: see `README.md` for the names."""
+        """What MLflow gets after the last task: see `docs/records.md` for the names."""
         row = self.matrix[self.learned]
         values = {f"accuracy/task_{j + 1:02d}": float(v) for j, v in enumerate(row) if not np.isnan(v)}
         if not self.learned:

@@ -12,8 +12,8 @@ What it leaves out: a line that bends, and noise that lasts longer than a task. 
 % intervals for what is free in the end, made after 5, 6, ... 24 tasks, held 33, 31 and 27 times of 40, and where they
 did not, more was free than they said. On that of 50 tasks a layer's last fifth lasted twice as long as the line said,
 because tasks claim less when little is left: it was full after 41 tasks, and 17 of 36 intervals held that, the others
-ending up to ten tasks early (`docs/results.md`). So it says when a layer is scarce, rather than when its last neuron is
-gone.
+ending up to ten tasks early (`docs/forecast.md`). So it says when a layer is scarce, rather than when its last neuron
+is gone.
 """
 
 import math
