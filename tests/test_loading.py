@@ -15,6 +15,7 @@ from clbench.data.loading import TensorLoader
 from clbench.data.normalisation import Normalisation
 from clbench.data.streams import Permutation, Samples, Unchanged
 from clbench.methods.strategy import TensorStrategy
+from clbench.methods.table import find_method, resolve_settings
 from clbench.networks.initial import initialise
 from clbench.networks.mlp import mlp
 from clbench.strategies.compact import CompactChain
@@ -466,3 +467,58 @@ def test_a_methods_predictions_are_float32_after_bfloat16_training(make_method, 
     with method.network_for(task) as network:
         network(task.test.tensors()[0])
     assert computed == {torch.float32}
+
+
+# Events of a step
+
+
+class Joins(SupervisedPlugin):
+    """Brings another plugin in after the third step, and takes it out after the fifth."""
+
+    def __init__(self):
+        super().__init__()
+        self.other, self.steps = Counts(), 0
+
+    def after_update(self, strategy, **kwargs):
+        self.steps += 1
+        if self.steps == 3:
+            strategy.plugins.append(self.other)
+        if self.steps == 5:
+            strategy.plugins.remove(self.other)
+
+
+class Counts(SupervisedPlugin):
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def before_forward(self, strategy, **kwargs):
+        self.heard.append(strategy.clock.train_iterations)
+
+
+def test_a_plugin_that_joins_or_leaves_between_steps_is_heard_from_the_next_on(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, epochs=1, hidden_sizes=[8])
+    joins = Joins()
+    method = find_method("naive")(resolve_settings(workplace.suite, "naive", {}), workplace)
+    method.prepare([joins])
+    method.learn(workplace.stream.tasks[0])
+    assert joins.steps > 5
+    assert joins.other.heard == [3, 4]
+
+
+def test_events_that_a_strategy_handles_itself_and_methods_of_single_plugins_are_heard(make_workplace):
+    workplace = make_workplace(n_tasks=1, epochs=1, hidden_sizes=[8])
+    method = find_method("naive")(resolve_settings(workplace.suite, "naive", {}), workplace)
+    single, heard = SupervisedPlugin(), []
+    single.after_backward = lambda strategy, **kwargs: heard.append("single")
+    method.prepare([single])
+
+    class Own(type(method.strategy)):
+        def _before_update(self, **kwargs):
+            heard.append("own")
+            super()._before_update(**kwargs)
+
+    method.strategy.__class__ = Own
+    method.learn(workplace.stream.tasks[0])
+    steps = method.strategy.clock.train_iterations
+    assert heard == ["single", "own"] * steps
