@@ -154,6 +154,8 @@ def _create_sqlite(path: Path) -> None:
         if path.exists():
             return
         made = Path(folder) / path.name
+        # SQLite itself would let nobody else write, whatever the umask says.
+        made.touch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             store = SqlAlchemyStore(f"sqlite:///{made}", artifact_location(f"sqlite:///{path}"))
