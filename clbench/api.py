@@ -256,7 +256,7 @@ def _names(suite: "Suite", methods: "Sequence[str | type[Method]] | None", jobs:
         method if isinstance(method, str) else bring_class(method, method_names(), must_be_importable=jobs > 1)
         for method in methods
     ]
-    return chosen_methods(",".join(names), suite)
+    return chosen_methods(names, suite)
 
 
 def _tracker(uri: str | None, warn: Any, output: Path) -> Any:

@@ -1,9 +1,12 @@
 """The commands' options, and what is read from them."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from clbench.errors import SettingError
 
@@ -11,8 +14,23 @@ if TYPE_CHECKING:
     import torch
 
     from clbench.runs.spec import Precision
-    from clbench.screen import Screen
     from clbench.suites.suite import Suite
+
+
+class Command(TyperCommand):
+    """A command that refuses an option of one value that is given twice, of which the last alone would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises SettingError for an option that is given too often."""
+        given = list(args)
+        left = super().parse_args(ctx, args)
+        _, _, found = self.make_parser(ctx).parse_args(given)
+        for option, times in Counter(found).items():
+            takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
+            if takes_one and times > 1:
+                raise SettingError(f"{option.opts[0]} takes one value, but is given {times} times; give it once")
+        return left
+
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
 UriOption = Annotated[
@@ -46,6 +64,9 @@ TemplateOption = Annotated[
         show_default=False,
     ),
 ]
+SeedsOption = Annotated[
+    list[str] | None, typer.Option("--seeds", help="Such as 0-2 or 0,3,5. Repeatable. Default: the suite's.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
@@ -68,7 +89,17 @@ def as_option(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
+def listed(given: Sequence[str]) -> list[str]:
+    """What a repeatable option names, one by one or with commas between, each once."""
+    return list(dict.fromkeys(name.strip() for name in ",".join(given).split(",") if name.strip()))
+
+
+def are_named(methods: Sequence[str] | None) -> bool:
+    """Whether every method is named, so that one that cannot run is not left out in silence."""
+    return bool(methods) and "all" not in listed(methods or ())
+
+
+def chosen_methods(given: Sequence[str] | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
     """The methods named on the command line, each once; `others` are names that are taken beside them.
 
     Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
@@ -80,12 +111,13 @@ def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = 
     of_suite = names_of(suite.methods, Path.cwd())
     if given is None:
         return of_suite
-    if given == "all":
-        own = [name for name in of_suite if name in BROUGHT]
-        return [*method_names(), *own, *(name for name in suite.variants if name not in own)]
-    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    names = listed(given)
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    if "all" in names:
+        working = [*method_names(), *(name for name in of_suite if name in BROUGHT)]
+        place = names.index("all")
+        names[place : place + 1] = [*working, *(name for name in suite.variants if base_name(name) in working)]
     names = names_of(names, Path.cwd())
     for name in names:
         is_there = base_name(name) in BROUGHT or base_name(name) in method_names()
@@ -102,15 +134,17 @@ def _is_seed(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def chosen_seeds(given: str | None, suite: "Suite") -> list[int]:
+def chosen_seeds(given: Sequence[str] | None, suite: "Suite") -> list[int]:
     """The seeds named on the command line, each once; else the suite's."""
     if given is None:
         return list(suite.seeds)
     seeds: list[int] = []
-    for part in given.split(","):
+    for part in ",".join(given).split(","):
         first, dash, last = part.strip().partition("-")
         if not (_is_seed(first) and (not dash or _is_seed(last))):
-            raise SettingError(f"the seeds '{given}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5")
+            raise SettingError(
+                f"the seeds '{','.join(given)}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5"
+            )
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
             raise SettingError(f"the seed range '{part.strip()}' runs backwards; write {high}-{low}")
