@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from clbench.runs.spec import Precision
+    from clbench.screen import Screen
     from clbench.suites.suite import Suite
 
 
@@ -105,7 +106,8 @@ def chosen_methods(given: Sequence[str] | None, suite: "Suite", others: tuple[st
     Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
     """
     from clbench.methods.own import BROUGHT
-    from clbench.methods.table import method_names, names_of, unknown_method
+    from clbench.methods.table import method_names, names_of, unknown_method, working_methods
+    from clbench.screen import Screen
     from clbench.suites.settings import base_name
 
     of_suite = names_of(suite.methods, Path.cwd())
@@ -115,7 +117,7 @@ def chosen_methods(given: Sequence[str] | None, suite: "Suite", others: tuple[st
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
     if "all" in names:
-        working = [*method_names(), *(name for name in of_suite if name in BROUGHT)]
+        working = [*working_methods(Screen(quiet=True).warn), *(name for name in of_suite if name in BROUGHT)]
         place = names.index("all")
         names[place : place + 1] = [*working, *(name for name in suite.variants if base_name(name) in working)]
     names = names_of(names, Path.cwd())
