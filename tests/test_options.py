@@ -1,8 +1,12 @@
-"""Options that are given twice: lists take all of it, single values are refused."""
+"""What every command checks: options that are given twice, and that the user's home is known."""
 
+import pwd
 import re
 
 import pytest
+
+import clbench as package
+from clbench.errors import SettingError
 
 
 def planned(outcome):
@@ -51,3 +55,20 @@ def test_a_single_value_given_twice_is_refused(clbench, assert_refused, tmp_path
 def test_a_switch_given_twice_is_on(clbench, tmp_path):
     outcome = clbench(tmp_path, "run", "--suite", "permuted-digits", "--dry-run", "-q", "--quiet", "--dry-run")
     assert (outcome.code, outcome.out) == (0, "")
+
+
+def test_without_a_home_a_command_is_refused_in_one_sentence_and_makes_no_folder(
+    clbench, assert_refused, tmp_path, monkeypatch
+):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    run = ("run", "--suite", "permuted-digits")
+    for command in (run, ("show", "permuted-digits"), ("sync",), ("status",)):
+        assert_refused(clbench(tmp_path, *command), "your home folder is not known", "set HOME to a folder")
+    with pytest.raises(SettingError, match="your home folder is not known"):
+        package.run("permuted-digits", output=tmp_path / "runs")
+    assert clbench(tmp_path, *run, "--help").code == 0
+    assert not any(tmp_path.iterdir())

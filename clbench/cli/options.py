@@ -1,5 +1,6 @@
 """The commands' options, and what is read from them."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,24 @@ class Command(TyperCommand):
             if takes_one and times > 1:
                 raise SettingError(f"{option.opts[0]} takes one value, but is given {times} times; give it once")
         return left
+
+    def invoke(self, ctx: Any) -> Any:
+        """Does what the command does, where the user's home is known."""
+        check_home()
+        return super().invoke(ctx)
+
+
+def check_home() -> None:
+    """Makes sure that the user's home is known: importing Avalanche or MLflow fails without one, or creates a folder ~.
+
+    Raises:
+        SettingError: if neither HOME nor the system's list of users tells it.
+    """
+    if os.path.expanduser("~") == "~":
+        raise SettingError(
+            "your home folder is not known, because HOME is not set and the system does not list you; set HOME to a "
+            "folder that you may write to"
+        )
 
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
