@@ -181,9 +181,11 @@ def run(
         class L2(clbench.methods.Method): ...
         runs = clbench.run("permuted-digits", methods=["naive", L2], seeds=range(3), overrides={"epochs": 4})
     """
+    from clbench.cli.options import check_home, chosen_device
+
+    check_home()
     import torch
 
-    from clbench.cli.options import chosen_device
     from clbench.data import DataWarning, load_images
     from clbench.execution.grid import run_grid
     from clbench.execution.job import Grid
@@ -256,7 +258,7 @@ def _names(suite: "Suite", methods: "Sequence[str | type[Method]] | None", jobs:
         method if isinstance(method, str) else bring_class(method, method_names(), must_be_importable=jobs > 1)
         for method in methods
     ]
-    return chosen_methods(",".join(names), suite)
+    return chosen_methods(names, suite)
 
 
 def _tracker(uri: str | None, warn: Any, output: Path) -> Any:

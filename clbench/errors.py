@@ -30,6 +30,10 @@ class SettingError(ClbenchError):
     """A name, an override or an option does not fit."""
 
 
+class MissingSettingError(SettingError):
+    """A setting that must be given is not."""
+
+
 class MethodError(ClbenchError):
     """A method cannot work on the network or the suite that it was given."""
 

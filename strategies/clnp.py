@@ -61,7 +61,7 @@ from torch.utils.data import DataLoader
 
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Stream, Task
-from clbench.errors import MethodError, MethodWarning
+from clbench.errors import DivergenceError, MethodError, MethodWarning
 from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.seeding import RandomStreams
@@ -279,7 +279,7 @@ class CLNPPlugin(SupervisedPlugin):
         sample = strategy.experience.dataset[0]
         self._head_name = self.attach(
             strategy.model,
-            torch.as_tensor(sample[0]).unsqueeze(0).to(strategy.device),
+            _tensor_of(sample[0]).unsqueeze(0).to(strategy.device),
             torch.tensor([int(sample[-1])], device=strategy.device),
         )
         self._head = self._heads[self._head_name]
@@ -287,6 +287,9 @@ class CLNPPlugin(SupervisedPlugin):
             raise MethodError(f"CLNP's settings do not fit: {reason}")
         if self.masks:
             self._initialise_free(strategy)
+        if isinstance(source := self._validation_source(strategy), AvalancheDataset):
+            # Now rather than after the task, whose images may be transformed in another way.
+            _tensor_of(source[0][0])
         self._warn_if_full()
         self._enter(strategy, [torch.ones_like(layer.active) for layer in self.layers])
         self._answer_once(strategy)
@@ -347,6 +350,7 @@ class CLNPPlugin(SupervisedPlugin):
         self._phase = "idle"
         activity = self._measure_activity(strategy)
         self._leave()
+        self._check_finite()
         validation = Validation(self, strategy.model, self._validation_batches(strategy))
         masks, thresholds, spent = self._prune(activity, validation)
         self._warn_if_empty(masks)
@@ -615,6 +619,19 @@ class CLNPPlugin(SupervisedPlugin):
                     stacklevel=2,
                 )
 
+    def _not_finite(self) -> list[str]:
+        """In words, the layers with weights that are no finite numbers."""
+        names = [*(f"hidden layer {number}" for number in range(1, len(self.layers) + 1)), f"'{self._head_name}'"]
+        layers = zip(names, self._linears(self._head), strict=True)
+        return [name for name, linear in layers if not all(bool(p.isfinite().all()) for p in linear.parameters())]
+
+    def _check_finite(self) -> None:
+        if found := self._not_finite():
+            raise DivergenceError(
+                f"training for CLNP left weights of {', '.join(found)} that are not finite numbers, so nothing was "
+                "claimed for the task; a lower learning rate may keep them finite"
+            )
+
     def _enter(self, strategy: Any, kept: list[Tensor]) -> None:
         """Reduces the network to the neurons that are kept; of these, the free ones train."""
         neurons = [
@@ -736,20 +753,22 @@ class CLNPPlugin(SupervisedPlugin):
         self._leave()
         for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
             group["lr"] = full
-        if after < before:
+        if after < before or self._not_finite():
             strategy.model.load_state_dict(state)
+
+    def _validation_source(self, strategy: Any) -> Any:
+        """What the task's validation images are in: a data set, a loader, or batches."""
+        if self.validation_stream is None:
+            return self._validation_data
+        source = self.validation_stream[strategy.experience.current_experience]
+        return source.dataset.eval() if isinstance(source, CLExperience) else source
 
     def _validation_batches(self, strategy: Any) -> Iterable[Sequence[Tensor]]:
         """The task's `[x, y, task_labels]` for validation, on the device."""
-        if self.validation_stream is None:
-            source = self._validation_data
-        else:
-            source = self.validation_stream[strategy.experience.current_experience]
+        source = self._validation_source(strategy)
         if isinstance(source, TensorLoader) and source.resident() is None:
             # Too many to keep them all as floats.
             return source
-        if isinstance(source, CLExperience):
-            source = source.dataset.eval()
         if isinstance(source, AvalancheDataset):
             source = DataLoader(source, batch_size=EVALUATION_BATCH)
         return [[part.to(strategy.device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
@@ -793,6 +812,16 @@ class CLNPPlugin(SupervisedPlugin):
         for masks in self.masks.values():
             for layer, mask in zip(self.layers, masks, strict=True):
                 layer.active |= mask
+
+
+def _tensor_of(image: Any) -> Tensor:
+    try:
+        return torch.as_tensor(image)
+    except (RuntimeError, TypeError, ValueError):
+        raise MethodError(
+            f"CLNP needs images as tensors, but the experience gives {type(image).__module__}.{type(image).__name__}; "
+            "give its data set a transform, such as torchvision.transforms.ToTensor(), for training and for evaluation"
+        ) from None
 
 
 def _check_chain(model: nn.Module, passed: list[nn.Linear], names: Mapping[nn.Linear, str]) -> None:

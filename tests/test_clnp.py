@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import pytest
 import torch
 from avalanche.benchmarks import dataset_benchmark
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils import AvalancheDataset, as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.models import MTSimpleMLP, SimpleMLP
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
+from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
-from clbench.errors import ClbenchError, MethodError, MethodWarning, SettingError
+from clbench.errors import ClbenchError, DivergenceError, MethodError, MethodWarning, SettingError
 from clbench.methods.method import answering
 from clbench.methods.table import resolve_settings
 from clbench.strategies import CLNPPlugin
@@ -702,6 +704,67 @@ def test_a_network_that_cannot_be_pruned_is_refused_with_a_reason(make_workplace
     for reason, model in refused.items():
         with pytest.raises(MethodError, match=reason):
             plain_strategy(model, CLNPPlugin(), epochs=1).train(experiences[0])
+
+
+def test_weights_that_are_not_finite_are_said_to_be_and_claim_nothing(make_workplace):
+    experiences = Experiences(make_workplace(n_tasks=1), True)
+    plugin, model = CLNPPlugin(), SimpleMLP(num_classes=10, input_size=64, hidden_size=64, hidden_layers=2, drop_rate=0)
+    strategy = plain_strategy(model, plugin, torch.optim.SGD(model.parameters(), lr=1e6), epochs=1)
+    with pytest.raises(DivergenceError, match=r"weights of hidden layer 1, .* that are not finite .* learning rate"):
+        strategy.train(experiences[0])
+    assert plugin.masks == {}
+    assert not any(layer.active.any() for layer in plugin.layers)
+
+
+def test_fine_tuning_that_leaves_the_finite_numbers_is_undone(make_method, make_workplace, monkeypatch):
+    workplace = make_workplace(**SMALL | {"n_tasks": 2, "epochs": 2})
+    method = make_method("clnp", workplace, **CLAIMING_LITTLE, fine_tune_rate=1.0)
+    training_epoch = type(method.strategy).training_epoch
+
+    def diverge(strategy, **kwargs):
+        training_epoch(strategy, **kwargs)
+        if method.clnp._phase == "fine-tune":
+            for parameter in method.model.parameters():
+                parameter.detach().fill_(torch.nan)
+
+    fine_tune, tuned = CLNPPlugin._fine_tune, []
+
+    def from_chance(plugin, *arguments):
+        # Numbers that are none answer as well as before.
+        with monkeypatch.context() as patch:
+            patch.setattr(Validation, "accuracy", lambda *_: 0.1)
+            fine_tune(plugin, *arguments)
+        tuned.append(plugin)
+
+    monkeypatch.setattr(type(method.strategy), "training_epoch", diverge)
+    monkeypatch.setattr(CLNPPlugin, "_fine_tune", from_chance)
+    method.learn(workplace.stream.tasks[0])
+    assert tuned == [method.clnp]
+    assert all(bool(parameter.isfinite().all()) for parameter in method.model.parameters())
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_images_that_are_no_tensors_are_refused_before_anything_is_trained(part):
+    images = [(Image.new("L", (8, 8)), label % 2) for label in range(40)]
+
+    class Pictures(torch.utils.data.Dataset):
+        targets = [label for _, label in images]
+
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, index):
+            return images[index]
+
+    # What the evaluation of a data set sees of its images is another matter than what its training does.
+    both = (to_tensor, None) if part == "validation" else (None, None)
+    data = as_classification_dataset(Pictures(), transform_groups={"train": both, "eval": (None, None)})
+    bench = dataset_benchmark([data], [data])
+    model = SimpleMLP(num_classes=2, input_size=64, hidden_size=16, hidden_layers=1, drop_rate=0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(MethodError, match=r"images as tensors, but the experience gives PIL\.Image\.Image; .*ToTensor"):
+        plain_strategy(model, CLNPPlugin(), epochs=1).train(bench.train_stream[0])
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_an_activity_norm_per_layer_shifts_the_claims(make_method, make_workplace):

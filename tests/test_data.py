@@ -110,6 +110,16 @@ def root(tmp_path):
 
 
 @pytest.fixture
+def small_mnist(small_kmnist, arrays, root, monkeypatch):
+    """MNIST with 40 and 20 images and their digests pinned; the folder of its files, empty."""
+    digests = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in arrays.items()}
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["kmnist"], name="mnist", sha256=digests))
+    folder = root / "KMNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
 def cifar100(monkeypatch, root):
     """The folder of a small CIFAR-100 in the published format, with its own MD5s listed as published."""
     random = np.random.default_rng(3)
@@ -438,6 +448,23 @@ def test_a_half_downloaded_archive_of_another_program_is_refused_by_name(raw, ro
         load_images("kmnist", root)
 
 
+def test_files_packed_anew_are_read_where_their_content_has_the_pinned_digest(small_mnist, root, arrays):
+    for name, array in arrays.items():
+        (small_mnist / f"{name}.gz").write_bytes(gzip.compress(idx(array), compresslevel=1, mtime=7))
+    assert len(load_images("mnist", root, offline=True).train_labels) == TRAIN
+
+
+def test_files_packed_anew_without_a_pinned_digest_are_refused_with_what_to_do(raw, root, arrays):
+    for name, array in arrays.items():
+        (raw / f"{name}.gz").write_bytes(gzip.compress(idx(array), compresslevel=1, mtime=7))
+    with pytest.raises(DataError, match=r"expected the MD5 .* \(if you packed it anew, unpack it"):
+        load_images("kmnist", root, offline=True)
+    for name in arrays:
+        (raw / name).write_bytes(gzip.decompress((raw / f"{name}.gz").read_bytes()))
+        (raw / f"{name}.gz").unlink()
+    assert len(load_images("kmnist", root, offline=True).train_labels) == TRAIN
+
+
 def test_an_unpacked_file_that_differs_from_its_archive_is_refused_by_name(unpacked, root, archives):
     name = IDX_FILES[2]
     (unpacked / f"{name}.gz").write_bytes(archives[f"{name}.gz"])
@@ -593,9 +620,7 @@ def assert_refused_by_name(path, load):
 
 
 @pytest.mark.parametrize("name", IDX_FILES)
-def test_every_damage_to_a_file_with_a_pinned_digest_is_refused_by_name(name, unpacked, root, monkeypatch):
-    digests = {name: hashlib.sha256((unpacked / name).read_bytes()).hexdigest() for name in IDX_FILES}
-    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["kmnist"], name="mnist", sha256=digests))
+def test_every_damage_to_a_file_with_a_pinned_digest_is_refused_by_name(name, unpacked, small_mnist, root):
     assert_refused_by_name(unpacked / name, lambda: load_images("mnist", root, offline=True))
 
 
@@ -613,6 +638,20 @@ def test_every_damage_to_an_archive_is_refused_by_name(name, raw, root, archives
     for packed, content in archives.items():
         (raw / packed).write_bytes(content)
     assert_refused_by_name(raw / f"{name}.gz", lambda: load_images("kmnist", root, offline=True))
+
+
+@pytest.mark.parametrize("name", IDX_FILES)
+def test_every_damage_to_an_archive_with_a_pinned_digest_is_refused_by_name_or_changes_nothing(
+    name, small_mnist, root, archives
+):
+    for packed, content in archives.items():
+        (small_mnist / packed).write_bytes(content)
+    whole = load_images("mnist", root, offline=True).sha256
+    for damaged in damages(archives[f"{name}.gz"], name):
+        (small_mnist / f"{name}.gz").write_bytes(damaged)
+        found, said = attempt(lambda: load_images("mnist", root, offline=True))
+        # Among the bytes before the content are those that say when it was packed.
+        assert f"{name}.gz is damaged" in said if found is None else found.sha256 == whole
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])

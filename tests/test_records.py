@@ -349,9 +349,18 @@ def test_a_reader_never_sees_a_part_of_a_file(folder, monkeypatch):
     assert path.read_text() == "new\n" * 10_000
 
 
-def test_recorded_files_can_be_read_by_others(folder):
-    for path in folder.files():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_and_write_recorded_files_is_what_the_umask_says(umask, mode, tmp_path, recorded_run, write_run):
+    before = os.umask(umask)
+    try:
+        path = write_run(tmp_path / "runs", recorded_run())
+        with RunFolder(path.parent, path.name).lease():
+            pass
+    finally:
+        os.umask(before)
+    files = [found for found in (tmp_path / "runs").rglob("*") if found.is_file()]
+    assert {"config.json", "status.json", f"{path.name}.lock"} <= {found.name for found in files}
+    assert {stat.S_IMODE(found.stat().st_mode) for found in files} == {mode}
 
 
 def test_files_are_the_recorded_ones_and_nothing_else(folder):

@@ -13,6 +13,7 @@ import typer
 from clbench import __version__
 from clbench.cli.listing import cache_command, list_command, show_command
 from clbench.cli.measuring import bench_command, check_command, tune_command
+from clbench.cli.options import Command
 from clbench.cli.reading import compare_command, report_command, sync_command, verify_command, verify_run_command
 from clbench.cli.running import resume_command, rm_command, run_command, status_command
 from clbench.errors import INTERRUPTED, ClbenchError
@@ -59,7 +60,7 @@ for _name, _command in (
     ("bench", bench_command),
     ("cache", cache_command),
 ):
-    app.command(_name)(_command)
+    app.command(_name, cls=Command)(_command)
 
 
 def main() -> None:

@@ -43,8 +43,10 @@ def show_command(
     toml: Annotated[bool, typer.Option("--toml", help="As a file that extends it, to be changed and run.")] = False,
 ) -> None:
     """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
-    from clbench.methods.table import AVALANCHE, find_method, names_of_all, resolve_settings
+    from clbench.methods.table import AVALANCHE, find_method, known_settings, must_be_given, working_methods
+    from clbench.screen import Screen
     from clbench.suites.files import as_toml, find_suite, is_file
+    from clbench.suites.settings import base_name
     from clbench.suites.suite import OVERRIDABLE
 
     chosen = find_suite(suite)
@@ -58,10 +60,12 @@ def show_command(
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else as_option(value)
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
-    for name in [*names_of_all(), *AVALANCHE, *chosen.variants]:
+    working = working_methods(Screen(quiet=True).warn)
+    for name in [*working, *AVALANCHE, *(name for name in chosen.variants if base_name(name) in working)]:
         known = chosen.head == "multi" or find_method(name).task_known_at_test
-        settings = resolve_settings(chosen, name, {}).model_dump()
-        shown = ", ".join(f"{key}={as_option(value)}" for key, value in settings.items())
+        settings = {key: as_option(value) for key, value in known_settings(chosen, name).items()}
+        settings |= dict.fromkeys(sorted(must_be_given(chosen, name)), "(must be given)")
+        shown = ", ".join(f"{key}={value}" for key, value in settings.items())
         print(f"  {name + (' *' if known else ''):<18}{shown}")
 
 

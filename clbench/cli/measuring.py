@@ -16,6 +16,7 @@ from clbench.cli.options import (
     QuietOption,
     SuiteOption,
     ThreadsOption,
+    are_named,
     chosen_device,
     chosen_methods,
     chosen_precision,
@@ -61,7 +62,9 @@ def check_command(
 
 def tune_command(
     suite: SuiteOption,
-    methods: Annotated[str | None, typer.Option(help="Comma-separated names. Default: all of the grid.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Comma-separated names. Repeatable. Default: all of the grid.")
+    ] = None,
     grid: Annotated[
         Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
     ] = None,
@@ -128,10 +131,10 @@ def bench_command(
         typer.Option(help="The network: mlp, conv-zenke, alexnet-hat, resnet18, vgg9, conv, or ./file.py:Class."),
     ] = "mlp",
     methods: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Comma-separated names of methods, or 'all'; also avalanche-stock-naive, -ewc and -si. Default: "
-            "naive,ewc,si,psp,clnp, or for another network than mlp naive, and naive with augmentation.",
+            help="Comma-separated names of methods, or 'all'; also avalanche-stock-naive, -ewc and -si. Repeatable. "
+            "Default: naive,ewc,si,psp,clnp, or for another network than mlp naive, and naive with augmentation.",
             show_default=False,
         ),
     ] = None,
@@ -189,7 +192,7 @@ def bench_command(
     images = bench_images(data_root, network)
     if out is not None:
         _check_writable(out)
-    if methods == "all":
+    if methods is not None and not are_named(methods):
         ours = [name for name in names if name not in STOCK]
         specs = make_specs(suite, ours, [0], {}, images, training_precision, place.type, leave_out=screen.warn)
         fitting = {spec.method for spec in specs}

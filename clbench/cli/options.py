@@ -1,9 +1,13 @@
 """The commands' options, and what is read from them."""
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from clbench.errors import SettingError
 
@@ -13,6 +17,40 @@ if TYPE_CHECKING:
     from clbench.runs.spec import Precision
     from clbench.screen import Screen
     from clbench.suites.suite import Suite
+
+
+class Command(TyperCommand):
+    """A command that refuses an option of one value that is given twice, of which the last alone would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises SettingError for an option that is given too often."""
+        given = list(args)
+        left = super().parse_args(ctx, args)
+        _, _, found = self.make_parser(ctx).parse_args(given)
+        for option, times in Counter(found).items():
+            takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
+            if takes_one and times > 1:
+                raise SettingError(f"{option.opts[0]} takes one value, but is given {times} times; give it once")
+        return left
+
+    def invoke(self, ctx: Any) -> Any:
+        """Does what the command does, where the user's home is known."""
+        check_home()
+        return super().invoke(ctx)
+
+
+def check_home() -> None:
+    """Makes sure that the user's home is known: importing Avalanche or MLflow fails without one, or creates a folder ~.
+
+    Raises:
+        SettingError: if neither HOME nor the system's list of users tells it.
+    """
+    if os.path.expanduser("~") == "~":
+        raise SettingError(
+            "your home folder is not known, because HOME is not set and the system does not list you; set HOME to a "
+            "folder that you may write to"
+        )
+
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
 UriOption = Annotated[
@@ -46,6 +84,9 @@ TemplateOption = Annotated[
         show_default=False,
     ),
 ]
+SeedsOption = Annotated[
+    list[str] | None, typer.Option("--seeds", help="Such as 0-2 or 0,3,5. Repeatable. Default: the suite's.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: epochs=2, clnp.margin=0.5. Repeat for more. Recorded as modified."),
@@ -68,24 +109,36 @@ def as_option(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
+def listed(given: Sequence[str]) -> list[str]:
+    """What a repeatable option names, one by one or with commas between, each once."""
+    return list(dict.fromkeys(name.strip() for name in ",".join(given).split(",") if name.strip()))
+
+
+def are_named(methods: Sequence[str] | None) -> bool:
+    """Whether every method is named, so that one that cannot run is not left out in silence."""
+    return bool(methods) and "all" not in listed(methods or ())
+
+
+def chosen_methods(given: Sequence[str] | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
     """The methods named on the command line, each once; `others` are names that are taken beside them.
 
     Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
     """
     from clbench.methods.own import BROUGHT
-    from clbench.methods.table import exists, names_of, names_of_all, unknown_method
+    from clbench.methods.table import exists, names_of, unknown_method, working_methods
+    from clbench.screen import Screen
     from clbench.suites.settings import base_name
 
     of_suite = names_of(suite.methods, Path.cwd())
     if given is None:
         return of_suite
-    if given == "all":
-        own = [name for name in of_suite if name in BROUGHT]
-        return [*names_of_all(), *own, *(name for name in suite.variants if name not in own)]
-    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    names = listed(given)
     if not names:
         raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    if "all" in names:
+        working = [*working_methods(Screen(quiet=True).warn), *(name for name in of_suite if name in BROUGHT)]
+        place = names.index("all")
+        names[place : place + 1] = [*working, *(name for name in suite.variants if base_name(name) in working)]
     names = names_of(names, Path.cwd())
     for name in names:
         known = exists(base_name(name)) and (name == base_name(name) or name in suite.method_settings)
@@ -101,15 +154,17 @@ def _is_seed(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def chosen_seeds(given: str | None, suite: "Suite") -> list[int]:
+def chosen_seeds(given: Sequence[str] | None, suite: "Suite") -> list[int]:
     """The seeds named on the command line, each once; else the suite's."""
     if given is None:
         return list(suite.seeds)
     seeds: list[int] = []
-    for part in given.split(","):
+    for part in ",".join(given).split(","):
         first, dash, last = part.strip().partition("-")
         if not (_is_seed(first) and (not dash or _is_seed(last))):
-            raise SettingError(f"the seeds '{given}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5")
+            raise SettingError(
+                f"the seeds '{','.join(given)}' cannot be read; expected numbers and ranges such as 0-2 or 0,3,5"
+            )
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
             raise SettingError(f"the seed range '{part.strip()}' runs backwards; write {high}-{low}")

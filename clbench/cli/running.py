@@ -18,10 +18,12 @@ from clbench.cli.options import (
     PrecisionOption,
     QuietOption,
     ReportsOption,
+    SeedsOption,
     SetOption,
     SuiteOption,
     ThreadsOption,
     UriOption,
+    are_named,
     chosen_device,
     chosen_methods,
     chosen_precision,
@@ -41,10 +43,10 @@ if TYPE_CHECKING:
 def run_command(
     suite: SuiteOption,
     methods: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated names, or 'all' that fit the suite. Default: its own."),
+        list[str] | None,
+        typer.Option(help="Comma-separated names, or 'all' that fit the suite. Repeatable. Default: its own."),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Such as 0-2 or 0,3,5. Default: the suite's.")] = None,
+    seeds: SeedsOption = None,
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
     overrides: SetOption = None,
@@ -102,7 +104,7 @@ def run_command(
         if not dry_run:
             raise
         screen.warn(f"{error}; without images the plan has no run ids and no time")
-        leave_out = screen.warn if methods in (None, "all") else None
+        leave_out = None if are_named(methods) else screen.warn
         show_grid(screen, changed, fitting(chosen, names, changes, leave_out), seed_list)
         return
 
@@ -138,7 +140,7 @@ def run_command(
         place.type,
         files=suite_files(suite),
         # What the user names is not left out in silence, nor with a line that is easily overlooked.
-        leave_out=screen.warn if methods in (None, "all") else None,
+        leave_out=None if are_named(methods) else screen.warn,
     )
     for said in unreached(specs, changes):
         screen.warn(said)

@@ -1,7 +1,7 @@
 """The files in which the known sources are published, checked before they are believed.
 
     source          where below the folder      what is compared
-    mnist           MNIST/raw                   SHA-256 of the four files, unpacked
+    mnist           MNIST/raw                   SHA-256 of the four files, unpacked, whoever packed them
     fashion-mnist   FashionMNIST/raw            MD5 of the .gz that torchvision publishes; see below
     kmnist          KMNIST/raw                  as fashion-mnist
     cifar10         cifar-10-batches-py         MD5 that torchvision publishes, before anything is unpickled
@@ -170,30 +170,41 @@ def read_idx_files(source: Source, folder: Path) -> tuple[Part, Part, tuple[str,
 def _read_idx(source: Source, path: Path, shape: tuple[int, ...], archive_md5: Mapping[str, str]) -> Images:
     """One file of unsigned bytes in the IDX format, from the unpacked file, its .gz, or both compared."""
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
-    content = path.read_bytes() if path.is_file() else None
-    pinned = source.sha256.get(path.name)
+    size = len(header) + int(np.prod(shape))
     archive = path.with_name(f"{path.name}.gz")
-    if content is not None:
-        size = len(header) + int(np.prod(shape))
-        if len(content) != size:
-            raise _damaged(path, f"expected {size} bytes, but got {len(content)}")
-        if content[: len(header)] != header:
-            raise _damaged(path, f"expected the IDX header of unsigned bytes of shape {list(shape)}")
-    # With a pinned digest the unpacked file speaks for itself, and loading stays quick.
-    if content is None or (pinned is None and archive.is_file()):
-        packed = archive.read_bytes()
-        expected = archive_md5[archive.name]
-        got = hashlib.md5(packed, usedforsecurity=False).hexdigest()
+    pinned = source.sha256.get(path.name)
+    # Who packed a file whose content has a pinned digest does not matter.
+    checks_archive = pinned is None and archive.is_file()
+    if checks_archive:
+        expected, got = archive_md5[archive.name], _md5(archive)
         if got != expected:
-            raise _damaged(archive, f"expected the MD5 {expected}, but got {got}")
-        unpacked = gzip.decompress(packed)
-        if content is not None and content != unpacked:
-            raise _damaged(path, f"it differs from the content of {archive.name} beside it")
-        content = unpacked
+            raise _damaged(archive, f"expected the MD5 {expected}, but got {got} (if you packed it anew, unpack it)")
+    found = path if path.is_file() else archive
+    content = path.read_bytes() if found == path else _unpacked(archive, size)
+    if len(content) != size:
+        raise _damaged(found, f"expected {size} bytes, but got {len(content)}")
+    if content[: len(header)] != header:
+        raise _damaged(found, f"expected the IDX header of unsigned bytes of shape {list(shape)}")
     if pinned is not None and (got := hashlib.sha256(content).hexdigest()) != pinned:
-        raise _damaged(path, f"expected the SHA-256 {pinned}, but got {got}")
+        raise _damaged(found, f"expected the SHA-256 {pinned}, but got {got}")
+    if checks_archive and found == path and content != _unpacked(archive, size):
+        raise _damaged(path, f"it differs from the content of {archive.name} beside it")
     # A copy, because an array over bytes is read-only and torch warns about that.
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy()
+
+
+def _unpacked(archive: Path, size: int) -> bytes:
+    """The content of a .gz, of which one byte more than `size` is read at most."""
+    try:
+        with gzip.open(archive) as file:
+            return file.read(size + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _damaged(archive, " ".join(str(error).split())) from None
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _cifar_md5(dataset: Any) -> dict[str, str]:
@@ -208,9 +219,7 @@ def read_cifar_files(source: Source, folder: Path) -> tuple[Part, Part, tuple[st
     # does not say which file is wrong.
     for name, md5 in _cifar_md5(dataset).items():
         path = folder / _subfolder(source) / name
-        with path.open("rb") as file:
-            got = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if got != md5:
+        if (got := _md5(path)) != md5:
             raise _damaged(path, f"expected the MD5 {md5}, but got {got}")
 
     def part(data: Any) -> Part:

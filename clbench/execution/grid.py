@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from clbench.execution.job import Ended, Grid, Outcome, Status, if_open, job_config, train_run
 from clbench.execution.processes import several_at_once
 from clbench.execution.signals import stopping_on_signals
+from clbench.records.folder import RunFolder
+from clbench.records.lease import without_locks
 from clbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def run_grid(grid: Grid, specs: Sequence[RunSpec], tracker: "Tracker", screen: "
     stop = threading.Event()
     outcome: Outcome = "finished"
     with stopping_on_signals(stop):
+        if said := without_locks(grid.output):
+            screen.warn(said)
         screen.begin(specs, specs[0].suite.n_tasks)
         try:
             waiting, patience = list(specs), 0.0
@@ -42,6 +46,9 @@ def run_grid(grid: Grid, specs: Sequence[RunSpec], tracker: "Tracker", screen: "
                     return "stopped"
                 if elsewhere and patience == 0:
                     screen.say(f"{len(elsewhere)} of the runs are being trained by another process; waiting for it")
+                    for spec in elsewhere:
+                        if holder := RunFolder(grid.output, spec.run_id).holder:
+                            screen.warn(f"{spec.method} seed {spec.seed} waits: {holder}")
                 waiting, patience = elsewhere, _SECONDS_TO_WAIT
         finally:
             screen.end()

@@ -61,7 +61,7 @@ def bring(reference: str, taken: Collection[str], *, anew: bool = True) -> str:
     if before is None or before.reference != reference or anew:
         _check_name(name, reference, taken)
         own = load(reference, "method")
-        BROUGHT[name] = OwnMethod(reference, _checked(own.found, reference), own)
+        BROUGHT[name] = OwnMethod(reference, checked(own.found, reference), own)
     return name
 
 
@@ -83,7 +83,7 @@ def bring_class(method: Any, taken: Collection[str], *, must_be_importable: bool
         class L2(Method): ...
         bring_class(L2, taken=["naive", "ewc"])     # "L2"
     """
-    name = _checked(method, repr(method)).__name__
+    name = checked(method, repr(method)).__name__
     if is_importable(method):
         return bring(f"{method.__module__}:{name}", taken)
     _check_name(name, name, taken)
@@ -104,7 +104,12 @@ def _check_name(name: str, reference: str, taken: Collection[str]) -> None:
         )
 
 
-def _checked(found: Any, reference: str) -> type[Method]:
+def checked(found: Any, reference: str) -> type[Method]:
+    """What was found, if it is a method.
+
+    Raises:
+        SettingError: if it is not, or its settings are of another kind.
+    """
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise SettingError(
             f"the method {reference} must be a subclass of clbench.methods.Method, but is "

@@ -7,19 +7,21 @@ named, `./file.py:Class` or `package.module:Class`, without touching this file.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
-from clbench.errors import SettingError, unknown_name
+from clbench.errors import MissingSettingError, SettingError, unknown_name
 from clbench.methods.method import Method
-from clbench.methods.own import BROUGHT, bring, is_reference
+from clbench.methods.own import BROUGHT, bring, checked, is_reference
 from clbench.methods.settings import TrainingSettings
 from clbench.own.code import digest_of, package_identity
+from clbench.own.installed import load_installed, named
 from clbench.suites.settings import base_name, setting_error
 from clbench.suites.suite import Suite, absolute
 
@@ -113,9 +115,17 @@ def method_names() -> list[str]:
     return [*METHODS, *AVALANCHE, *_of_packages()]
 
 
-def names_of_all() -> list[str]:
-    """The methods that `all` means: ours and those of installed packages."""
-    return [*METHODS, *_of_packages()]
+def working_methods(warn: Callable[[str], None]) -> list[str]:
+    """The methods that `all` means: ours, and those of installed packages that load; `warn` is told of others."""
+    names = [*METHODS]
+    for name in _of_packages():
+        try:
+            find_method(name)
+        except SettingError as error:
+            warn(str(error))
+        else:
+            names.append(name)
+    return names
 
 
 def entry_of(name: str) -> Entry | None:
@@ -131,7 +141,7 @@ def exists(name: str) -> bool:
 
 
 def _of_packages() -> list[str]:
-    return sorted(entry.name for entry in _plugins() if entry.name not in (*METHODS, *AVALANCHE))
+    return sorted({entry.name for entry in _plugins()} - {*METHODS, *AVALANCHE})
 
 
 def find_method(name: str) -> type[Method]:
@@ -150,15 +160,7 @@ def find_method(name: str) -> type[Method]:
         return found
     for installed in _plugins():
         if installed.name == name:
-            try:
-                found = installed.load()
-            except Exception as error:
-                raise SettingError(f"the method '{name}' of {installed.value} does not load: {error}") from error
-            if not (isinstance(found, type) and issubclass(found, Method)):
-                raise SettingError(
-                    f"the method '{name}': {installed.value} is not a subclass of clbench.methods.Method"
-                )
-            return found
+            return checked(load_installed(installed, "method"), named(installed))
     if name.startswith("avalanche-"):
         other: type[Method] | None = importlib.import_module(_BY_NAME).by_name(name)
         if other is not None:
@@ -229,24 +231,43 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> T
     """The method's hyper-parameters in this suite: its defaults, then the suite's, its variant's, the overrides.
 
     Raises:
+        MissingSettingError: for a setting that must be given and is not.
         SettingError: for a variant that the suite does not have, a setting that the method does not have, or a value
             that does not fit.
     """
     schema = find_method(name).Settings
+    try:
+        return schema.model_validate(_given(suite, name, overrides))
+    except ValidationError as error:
+        raise setting_error(error, prefix=f"{name}.") from None
+
+
+def must_be_given(suite: Suite, name: str) -> set[str]:
+    """The method's hyper-parameters that have no default, nor a value in this suite."""
+    schema = find_method(name).Settings
+    required = {key for key, field in schema.model_fields.items() if field.is_required()}
+    return required - _given(suite, name, {}).keys()
+
+
+def known_settings(suite: Suite, name: str) -> dict[str, Any]:
+    """The method's hyper-parameters in this suite, without those that must be given."""
+    return find_method(name).Settings.model_construct(**_given(suite, name, {})).model_dump()
+
+
+def _given(suite: Suite, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What suite and overrides say of the method's hyper-parameters."""
+    fields = find_method(name).Settings.model_fields
     if name != base_name(name) and name not in suite.method_settings:
         raise unknown_name(f"variant in the suite {suite.name}", name, suite.variants)
     given = {**suite.method_settings.get(base_name(name), {}), **suite.method_settings.get(name, {}), **overrides}
     for key in given:
-        if key not in schema.model_fields:
-            raise unknown_name(f"setting of {name}", key, schema.model_fields)
+        if key not in fields:
+            raise unknown_name(f"setting of {name}", key, fields)
     for key in ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "epochs"):
-        if key in schema.model_fields and given.get(key) is None:
-            default = schema.model_fields[key].default
-            given[key] = getattr(suite, key) if default is None else default
-    try:
-        return schema.model_validate(given)
-    except ValidationError as error:
-        raise setting_error(error, prefix=f"{name}.") from None
+        if key in fields and given.get(key) is None:
+            default = fields[key].get_default()
+            given[key] = getattr(suite, key) if default in (None, PydanticUndefined) else default
+    return given
 
 
 def check_method_settings(suite: Suite) -> None:
@@ -258,5 +279,8 @@ def check_method_settings(suite: Suite) -> None:
     for name in suite.method_settings:
         try:
             resolve_settings(suite, name, {})
+        except MissingSettingError:
+            # The command line may give it.
+            continue
         except SettingError as error:
             raise SettingError(f"the suite {suite.name}: {error}") from None

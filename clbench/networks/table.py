@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clbench.errors import SettingError, unknown_name
 from clbench.networks.network import ImageShape, Network
@@ -23,6 +23,7 @@ from clbench.networks.settings import (
     VGGSettings,
 )
 from clbench.own.code import digest_of, is_own, package_identity
+from clbench.own.installed import load_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -188,10 +189,7 @@ def _plugins() -> list[EntryPoint]:
 
 
 def _loaded(entry: EntryPoint) -> Network:
-    try:
-        found: Any = entry.load()
-    except Exception as error:
-        raise SettingError(f"the network '{entry.name}' of {entry.value} does not load: {error}") from error
+    found = load_installed(entry, "network")
     if not isinstance(found, Network):
         raise SettingError(
             f"the network '{entry.name}' must be a clbench.networks.network.Network, but {entry.value} is "

@@ -17,7 +17,7 @@ always lands in the same folder.
                           above and of what was learned; and the seal, a SHA-256 over all of this
     checkpoint.pt         until it is finished: the state after the last task learned (`checkpoint.py`)
 
-Whoever trains a run holds its lease, a lock that ends with the process that holds it, however that ends.
+Whoever trains a run holds its lease (`lease.py`).
 
 The seal vouches for the whole record: whoever knows it can tell whether a bit of any file has changed since. Runs
 recorded before there were seals have none.
@@ -25,12 +25,10 @@ recorded before there were seals have none.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from clbench.errors import RecordError
 from clbench.records.files import content_of, files_below, now, one_line, write_whole
@@ -46,6 +44,7 @@ from clbench.records.format import (
     parse_status,
     status_text,
 )
+from clbench.records.lease import Lease
 
 if TYPE_CHECKING:
     from clbench.metrics import Matrix
@@ -62,28 +61,23 @@ class RunFolder:
     def __init__(self, root: Path, run_id: str) -> None:
         self.path = root / run_id
         self.checkpoint = self.path / "checkpoint.pt"
-        self._lock_file = root / ".leases" / f"{run_id}.lock"
+        self._lease = Lease(root / ".leases", run_id)
 
-    @contextmanager
-    def lease(self, patience: float = 0.0) -> Iterator[bool]:
+    def lease(self, patience: float = 0.0) -> AbstractContextManager[bool]:
         """Within, this process alone works on the run, if the value is True; else another process does.
 
         Args:
             patience: seconds to wait for the other process.
+
+        Raises:
+            RecordError: if that cannot be told.
         """
-        lock = FileLock(self._lock_file)
-        try:
-            self._lock_file.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=patience)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise RecordError(f"the lock {self._lock_file} cannot be taken ({error.strerror})") from None
-        try:
-            yield True
-        finally:
-            lock.release()
+        return self._lease.taken(patience)
+
+    @property
+    def holder(self) -> str:
+        """A sentence about who works on the run, where a file stands for a lock; empty elsewhere."""
+        return self._lease.holder
 
     @property
     def status(self) -> str:

@@ -55,9 +55,10 @@ def check_idle(root: Path, run_ids: Sequence[str]) -> None:
 @contextmanager
 def _leased(root: Path, run_id: str) -> Iterator[None]:
     """Within, no other process trains the run."""
-    with RunFolder(root, run_id).lease() as is_ours:
+    folder = RunFolder(root, run_id)
+    with folder.lease() as is_ours:
         if not is_ours:
-            raise RecordError(f"the run {run_id} is being trained; stop its command first")
+            raise RecordError(f"the run {run_id} is being trained; {folder.holder or 'stop its command first'}")
         yield
 
 

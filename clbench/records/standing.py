@@ -22,7 +22,7 @@ class Standing:
         status: `finished`, `failed` or `stopped`, as recorded; `running` while a process works on it, `cut off` if
             that process is gone; `damaged` if its files cannot be read.
         learned, n_tasks: tasks learned so far, of how many.
-        detail: the reason, where there is one.
+        detail: the reason, or who works on it where a file says so.
     """
 
     run_id: str
@@ -47,13 +47,14 @@ def _standing(root: Path, path: Path) -> Standing:
         run = read_run(path)
     except RecordError as error:
         return Standing(path.name, "", "", "", False, "damaged", 0, 0, str(error))
-    status = run.status
+    status, detail = run.status, run.reason
     if status == "running":
-        with RunFolder(root, path.name).lease() as is_free:
-            status = "cut off" if is_free else "running"
+        folder = RunFolder(root, path.name)
+        with folder.lease() as is_free:
+            status, detail = ("cut off", detail) if is_free else ("running", folder.holder)
     n_tasks = run.accuracy_matrix.shape[1]
     who = (path.name, run.suite, run.method, str(run.seed), run.is_modified)
-    return Standing(*who, status, len(run.tasks), n_tasks, run.reason)
+    return Standing(*who, status, len(run.tasks), n_tasks, detail)
 
 
 def status_table(found: list[Standing]) -> "Table":

@@ -8,10 +8,17 @@ from typing import Any, Literal
 
 from clbench.data import ImageSet, is_path, stand_in
 from clbench.data.streams import classes_per_task
-from clbench.errors import SettingError
+from clbench.errors import MissingSettingError, SettingError
 from clbench.methods.own import BROUGHT, bring
 from clbench.methods.settings import TrainingSettings
-from clbench.methods.table import check_method_settings, content_of, find_method, method_names, resolve_settings
+from clbench.methods.table import (
+    check_method_settings,
+    content_of,
+    find_method,
+    method_names,
+    must_be_given,
+    resolve_settings,
+)
 from clbench.networks.table import is_own, origin_of, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
@@ -137,7 +144,9 @@ def make_specs(
     specs = []
     for seed in seeds:
         for name, settings in kept.items():
-            canonical = resolve_settings(changed, name, {})
+            given = of_method.get(name, {})
+            missing = must_be_given(changed, name) & given.keys()
+            canonical = resolve_settings(changed, name, {key: given[key] for key in missing})
             effective = {
                 # A path is the user's own affair, and a record says what it leads to.
                 **{
@@ -147,8 +156,8 @@ def make_specs(
                 },
                 **{
                     f"{name}.{k}": getattr(settings, k)
-                    for k in of_method.get(name, {})
-                    if getattr(settings, k) != getattr(canonical, k)
+                    for k in given
+                    if k in missing or getattr(settings, k) != getattr(canonical, k)
                 },
             }
             code, method_files = contents[name]
@@ -232,7 +241,14 @@ def _kept(
     """The settings of every method that can run on the suite and its network."""
     kept = {}
     for name in methods:
-        method, settings = find_method(name), resolve_settings(changed, name, of_method.get(name, {}))
+        method = find_method(name)
+        try:
+            settings = resolve_settings(changed, name, of_method.get(name, {}))
+        except MissingSettingError as error:
+            if leave_out is None:
+                raise
+            leave_out(f"{name} is left out: {error}")
+            continue
         reason = method.refuses(changed, settings)
         if not reason and found is not None:
             reason = method.unfit(found.model, found.image, settings)

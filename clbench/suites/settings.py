@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from clbench.errors import SettingError
+from clbench.errors import MissingSettingError, SettingError
 
 Schedule = Literal["constant", "linear", "plateau"]
 
@@ -38,13 +38,13 @@ _SAID = {
 
 
 def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
-    """Says the first thing that a pydantic validation found wrong, in one sentence."""
-    first = error.errors()[0]
+    """Says the first thing that a pydantic validation found wrong, in one sentence; what is missing comes last."""
+    first = min(error.errors(), key=lambda found: found["type"] == "missing")
     *path, last = first["loc"] or ("",)
     within = isinstance(last, int)
     where = prefix + ".".join(map(str, path if within else first["loc"]))
     if first["type"] == "missing":
-        return SettingError(f"the setting {where} is missing")
+        return MissingSettingError(f"the setting {where} must be given, as in --set {where}=VALUE")
     what = _SAID.get(first["type"]) or (first["msg"][:1].lower() + first["msg"][1:]).removeprefix("value error, ")
     if not first["loc"]:
         # A check of the whole says itself what it is about.

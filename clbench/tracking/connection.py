@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench.errors import TrackingError
+from clbench.tracking.moved import follow
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 # Making a new SQLite store takes MLflow 5 s of computing, and other processes may be at it.
@@ -114,6 +115,8 @@ def open_client(uri: str, seconds: float) -> Any:
             warnings.simplefilter("ignore")
             client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
+        if path is not None:
+            follow(path, artifact_folder(path))
         return client
 
     path = _sqlite_file(uri)
@@ -154,6 +157,8 @@ def _create_sqlite(path: Path) -> None:
         if path.exists():
             return
         made = Path(folder) / path.name
+        # SQLite itself would let nobody else write, whatever the umask says.
+        made.touch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             store = SqlAlchemyStore(f"sqlite:///{made}", artifact_location(f"sqlite:///{path}"))
@@ -183,7 +188,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def artifact_location(uri: str) -> str | None:
     """Beside a SQLite file; a server decides for itself."""
     path = _sqlite_file(uri)
-    return None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
+    return None if path is None else artifact_folder(path).as_uri()
+
+
+def artifact_folder(path: Path) -> Path:
+    """Beside the SQLite file of a store."""
+    return path.absolute().parent / "mlartifacts"
 
 
 def first_line(error: Exception) -> str:

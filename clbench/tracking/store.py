@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clbench.errors import TrackingError
@@ -301,15 +302,31 @@ class Store:
         chosen = self.choose(copies, points, place, digest)
         done: Synced = "completed"
         if chosen is None:
-            done = "added"
+            done, above = "added", parent(experiment)
             begun = seconds_of(recorded.started)
-            chosen = Copy(self.create(experiment, parent(experiment), recorded.config, begun, place), {})
-        above = str(self.client.get_run(chosen.run.info.run_id).data.tags.get("mlflow.parentRunId", ""))
-        if chosen.tag("folder_sha256") == digest:
-            return "up to date", above
+            chosen = Copy(self.create(experiment, above, recorded.config, begun, place), {})
+        else:
+            above = str(chosen.run.data.tags.get("mlflow.parentRunId", ""))
+            is_below = bool(self.search([experiment], f"attributes.run_id = '{above}'"))
+            if not is_below:
+                # The user removed the invocation.
+                above = parent(experiment)
+                self.client.set_tag(chosen.run.info.run_id, "mlflow.parentRunId", above)
+            if chosen.tag("folder_sha256") == digest and self._has_files(chosen.run, folder):
+                return "up to date" if is_below else done, above
         self.log(chosen.run, [point for point in points if (point.name, point.step) not in chosen.points])
         self.finish(chosen.run, folder, seconds_of(recorded.ended) if recorded.ended else None)
         return done, above
+
+    def _has_files(self, run: Any, folder: RunFolder) -> bool:
+        """Whether the files of a run are where MLflow says they are: they may have been removed or moved."""
+        sizes = {path.relative_to(folder.path): path.stat().st_size for path in folder.files()}
+        held = {
+            item.path: item.file_size
+            for below in {name.parent for name in sizes}
+            for item in self.client.list_artifacts(run.info.run_id, None if below == Path() else below.as_posix())
+        }
+        return all(held.get(name.as_posix(), -1) in (size, None) for name, size in sizes.items())
 
     def close_parent(self, parent: str, status: str | None = None) -> None:
         """Closes an invocation and lists its runs in its description.

@@ -139,7 +139,7 @@ def load_runs(suite: str, uri: str) -> list[RecordedRun]:
                 said = _within(temporary, error)
                 raise RecordError(
                     f"the files of the MLflow run {mlflow_id} cannot be read ({said}); delete that run in MLflow, and "
-                    "`clbench sync` will restore it from its run folder"
+                    "`clbench sync` will restore it from its run folder, or read run folders with --runs clbench-runs"
                 ) from None
     return sorted(runs, key=lambda run: (run.method, run.seed, run.run_id))
 
