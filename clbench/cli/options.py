@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from clbench.runs.spec import Precision
     from clbench.screen import Screen
-    from clbench.suites.suite import Suite
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="The benchmark; `clbench list` shows all.")]
 UriOption = Annotated[
@@ -58,6 +57,10 @@ OfflineOption = Annotated[bool, typer.Option("--offline", help="Never download."
 PrecisionOption = Annotated[str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")]
+JobsOption = Annotated[
+    int,
+    typer.Option(min=1, help="Runs to train at once, each in a process of its own; on a CPU together with --threads."),
+]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
 
 
@@ -68,31 +71,11 @@ def as_option(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def chosen_methods(given: str | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
-    """The methods named on the command line, each once; `others` are names that are taken beside them.
-
-    Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
-    """
-    from clbench.methods.own import BROUGHT
-    from clbench.methods.table import method_names, names_of, unknown_method
-    from clbench.suites.settings import base_name
-
-    of_suite = names_of(suite.methods, Path.cwd())
+def listed(given: str | None) -> list[str] | None:
+    """What a comma-separated option names, each once."""
     if given is None:
-        return of_suite
-    if given == "all":
-        own = [name for name in of_suite if name in BROUGHT]
-        return [*method_names(), *own, *(name for name in suite.variants if name not in own)]
-    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-    if not names:
-        raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
-    names = names_of(names, Path.cwd())
-    for name in names:
-        is_there = base_name(name) in BROUGHT or base_name(name) in method_names()
-        known = is_there and (name == base_name(name) or name in suite.method_settings)
-        if not known and name not in others:
-            raise unknown_method(name, [*suite.variants, *others])
-    return names
+        return None
+    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
 
 
 _MOST_SEEDS = 10_000
@@ -102,10 +85,10 @@ def _is_seed(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def chosen_seeds(given: str | None, suite: "Suite") -> list[int]:
-    """The seeds named on the command line, each once; else the suite's."""
+def chosen_seeds(given: str | None) -> list[int] | None:
+    """The seeds named on the command line, each once; None for the suite's."""
     if given is None:
-        return list(suite.seeds)
+        return None
     seeds: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
@@ -134,20 +117,3 @@ def warn_of_slow_precision(screen: "Screen", precision: str, device: "torch.devi
     said = slow_precision(precision, device)
     if said is not None:
         screen.warn(said)
-
-
-def chosen_device(given: str) -> Any:
-    """The device named on the command line; `auto` is a GPU where there is one."""
-    import torch
-
-    if given == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-    except RuntimeError:
-        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
