@@ -4,13 +4,12 @@ runs = clbench.run("permuted-digits", methods=["naive", "ewc"], seeds=range(3))
 runs.table()
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clbench.errors import RunError, SettingError, shown
+from clbench.errors import RunError, SettingError
+from clbench.events import Observer, Observers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,9 +54,10 @@ class Runs(Sequence["RecordedRun"]):
         return Runs([run for run in self if run.status == "failed"])
 
     def table(self) -> "pd.DataFrame":
-        """A row per finished run: suite, method, seed, every metric, seconds of training, and the run's id.
+        """A row per finished run: suite, method, seed, every metric, training seconds, images measured on, run id.
 
-        Accuracies are shares in [0, 1]. A metric that a run leaves undefined is NaN.
+        Accuracies are shares in [0, 1]. A metric that a run leaves undefined is NaN. `measured_on` is `validation` for
+        a trial of `clbench tune`.
 
         Example:
             runs.table().groupby("method")["average_accuracy"].mean()
@@ -73,15 +73,16 @@ class Runs(Sequence["RecordedRun"]):
                 "seed": run.seed,
                 **{name: metric(run.accuracy_matrix, None) for name, metric in SUMMARY.items()},
                 "train_seconds": run.tasks["train_seconds"].sum(),
+                "measured_on": run.measured_on,
                 "run_id": run.run_id,
             }
             for run in self.finished
         ]
-        columns = ["suite", "method", "seed", *SUMMARY, "train_seconds", "run_id"]
+        columns = ["suite", "method", "seed", *SUMMARY, "train_seconds", "measured_on", "run_id"]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SUMMARY, float))
 
     def accuracy(self) -> "pd.DataFrame":
-        """Every accuracy that was measured, a row each: method, seed, tasks_learned, task (from 1), accuracy.
+        """Every accuracy measured, a row each: method, seed, tasks_learned, task (from 1), accuracy, measured_on.
 
         Example:
             runs.accuracy().query("tasks_learned == 10").pivot_table("accuracy", "task", "method")
@@ -90,17 +91,20 @@ class Runs(Sequence["RecordedRun"]):
         import pandas as pd
 
         rows = [
-            (run.method, run.seed, int(learned), int(task) + 1, run.accuracy_matrix[learned, task])
+            (run.method, run.seed, int(learned), int(task) + 1, run.accuracy_matrix[learned, task], run.measured_on)
             for run in self
             for learned, task in np.argwhere(~np.isnan(run.accuracy_matrix))
         ]
-        return pd.DataFrame(rows, columns=["method", "seed", "tasks_learned", "task", "accuracy"])
+        return pd.DataFrame(rows, columns=["method", "seed", "tasks_learned", "task", "accuracy", "measured_on"])
 
     def plot(self) -> "Figure":
-        """Average accuracy over the tasks learned so far against their number, mean over seeds, in per cent."""
+        """Average accuracy over the tasks learned so far against their number, mean over seeds, in per cent.
+
+        Trials, which are measured on validation images, are left out.
+        """
         from matplotlib.figure import Figure
 
-        found = self.finished.accuracy()
+        found = Runs([run for run in self.finished if run.measured_on == "test"]).accuracy()
         seen = found[(found["task"] <= found["tasks_learned"])]
         means = seen.groupby(["method", "seed", "tasks_learned"])["accuracy"].mean()
         figure = Figure(layout="constrained")
@@ -181,60 +185,33 @@ def run(
         class L2(clbench.methods.Method): ...
         runs = clbench.run("permuted-digits", methods=["naive", L2], seeds=range(3), overrides={"epochs": 4})
     """
-    from clbench.cli.options import check_home, chosen_device
+    from clbench.cli.options import check_home
 
     check_home()
     import torch
 
-    from clbench.data import DataWarning, load_images
     from clbench.execution.grid import run_grid
-    from clbench.execution.job import Grid
+    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
     from clbench.records.files import check_writable
     from clbench.records.reading import read_run
-    from clbench.runs.spec import make_specs, sorted_overrides
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite, suite_files
-    from clbench.suites.suite import Suite
 
-    named = None if isinstance(suite, Suite) else os.fspath(suite)
-    chosen = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
-    names = _names(chosen, methods, jobs)
-    changes = dict(overrides or {})
-    changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0]).complete()
-    screen = Screen(quiet=quiet)
-    load = partial(
-        load_images, changed.data, None if data_root is None else Path(data_root), image_size=changed.image_size
-    )
-    with shown(DataWarning, screen.warn):
-        images = load(offline=offline)
-    place, folder = chosen_device(device), Path(output)
-    specs = make_specs(
-        chosen,
-        names,
-        list(chosen.seeds if seeds is None else dict.fromkeys(map(int, seeds))),
-        changes,
-        images,
-        precision,
-        place.type,
-        files={} if named is None else suite_files(named),
-        leave_out=screen.warn if methods is None else None,
-    )
+    if isinstance(methods, str):
+        raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
+    folder, screen = Path(output), Screen(quiet=quiet)
+    root = None if data_root is None else Path(data_root)
+    choice = choose(suite, methods, seeds, overrides, root, at_once=jobs)
+    images, place = choice.images(screen.warn, offline=offline), chosen_device(device)
+    specs = choice.specs(images, precision, place, screen.warn)
     check_writable(folder, "output")
+    command = f"clbench.run({choice.suite.name!r}, methods={choice.methods!r}, overrides={choice.overrides!r})"
     before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif jobs > 1 and place.type == "cpu":
-        raise SettingError(f"jobs={jobs} on a CPU needs threads, those of each run, such as threads=1")
-    tracker: Any = _tracker(tracking, screen.warn, folder)
-    command = f"clbench.run({chosen.name!r}, methods={names!r}, overrides={changes!r})"
-    outcome = "failed"
-    tracker.begin(chosen.name, command, len(specs), title=chosen.title)
     try:
-        grid = Grid(place, folder, images, partial(load, offline=True), jobs, command)
-        outcome = run_grid(grid, specs, tracker, screen)
+        set_threads(threads, jobs, place, ("jobs=", "threads="))
+        observer = Observers(_tracker(tracking, screen.warn, folder), screen)
+        outcome = run_grid(make_jobs(choice, specs, images, place, folder, command, at_once=jobs), observer)
     finally:
         torch.set_num_threads(before)
-        tracker.end(status=outcome)
     if outcome == "stopped":
         raise KeyboardInterrupt
     runs = Runs([read_run(folder / spec.run_id) for spec in specs])
@@ -244,24 +221,7 @@ def run(
     return runs
 
 
-def _names(suite: "Suite", methods: "Sequence[str | type[Method]] | None", jobs: int) -> list[str]:
-    """The methods' names; classes are brought."""
-    from clbench.cli.options import chosen_methods
-    from clbench.methods.own import bring_class
-    from clbench.methods.table import method_names
-
-    if methods is None:
-        return chosen_methods(None, suite)
-    if isinstance(methods, str):
-        raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
-    names = [
-        method if isinstance(method, str) else bring_class(method, method_names(), must_be_importable=jobs > 1)
-        for method in methods
-    ]
-    return chosen_methods(names, suite)
-
-
-def _tracker(uri: str | None, warn: Any, output: Path) -> Any:
+def _tracker(uri: str | None, warn: Callable[[str], None], output: Path) -> Observer:
     if uri is None:
         from clbench.tracking.untracked import Untracked
 

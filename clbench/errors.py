@@ -7,6 +7,7 @@ has run; a run that it ends is recorded as failed, the others go on, and the exi
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Any
 
@@ -82,22 +83,50 @@ def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:
     return error.strerror if isinstance(error, OSError) else "not UTF-8 text"
 
 
+_LISTENERS: "ContextVar[tuple[tuple[type[Warning], Callable[[str], None]], ...]]" = ContextVar("listeners", default=())
+
+
 @contextmanager
 def shown(category: type[Warning], say: Callable[[str], None]) -> Iterator[None]:
-    """Within, warnings of this category go to `say`, each text once, and any other as before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", category)
-        otherwise, said = warnings.showwarning, set()
+    """Within, in this thread, warnings of this category go to `say`, each text once, and any other as before.
 
-        def show(message: Warning | str, kind: type[Warning], *details: Any) -> None:
-            if not issubclass(kind, category):
-                otherwise(message, kind, *details)
-            elif str(message) not in said:
-                said.add(str(message))
-                say(str(message))
+    Python has one way out for all warnings of a process. So it is changed once and stays changed, and what it does
+    with a warning depends on the context that it comes from. Changing it back at the end, as
+    `warnings.catch_warnings` does, would take it from runs that other threads are still training.
+    """
+    said: set[str] = set()
 
-        warnings.showwarning = show  # type: ignore[assignment]
+    def once(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    _hear_warnings(category)
+    token = _LISTENERS.set(((category, once), *_LISTENERS.get()))
+    try:
         yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+def _hear_warnings(category: type[Warning]) -> None:
+    """Lets every warning of this category through to the listeners of its context."""
+    if ("always", None, category, None, 0) not in warnings.filters:
+        # Python would leave out what it has said before, also to another listener.
+        warnings.simplefilter("always", category)
+    if hasattr(warnings.showwarning, "asks_listeners"):
+        return
+    otherwise = warnings.showwarning
+
+    def show(message: Warning | str, kind: type[Warning], *details: Any) -> None:
+        for wanted, say in _LISTENERS.get():
+            if issubclass(kind, wanted):
+                say(str(message))
+                return
+        otherwise(message, kind, *details)
+
+    show.asks_listeners = True  # type: ignore[attr-defined]
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 class Interrupted(Exception):

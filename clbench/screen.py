@@ -11,12 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from clbench.events import Began, Ended, Event, Learned, Listed, Over, Planned, Progressed, Said, Waiting, Warned
 from clbench.metrics import average_accuracy
 
 if TYPE_CHECKING:
     from clbench.records.result import RunResult
-    from clbench.runs.spec import RunSpec
-    from clbench.runs.watching import Progress
 
 
 class _Patient(Console):
@@ -32,7 +31,7 @@ class _Patient(Console):
 
 
 class Screen:
-    """Shows the grid of runs.
+    """Shows the grid of runs: an observer of their events.
 
     Args:
         quiet: show nothing but warnings and errors.
@@ -43,71 +42,91 @@ class Screen:
         self.console = _Patient()
         self.warnings = _Patient(stderr=True)
         self.is_live = self.console.is_terminal and not quiet
+        self._runs: dict[str, Listed] = {}
         self._rows: dict[str, list[str]] = {}
         self._live: Live | None = None
 
-    def begin(self, specs: "Sequence[RunSpec]", n_tasks: int) -> None:
+    def hear(self, event: Event) -> None:
+        """Shows an event of the runs."""
+        match event:
+            case Planned():
+                self._begin(event.runs)
+            case Waiting(n_runs):
+                self.say(f"{n_runs} of the runs are being trained by another process; waiting for it")
+            case Over():
+                self._end()
+            case Began(result=result) if result.learned:
+                self._goes_on(self._runs[event.run_id], result)
+            case Progressed():
+                self._progress(self._runs[event.run_id], event)
+            case Learned(result=result):
+                self._task_learned(self._runs[event.run_id], result)
+            case Warned(text):
+                self.warn(text)
+            case Said(run_id, text):
+                self.warn(f"{self._runs[run_id].name}: {text}")
+            case Ended():
+                self._run_ended(self._runs[event.run_id], event)
+
+    def _begin(self, runs: Sequence[Listed]) -> None:
         """Shows the grid, all runs waiting."""
-        self._n_tasks = n_tasks
-        for spec in specs:
-            self._rows[spec.run_id] = [spec.method, str(spec.seed), f"0/{n_tasks}", "", "", "", "waiting"]
+        self._runs = {run.run_id: run for run in runs}
+        for run in runs:
+            method = f"{run.method} {run.label}".strip()
+            self._rows[run.run_id] = [method, str(run.seed), f"0/{run.n_tasks}", "", "", "", "waiting"]
         if self.is_live:
             self._live = Live(self._table(), console=self.console, auto_refresh=False, transient=False)
             self._live.start(refresh=True)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Leaves the table as it stands."""
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
             self._live = None
 
-    def progress(self, spec: "RunSpec", progress: "Progress") -> None:
-        """A batch was trained."""
+    def _progress(self, run: Listed, progress: Progressed) -> None:
         if self._live is None:
             return
         rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
-        epochs = spec.settings.epochs or 1
-        epoch = min(epochs, 1 + progress.images * epochs // max(1, progress.images_per_task))
+        epoch = min(run.epochs, 1 + progress.images * run.epochs // max(1, progress.images_per_task))
         left = (progress.images_total - progress.images_trained) / rate if rate else 0.0
-        self._rows[spec.run_id][2:] = [
+        self._rows[run.run_id][2:] = [
             f"{progress.task}/{progress.n_tasks}",
-            f"{epoch}/{epochs}",
-            self._rows[spec.run_id][4],
+            f"{epoch}/{run.epochs}",
+            self._rows[run.run_id][4],
             f"{rate:,.0f}",
             duration(left) + " left",
         ]
         self._live.update(self._table(), refresh=True)
 
-    def goes_on(self, spec: "RunSpec", result: "RunResult") -> None:
+    def _goes_on(self, run: Listed, result: "RunResult") -> None:
         """A run that was cut off goes on after the last task it learned."""
-        self._rows[spec.run_id][2] = f"{result.learned}/{self._n_tasks}"
-        self._rows[spec.run_id][4] = _accuracy(result)
+        self._rows[run.run_id][2] = f"{result.learned}/{run.n_tasks}"
+        self._rows[run.run_id][4] = _accuracy(result)
         if not self.is_live:
-            self.say(f"{spec.method} seed {spec.seed}: goes on after task {result.learned}/{self._n_tasks}")
+            self.say(f"{run.name}: goes on after task {result.learned}/{run.n_tasks}")
 
-    def task_learned(self, spec: "RunSpec", result: "RunResult", progress: "Progress") -> None:
-        """A task was learned and measured."""
+    def _task_learned(self, run: Listed, result: "RunResult") -> None:
         accuracy = _accuracy(result)
         # Not the progress's task, which is of the last batch: a method may train nothing on a task.
-        learned = f"{result.learned}/{progress.n_tasks}"
-        self._rows[spec.run_id][2] = learned
-        self._rows[spec.run_id][4] = accuracy
+        learned = f"{result.learned}/{run.n_tasks}"
+        self._rows[run.run_id][2] = learned
+        self._rows[run.run_id][4] = accuracy
         if not self.is_live:
             measured = f"average accuracy {accuracy} %" if accuracy else "not measured yet"
             rate = result.tasks[-1]["train_images_per_second"]
             said = f"learned, {measured}, {rate:,.0f} images/s" if rate else "seen, nothing trained on it yet"
-            self.say(f"{spec.method} seed {spec.seed}: task {learned} {said}")
+            self.say(f"{run.name}: task {learned} {said}")
 
-    def run_ended(self, spec: "RunSpec", status: str, detail: str = "") -> None:
-        """A run is over: `finished`, `recorded before`, `failed`, `stopped`."""
-        self._rows[spec.run_id][6] = status
+    def _run_ended(self, run: Listed, end: Ended) -> None:
+        self._rows[run.run_id][6] = end.status
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
-        if detail:
-            self.warn(f"{spec.method} seed {spec.seed}: {status}: {detail}")
+        if end.detail:
+            self.warn(f"{run.name}: {end.status}: {end.detail}")
         elif not self.is_live:
-            self.say(f"{spec.method} seed {spec.seed}: {status}")
+            self.say(f"{run.name}: {end.status}")
 
     def say(self, text: str) -> None:
         """One line; with the time where it is no terminal."""

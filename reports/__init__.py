@@ -53,8 +53,10 @@ def write_report(
     check_formats(formats)
     selection = select(runs, suite)
     if not selection.groups:
+        trials = sum(run.measured_on != "test" for run in runs)
+        apart = f" ({trials} of them of a search, on validation images)" if trials else ""
         raise RecordError(
-            f"no finished run of the suite '{suite}' was found among {len(runs)} recorded runs; "
+            f"no finished run of the suite '{suite}' was found among {len(runs)} recorded runs{apart}; "
             f"run it with: clbench run --suite {suite}"
         )
     return write_files(compose(selection, suite), suite, output, formats, templates=templates)

@@ -74,7 +74,8 @@ class Verification:
         not_recorded: the methods that the suite runs, or that have a goal or a published value, without a run.
         goals_without_runs: those of them that have a goal.
         other_settings: a sentence for each group of runs in a setting that the suite does not give its method here.
-        left_out: how many runs of the suite were not looked at: modified, unfinished, or repeating a seed.
+        left_out: how many runs of the suite were not looked at: modified, unfinished, trials of a search, or repeating
+            a seed.
         remark: what to know about the suite; empty where there is nothing.
     """
 

@@ -12,7 +12,6 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from clbench.data.streams import make_stream
 from clbench.errors import Interrupted, MethodWarning, RecordError
 from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
@@ -21,7 +20,6 @@ from clbench.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint, we
 from clbench.runs.config import config_of
 from clbench.runs.runner import execute
 from clbench.runs.spec import make_specs
-from clbench.seeding import RandomStreams
 
 CPU = torch.device("cpu")
 SMALL = {"n_tasks": 3, "epochs": 2, "hidden_sizes": [24, 24]}
@@ -123,9 +121,10 @@ def attempt(digits, plain):
             if result.learned == stop_after:
                 raise Interrupted
 
-        config = config_of(spec, CPU, make_stream(spec.suite, digits, RandomStreams(spec.seed))) | changes
+        stream = spec.stream(digits)
+        config = config_of(spec, CPU, stream) | changes
         try:
-            execute(spec, digits, CPU, folder, config, on_task, lambda progress: None, lambda: False)
+            execute(spec, stream, CPU, folder, config, "", on_task, lambda progress: None, lambda: False)
         except Interrupted:
             assert stop_after is not None
         return folder

@@ -65,7 +65,7 @@ def test_what_a_command_found_is_remembered_however_many_come_after_it(tmp_path)
 @pytest.mark.parametrize("what", ["the images a of s", "the network n", "the suite s"])
 def test_whatever_has_changed_ends_what_is_gone_on_with(tmp_path, what):
     remember(tmp_path, ["run"], {"the images a of s": "1", "the network n": "1", "the suite s": "1"})
-    with resuming():
+    with resuming(["run"]):
         check_as_before(tmp_path, {what: "1"}, pytest.fail)
         with pytest.raises(DataError, match=rf"{what} changed .*; put back what was there to go on, or give the"):
             check_as_before(tmp_path, {what: "2"}, pytest.fail)
@@ -81,7 +81,7 @@ def test_images_of_another_folder_are_no_change_but_for_what_is_gone_on_with(tmp
     said = []
     check_as_before(tmp_path, {"the images a of s": "2 in /photos"}, said.append)
     assert len(said) == 1
-    with resuming(), pytest.raises(DataError, match="put back what was there to go on"):
+    with resuming(["run"]), pytest.raises(DataError, match="put back what was there to go on"):
         check_as_before(tmp_path, {"the images a of s": "2 in /other"}, pytest.fail)
 
 

@@ -190,7 +190,7 @@ def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path):
 
 # A module may import what stands in its own line or below.
 ORDER = [
-    {"errors", "seeding", "metrics"},
+    {"errors", "events", "seeding", "metrics"},
     {"own"},
     {"networks"},
     {"suites"},

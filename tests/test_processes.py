@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from clbench.execution.processes import several_at_once
+from clbench.execution import processes as executor
 from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run, run_paths
@@ -276,7 +276,7 @@ def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, p
     process.join()
     said = (place / "said.txt").read_text()
     assert process.exitcode == 0, said
-    assert "the process of clnp seed 0 was killed, perhaps for want of memory; going on with 1 at once" in said
+    assert "clnp seed 0: its process was killed, perhaps for want of memory; going on with 1 at once" in said
     assert len(statuses(place)["clnp"]["resumed"]) == 1
     assert "resumed" not in statuses(place)["si"]
     assert outcomes(place) == outcomes(whole)
@@ -391,13 +391,13 @@ def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     assert points(place) == points(undisturbed)
 
 
-def test_a_command_that_is_stopped_while_its_last_run_is_looked_at_ends_with_it(monkeypatch):
-    stop, spec = threading.Event(), object()
+def test_a_command_that_is_stopped_while_its_last_run_is_looked_at_ends_with_it():
+    stop = threading.Event()
 
-    def look(*args):
+    def look(report, patience):
         stop.set()
         return "finished"
 
-    monkeypatch.setattr("clbench.execution.processes.if_open", look)
-    found = several_at_once(SimpleNamespace(jobs=2), [spec], 0.0, None, None, stop)
-    assert list(found) == [(spec, "finished")]
+    job = SimpleNamespace(look=look)
+    found = executor.processes([job], SimpleNamespace(hear=None), stop, 0.0, at_once=2)
+    assert list(found) == [(job, "finished")]

@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from clbench import api
 from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted, RecordError, SettingError
+from clbench.execution.grid import run_grid
+from clbench.execution.job import Images, Job
 from clbench.methods.table import METHODS, find_method, resolve_settings
+from clbench.records.reading import read_run, read_runs, run_paths
 from clbench.runs.spec import make_specs
-from clbench.search.trials import LOG_COLUMNS, Grid, load_grid, search
+from clbench.search.trials import LOG_COLUMNS, Grid, Log, load_grid, plan_trials
 from clbench.suites.files import SUITES, find_suite
+from clbench.tracking.connection import open_client
+from clbench.tracking.sync import load_runs
 
 SUITE = "permuted-digits"
 CPU = torch.device("cpu")
@@ -43,12 +49,20 @@ def without_time(rows):
 
 @pytest.fixture
 def tune(digits, tmp_path):
-    """(trials, methods, log, images, should_stop) -> what a search on the embedded digits yields."""
+    """(trials, methods, log, images) -> the trials of a search on the embedded digits that the log lacked."""
 
-    def execute(trials, methods=None, log=tmp_path / "log.csv", images=digits, should_stop=lambda: False, **how):
-        grid = grid_of(trials, **how)
-        return list(search(find_suite(SUITE), grid, methods, images, "float32", CPU, log, should_stop))
+    def execute(trials, methods=None, log=tmp_path / "log.csv", images=digits, **how):
+        planned = plan_trials(find_suite(SUITE), grid_of(trials, **how), methods, images, "float32", CPU)
+        output = log.with_suffix("")
+        lines = Log(log, planned, output, said.append, pytest.fail)
+        left = lines.lacks(planned)
+        if left:
+            given = (CPU, output, Images(None, images), 1, False, 1, "clbench tune")
+            run_grid([Job(trial.spec, *given, trial.label) for trial in left], lines)
+        return left
 
+    said = []
+    execute.said = said
     return execute
 
 
@@ -238,10 +252,11 @@ def test_the_picture_of_clnps_trials_has_every_trial_of_three_tasks_that_is_logg
 
 
 @pytest.mark.parametrize("word", ["null", "none"])
-def test_null_and_none_in_a_grid_stand_for_none_as_clbench_show_and_reports_print_it(tune, word):
+def test_null_and_none_in_a_grid_stand_for_none_as_clbench_show_and_reports_print_it(tune, tmp_path, word):
     (trial,) = tune({"clnp": [{"epochs": 1, "margin_shares": word}]})
     assert trial.settings["margin_shares"] is None
-    assert json.loads(trial.row["settings"])["margin_shares"] is None
+    (row,) = logged(tmp_path / "log.csv")
+    assert json.loads(row["settings"])["margin_shares"] is None
 
 
 @pytest.mark.parametrize(
@@ -279,9 +294,11 @@ def test_a_search_writes_a_row_per_trial_with_what_it_tried(tune, digits, tmp_pa
         (name, settings) for name, of_method in trials.items() for settings in of_method
     ]
     for trial, row in zip(found, rows, strict=True):
-        assert {key: str(value) for key, value in trial.row.items()} == row
         assert row["settings"] == json.dumps(trial.settings, sort_keys=True)
-        assert row["run_id"] == trial.spec.run_id
+        assert row["run_id"] == trial.logged_id != trial.spec.run_id
+        run = read_run(tmp_path / "new" / "log" / trial.spec.run_id)
+        assert (run.status, run.measured_on) == ("finished", "validation")
+        assert row["validation_accuracy"] == f"{np.mean(run.accuracy_matrix[2]):.6f}"
         assert (row["suite"], row["n_tasks"], row["epochs"], row["seed"]) == (SUITE, "2", "1", "1000")
         assert (row["precision"], row["data_sha256"]) == ("float32", digits.sha256)
         overrides = {"n_tasks": 2} | {f"{row['method']}.{key}": value for key, value in trial.settings.items()}
@@ -368,39 +385,53 @@ def test_the_seed_and_the_number_of_tasks_are_the_grids(tune, tmp_path):
 def test_the_methods_asked_for_are_searched_alone_and_the_rest_follows_later(tune, tmp_path):
     assert [trial.spec.method for trial in tune(TRIALS, ["ewc"])] == ["ewc"]
     assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc"]
-    assert [(trial.spec.method, trial.row is None) for trial in tune(TRIALS)] == [("naive", False), ("ewc", True)]
+    assert [trial.spec.method for trial in tune(TRIALS)] == ["naive"]
     assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc", "naive"]
 
 
 # Going on
 
 
-def test_a_second_search_runs_nothing_and_leaves_the_log_as_it_is(tune, tmp_path, monkeypatch):
-    first = tune(TRIALS)
+def test_a_second_search_runs_nothing_and_leaves_the_log_as_it_is(tune, tmp_path):
+    assert len(tune(TRIALS)) == 2
     before = (tmp_path / "log.csv").read_bytes()
-    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = tune(TRIALS)
-    assert [trial.row for trial in again] == [None, None]
-    assert [(trial.spec, trial.settings) for trial in again] == [(trial.spec, trial.settings) for trial in first]
+    assert tune(TRIALS) == []
     assert (tmp_path / "log.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("batches", [5, 30])
-def test_an_interrupted_search_keeps_whole_trials_and_goes_on_after_them(tune, tmp_path, batches):
-    # 1222 training images in batches of 64 are 20 batches per task, 40 per trial.
+@pytest.mark.parametrize("log", [log for log in LOGS if log.stem == "permuted-digits"], ids=["permuted-digits"])
+def test_the_trials_of_a_log_from_before_they_were_runs_count_as_done(log, digits):
+    suite, grid = the_grid_of(log.stem)
+    trials = plan_trials(suite, grid, None, digits, "float32", CPU)
+    assert trials
+    assert Log(log, trials, log, pytest.fail, pytest.fail).lacks(trials) == []
+
+
+def test_a_line_that_was_lost_is_made_of_the_record_without_training(tune, tmp_path, monkeypatch):
+    tune(TRIALS)
+    before = (tmp_path / "log.csv").read_bytes()
+    (tmp_path / "log.csv").unlink()
+    monkeypatch.setattr(Naive, "learn", lambda *args: pytest.fail("trained again"))
+    assert len(tune(TRIALS)) == 2
+    assert (tmp_path / "log.csv").read_bytes() == before
+    assert tune.said[0].startswith("naive epochs=1: validation accuracy 0.")
+
+
+@pytest.mark.parametrize("task", [3, 4])
+def test_an_interrupted_search_goes_on_after_the_last_task_learned(tune, tmp_path, during_task, task):
     trials = {"naive": [{"epochs": 1}, {"epochs": 1, "weight_decay": 0.5}, {"epochs": 1, "weight_decay": 0.25}]}
-    asked = []
 
-    def should_stop():
-        asked.append(True)
-        return len(asked) == 40 + batches
+    def stop():
+        raise Interrupted
 
-    with pytest.raises(Interrupted):
-        tune(trials, should_stop=should_stop)
-    assert len(asked) == 40 + batches
+    # Two tasks each: the second trial is stopped in its first or in its second.
+    during_task(task, stop)
+    tune(trials)
     kept = logged(tmp_path / "log.csv")
     assert [json.loads(row["settings"]) for row in kept] == trials["naive"][:1]
-    assert [trial.row is None for trial in tune(trials)] == [True, False, False]
+    assert len(tune(trials)) == 2
+    resumed = [json.loads((path / "status.json").read_text()) for path in run_paths(tmp_path / "log")]
+    assert sum("resumed" in status for status in resumed) == (task == 4)
     rows = logged(tmp_path / "log.csv")
     assert rows[:1] == kept
     assert [json.loads(row["settings"]) for row in rows] == trials["naive"]
@@ -416,10 +447,21 @@ def test_a_trial_that_diverges_is_logged_as_such_and_the_search_goes_on(tune, tm
     assert diverged["validation_accuracy"] == "diverged"
     assert {diverged[column] for column in ("learning_accuracy", "forgetting", "free_neurons")} == {""}
     assert json.loads(diverged["settings"]) == DIVERGING
-    assert diverged["run_id"] == found[0].spec.run_id
+    assert diverged["run_id"] == found[0].logged_id
     assert float(other["validation_accuracy"]) > 0.05
     # It counts as tried.
-    assert [trial.row for trial in tune(trials)] == [None, None]
+    assert tune(trials) == []
+
+
+def test_a_trial_that_fails_otherwise_is_not_logged_and_is_tried_again(tune, tmp_path, during_task):
+    def fail():
+        raise MemoryError("none left")
+
+    during_task(1, fail)
+    tune({"naive": [{"epochs": 1}]})
+    assert not (tmp_path / "log.csv").exists()
+    assert len(tune({"naive": [{"epochs": 1}]})) == 1
+    assert len(logged(tmp_path / "log.csv")) == 1
 
 
 @pytest.mark.parametrize(
@@ -435,7 +477,7 @@ def test_a_trial_that_diverges_is_logged_as_such_and_the_search_goes_on(tune, tm
     ids=["table", "fewer columns", "another order", "empty", "text", "binary"],
 )
 def test_a_log_that_is_something_else_is_refused_and_left_as_it_is(tune, tmp_path, monkeypatch, content):
-    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(Naive, "learn", lambda *args: pytest.fail("trained"))
     (tmp_path / "log.csv").write_bytes(content)
     with pytest.raises(RecordError, match=r"log\.csv (is not a log of clbench tune|cannot be read)"):
         tune(TRIALS)
@@ -443,7 +485,7 @@ def test_a_log_that_is_something_else_is_refused_and_left_as_it_is(tune, tmp_pat
 
 
 def test_a_log_that_cannot_be_opened_is_refused_before_anything_is_trained(tune, tmp_path, monkeypatch):
-    monkeypatch.setattr("clbench.runs.runner.train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(Naive, "learn", lambda *args: pytest.fail("trained"))
     (tmp_path / "file").write_text("in the way")
     for log in (tmp_path / "file" / "log.csv", tmp_path):
         with pytest.raises(RecordError, match=f"the log {log} cannot be read"):
@@ -469,18 +511,19 @@ def toml_of(trials):
     return text
 
 
-def test_the_command_searches_says_what_it_found_and_goes_on_from_its_log(clbench, tmp_path, grid_file):
+def test_the_command_searches_says_what_it_found_and_goes_on_from_its_log(clbench, place, grid_file):
     trials = {"naive": [{"epochs": 1}, DIVERGING], "clnp": [{"epochs": 1}, {"epochs": 1, "margin": 3.0}]}
     command = ["tune", "--suite", SUITE, "--grid", grid_file(toml_of(trials))]
-    outcome = clbench(tmp_path, *command, "--methods", "naive")
-    assert (outcome.code, outcome.err) == (0, "")
-    log = tmp_path / "clbench-tuning" / f"{SUITE}.csv"
+    outcome = clbench(place, *command, "--methods", "naive")
+    assert (outcome.code, outcome.err.count("\n")) == (0, 1)
+    assert "weight_decay=1: failed: the loss of task 1 is no longer finite" in outcome.err
+    log = place / "clbench-tuning" / f"{SUITE}.csv"
     first, second = logged(log)
     assert f"naive epochs=1: validation accuracy {first['validation_accuracy']}, free neurons -\n" in outcome.out
     assert "validation accuracy diverged, free neurons -\n" in outcome.out
-    assert outcome.out.endswith(f"log:     {log.relative_to(tmp_path)}\n")
+    assert outcome.out.endswith(f"log:     {log.relative_to(place)}\n")
 
-    outcome = clbench(tmp_path, *command)
+    outcome = clbench(place, *command)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.count("logged before\n") == 2
     rows = logged(log)
@@ -490,41 +533,85 @@ def test_the_command_searches_says_what_it_found_and_goes_on_from_its_log(clbenc
         assert row["free_neurons"].count("/1000") == 2
 
 
-def test_the_command_searches_variants_of_methods(clbench, tmp_path, grid_file, monkeypatch, digits_with_variants):
+def test_the_command_searches_variants_of_methods(clbench, place, grid_file, monkeypatch, digits_with_variants):
     monkeypatch.setitem(SUITES, digits_with_variants.name, digits_with_variants)
     text = toml_of({"psp:rotation": [{"epochs": 1, "learning_rate": 0.001}]}).replace(SUITE, "variant-digits")
-    log = tmp_path / "my log.csv"
-    outcome = clbench(tmp_path, "tune", "--suite", "variant-digits", "--grid", grid_file(text), "--log", log)
+    log = place / "my log.csv"
+    outcome = clbench(place, "tune", "--suite", "variant-digits", "--grid", grid_file(text), "--log", log)
     assert (outcome.code, outcome.err) == (0, "")
     (row,) = logged(log)
     assert (row["suite"], row["method"]) == ("variant-digits", "psp:rotation")
     assert outcome.out.endswith(f"log:     {log}\n")
 
 
-def test_the_command_stops_when_asked_and_says_how_to_go_on(clbench, tmp_path, grid_file, monkeypatch):
+def test_the_command_stops_when_asked_and_says_how_to_go_on(clbench, place, grid_file, monkeypatch):
     def stop(method, task):
         raise Interrupted
 
     trials = {"ewc": [{"epochs": 1, "fisher_images": 64}], "naive": [{"epochs": 1}]}
-    command = ["tune", "--suite", SUITE, "--grid", grid_file(toml_of(trials)), "--log", tmp_path / "log.csv"]
+    command = ["tune", "--suite", SUITE, "--grid", grid_file(toml_of(trials)), "--log", place / "log.csv"]
     learn = find_method("ewc").learn
     with monkeypatch.context() as patch:
         patch.setattr(Naive, "learn", stop)
         patch.setattr(find_method("ewc"), "learn", learn)
-        outcome = clbench(tmp_path, *command)
+        outcome = clbench(place, *command)
     assert outcome.code == 130
-    assert outcome.err == "clbench: warning: stopped; the same command goes on after the trials that are logged\n"
-    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc"]
-    again = clbench(tmp_path, *command)
+    assert outcome.err == "clbench: warning: stopped; the same command goes on after the tasks that are learned\n"
+    assert [row["method"] for row in logged(place / "log.csv")] == ["ewc"]
+    again = clbench(place, *command)
     assert (again.code, again.out.count("logged before")) == (0, 1)
-    assert [row["method"] for row in logged(tmp_path / "log.csv")] == ["ewc", "naive"]
+    assert [row["method"] for row in logged(place / "log.csv")] == ["ewc", "naive"]
 
 
-def test_quiet_prints_nothing_and_logs_all_the_same(clbench, tmp_path, grid_file):
+def test_quiet_prints_nothing_and_logs_all_the_same(clbench, place, grid_file):
     grid = grid_file(toml_of({"naive": [{"epochs": 1}]}))
-    outcome = clbench(tmp_path, "tune", "--suite", SUITE, "--grid", grid, "--log", tmp_path / "log.csv", "-q")
+    outcome = clbench(place, "tune", "--suite", SUITE, "--grid", grid, "--log", place / "log.csv", "-q")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
-    assert len(logged(tmp_path / "log.csv")) == 1
+    assert len(logged(place / "log.csv")) == 1
+
+
+def test_the_command_trains_trials_at_once_and_mlflow_tells_them_from_results(clbench, run, place, grid_file):
+    grid = grid_file(toml_of({"naive": [{"epochs": 1}, {"epochs": 1, "weight_decay": 0.5}]}))
+    command = ["tune", "--suite", SUITE, "--grid", grid, "--jobs", "2", "--threads", "1"]
+    outcome = clbench(place, *command)
+    assert (outcome.code, outcome.err) == (0, "")
+    trials = read_runs(place / "clbench-tuning" / SUITE)
+    assert {trial.measured_on for trial in trials} == {"validation"}
+    assert len(logged(place / "clbench-tuning" / f"{SUITE}.csv")) == 2
+
+    client = open_client(f"sqlite:///{place}/mlflow.db", 30.0)
+    assert client.get_experiment_by_name(SUITE) is None
+    experiment = client.get_experiment_by_name(f"{SUITE} (tuning)")
+    entries = client.search_runs([experiment.experiment_id], "tags.`clbench.measured_on` = 'validation'")
+    assert {entry.data.tags["clbench.run_id"] for entry in entries} == {trial.run_id for trial in trials}
+    assert load_runs(SUITE, f"sqlite:///{place}/mlflow.db") == []
+
+    outcome = run(place, "--output", place / "clbench-tuning" / SUITE)
+    assert outcome.code == 0, outcome.err
+    # The report of the run that was measured on test images, and no other.
+    (result,) = load_runs(SUITE, f"sqlite:///{place}/mlflow.db")
+    assert result.measured_on == "test"
+
+
+def test_trials_are_told_from_results_wherever_records_are_read(tune, tmp_path, clbench, assert_refused):
+    (trial,) = tune({"naive": [{"epochs": 1}]})
+    folder = tmp_path / "log"
+    status = clbench(tmp_path, "status", "--output", folder)
+    assert {"(modified,", "validation", "images)"} <= {*status.out.split()}
+    checked = clbench(tmp_path, "verify-run", folder)
+    assert checked.code == 0, checked.out
+    assert "seed 1000, finished, measured on validation images: holds" in checked.out
+    assert_refused(
+        clbench(tmp_path, "report", "--suite", SUITE, "--runs", folder), "no finished run", "1 of them of a search"
+    )
+    table = api.load(folder).table()
+    assert table["measured_on"].tolist() == ["validation"]
+    assert api.load(folder).plot().axes[0].lines[:] == []
+    # An accuracy of the tables is checked against the number of validation images.
+    run = read_run(folder / trial.spec.run_id)
+    images = round(run.config["data"]["train_images"] * run.config["suite_settings"]["validation_share"])
+    shares = run.accuracy_matrix[~np.isnan(run.accuracy_matrix)] * images
+    assert np.allclose(shares, np.rint(shares), atol=1e-6)
 
 
 @pytest.mark.parametrize(

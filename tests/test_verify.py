@@ -519,7 +519,9 @@ def test_a_modified_run_is_left_out_and_counted(
     before = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
     write_run(runs, own_run("psp", 1, 0.1, modified=True, overrides={"epochs": 1}))
     after = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
-    assert after.out == before.out + "left out because modified, unfinished or repeating a seed: 1\n"
+    assert (
+        after.out == before.out + "left out because modified, unfinished, trials of a search, or repeating a seed: 1\n"
+    )
     assert (after.code, after.err) == (0, "")
 
 
@@ -617,4 +619,8 @@ def test_where_nothing_is_left_to_verify_what_was_left_out_is_told(
     earlier = own_run("psp", method_settings={**own_run("psp").config["method_settings"], "kind": "complex"})
     write_run(runs, earlier)
     outcome = clbench(tmp_path, "verify", "--suite", SUITE, "--runs", runs)
-    assert_refused(outcome, 'psp (1): kind="complex" (here "binary")', "modified, unfinished or repeating a seed: 1")
+    assert_refused(
+        outcome,
+        'psp (1): kind="complex" (here "binary")',
+        "modified, unfinished, trials of a search, or repeating a seed: 1",
+    )

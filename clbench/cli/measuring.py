@@ -1,6 +1,5 @@
 """Commands that try and measure: check, tune, bench."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +10,19 @@ import typer
 from clbench.cli.options import (
     DataRootOption,
     DeviceOption,
+    JobsOption,
     OfflineOption,
     PrecisionOption,
     QuietOption,
     SuiteOption,
     ThreadsOption,
-    are_named,
-    chosen_device,
-    chosen_methods,
+    UriOption,
     chosen_precision,
+    listed,
     warn_of_slow_precision,
 )
-from clbench.errors import INTERRUPTED, Interrupted, RecordError, SettingError, shown
+from clbench.errors import INTERRUPTED, RecordError, SettingError
+from clbench.events import Observers
 
 
 def check_command(
@@ -71,57 +71,79 @@ def tune_command(
     log: Annotated[
         Path | None, typer.Option(help="CSV file to append to. Default: clbench-tuning/SUITE.csv.", show_default=False)
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds a folder per trial. Default: the log's name, clbench-tuning/SUITE."),
+    ] = None,
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
+    tracking_uri: UriOption = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    jobs: JobsOption = 1,
     quiet: QuietOption = False,
 ) -> None:
     """Search hyper-parameters on validation images, with the same number of trials for every method.
 
-    Trials that the log holds already are not repeated. Nothing is chosen or changed: read the log.
+    Trials that the log holds already are not repeated, unfinished ones go on after the last task they learned. Nothing
+    is chosen or changed: read the log.
     """
+    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
     from clbench.screen import Screen
-    from clbench.search.trials import load_grid, search
-    from clbench.suites.files import find_suite
+    from clbench.search.trials import Log, load_grid, plan_trials
 
-    chosen = find_suite(suite)
-    names = None if methods is None else chosen_methods(methods, chosen)
-    trials = load_grid(chosen, grid)
+    choice = choose(suite, listed(methods), data_root=data_root)
+    grid_of_suite = load_grid(choice.suite, grid)
     training_precision = chosen_precision(precision)
-    log = log or Path("clbench-tuning") / f"{chosen.name}.csv"
+    log = log or Path("clbench-tuning") / f"{choice.suite.name}.csv"
+    output = output or (log.with_suffix("") if log.suffix else log.with_name(f"{log.name}-runs"))
     screen = Screen(quiet=quiet)
-
-    from clbench.data import DataWarning, load_images
-
-    with shown(DataWarning, screen.warn):
-        images = load_images(chosen.data, data_root, offline=offline, image_size=chosen.image_size)
-
-    import torch
-
-    from clbench.execution.signals import stopping_on_signals
-
-    if threads is not None:
-        torch.set_num_threads(threads)
+    images = choice.images(screen.warn, offline=offline)
     place = chosen_device(device)
+    set_threads(threads, jobs, place, ("--jobs ", "--threads "))
     warn_of_slow_precision(screen, training_precision, place)
-    stop = threading.Event()
-    with stopping_on_signals(stop):
-        try:
-            for trial in search(chosen, trials, names, images, training_precision, place, log, stop.is_set):
-                settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
-                if trial.row is None:
-                    screen.say(f"{trial.spec.method} {settings}: logged before")
-                else:
-                    screen.say(
-                        f"{trial.spec.method} {settings}: validation accuracy {trial.row['validation_accuracy']}, "
-                        f"free neurons {trial.row['free_neurons'] or '-'}"
-                    )
-        except Interrupted:
-            screen.warn("stopped; the same command goes on after the trials that are logged")
-            raise SystemExit(INTERRUPTED) from None
+    names = choice.methods if methods is not None else None
+    trials = plan_trials(choice.suite, grid_of_suite, names, images, training_precision, place, choice.files)
+    lines = Log(log, trials, output, screen.say, screen.warn)
+    left = lines.lacks(trials)
+    open_ids = {trial.spec.run_id for trial in left}
+    for trial in trials:
+        if trial.spec.run_id not in open_ids:
+            screen.say(f"{trial.spec.method} {trial.label}: logged before")
+    if not left:
+        screen.show(f"log:     {log}")
+        return
+
+    from clbench.execution.grid import run_grid
+    from clbench.execution.invocation import arguments_given, command_line
+    from clbench.records.files import check_writable
+    from clbench.tracking.connection import tracking_uri as resolve_uri
+    from clbench.tracking.tracker import Tracker
+
+    check_writable(log.parent, "--log")
+    check_writable(output, "--output")
+    planned = make_jobs(
+        choice,
+        [trial.spec for trial in left],
+        images,
+        place,
+        output,
+        command_line(arguments_given()),
+        at_once=jobs,
+        labels=[trial.label for trial in left],
+    )
+    outcome = run_grid(planned, Observers(Tracker(resolve_uri(tracking_uri), screen.warn, output), screen, lines))
+    if outcome == "stopped":
+        screen.warn("stopped; the same command goes on after the tasks that are learned")
+        raise SystemExit(INTERRUPTED)
+    screen.show(f"runs:    {output}")
     screen.show(f"log:     {log}")
+    if missing := len(lines.lacks(left)):
+        screen.warn(
+            f"{missing} of the trials are not in the log, for the reasons above; the same command tries them again"
+        )
+        raise SystemExit(1)
 
 
 def bench_command(
@@ -169,6 +191,7 @@ def bench_command(
     import torch
 
     from clbench.bench import AUGMENTED, LEGEND, METHODS, STOCK, as_json, bench, bench_images, bench_suite, bench_table
+    from clbench.execution.plan import chosen_device, chosen_methods
     from clbench.runs.spec import make_specs
     from clbench.screen import Screen
 
@@ -176,7 +199,7 @@ def bench_command(
     changes = {"steps_per_epoch": steps, "batch_size": batch_size}
     suite = suite.with_overrides({key: value for key, value in changes.items() if value is not None})
     if methods is not None:
-        names = chosen_methods(methods, suite, STOCK)
+        names = chosen_methods(listed(methods), suite, STOCK)
     else:
         names = list(METHODS) if network == "mlp" else ["naive", AUGMENTED]
     if with_avalanche:
@@ -192,7 +215,7 @@ def bench_command(
     images = bench_images(data_root, network)
     if out is not None:
         _check_writable(out)
-    if methods is not None and not are_named(methods):
+    if methods is not None and "all" in (listed(methods) or ()):
         ours = [name for name in names if name not in STOCK]
         specs = make_specs(suite, ours, [0], {}, images, training_precision, place.type, leave_out=screen.warn)
         fitting = {spec.method for spec in specs}

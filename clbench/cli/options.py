@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from clbench.runs.spec import Precision
     from clbench.screen import Screen
-    from clbench.suites.suite import Suite
 
 
 class Command(TyperCommand):
@@ -99,6 +98,10 @@ OfflineOption = Annotated[bool, typer.Option("--offline", help="Never download."
 PrecisionOption = Annotated[str, typer.Option(help="float32, bfloat16 (training under autocast), or auto: float32.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")]
+JobsOption = Annotated[
+    int,
+    typer.Option(min=1, help="Runs to train at once, each in a process of its own; on a CPU together with --threads."),
+]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
 
 
@@ -109,42 +112,11 @@ def as_option(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def listed(given: Sequence[str]) -> list[str]:
-    """What a repeatable option names, one by one or with commas between, each once."""
-    return list(dict.fromkeys(name.strip() for name in ",".join(given).split(",") if name.strip()))
-
-
-def are_named(methods: Sequence[str] | None) -> bool:
-    """Whether every method is named, so that one that cannot run is not left out in silence."""
-    return bool(methods) and "all" not in listed(methods or ())
-
-
-def chosen_methods(given: Sequence[str] | None, suite: "Suite", others: tuple[str, ...] = ()) -> list[str]:
-    """The methods named on the command line, each once; `others` are names that are taken beside them.
-
-    Methods of the user's are loaded, those that the suite lists as well: it may have settings for them.
-    """
-    from clbench.methods.own import BROUGHT
-    from clbench.methods.table import exists, names_of, unknown_method, working_methods
-    from clbench.screen import Screen
-    from clbench.suites.settings import base_name
-
-    of_suite = names_of(suite.methods, Path.cwd())
+def listed(given: Sequence[str] | None) -> list[str] | None:
+    """What a repeatable option names, one by one or with commas between, each once; None where it is not given."""
     if given is None:
-        return of_suite
-    names = listed(given)
-    if not names:
-        raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
-    if "all" in names:
-        working = [*working_methods(Screen(quiet=True).warn), *(name for name in of_suite if name in BROUGHT)]
-        place = names.index("all")
-        names[place : place + 1] = [*working, *(name for name in suite.variants if base_name(name) in working)]
-    names = names_of(names, Path.cwd())
-    for name in names:
-        known = exists(base_name(name)) and (name == base_name(name) or name in suite.method_settings)
-        if not known and name not in others:
-            raise unknown_method(name, [*suite.variants, *others])
-    return names
+        return None
+    return list(dict.fromkeys(name.strip() for name in ",".join(given).split(",") if name.strip()))
 
 
 _MOST_SEEDS = 10_000
@@ -154,10 +126,10 @@ def _is_seed(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def chosen_seeds(given: Sequence[str] | None, suite: "Suite") -> list[int]:
-    """The seeds named on the command line, each once; else the suite's."""
+def chosen_seeds(given: Sequence[str] | None) -> list[int] | None:
+    """The seeds named on the command line, each once; None for the suite's."""
     if given is None:
-        return list(suite.seeds)
+        return None
     seeds: list[int] = []
     for part in ",".join(given).split(","):
         first, dash, last = part.strip().partition("-")
@@ -188,20 +160,3 @@ def warn_of_slow_precision(screen: "Screen", precision: str, device: "torch.devi
     said = slow_precision(precision, device)
     if said is not None:
         screen.warn(said)
-
-
-def chosen_device(given: str) -> Any:
-    """The device named on the command line; `auto` is a GPU where there is one."""
-    import torch
-
-    if given == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-    except RuntimeError:
-        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device

@@ -130,7 +130,7 @@ def verify_command(
     if not found.verdicts:
         others = [f"in another setting: {'; '.join(found.other_settings)}"] if found.other_settings else []
         if found.left_out:
-            others.append(f"modified, unfinished or repeating a seed: {found.left_out}")
+            others.append(f"modified, unfinished, trials of a search, or repeating a seed: {found.left_out}")
         what_there_is = f" ({'; '.join(others)})" if others else ""
         raise RecordError(
             f"no finished run of the suite '{of_suite}' in its own setting was found{what_there_is}; run it with: "
@@ -145,7 +145,7 @@ def verify_command(
     for said in found.other_settings:
         screen.show(f"left out because the suite's setting is another here: {said}")
     if found.left_out:
-        screen.show(f"left out because modified, unfinished or repeating a seed: {found.left_out}")
+        screen.show(f"left out because modified, unfinished, trials of a search, or repeating a seed: {found.left_out}")
     if not found.holds or (complete and not found.is_complete):
         raise SystemExit(1)
 

@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ from clbench.cli.listing import show_grid
 from clbench.cli.options import (
     DataRootOption,
     DeviceOption,
+    JobsOption,
     OfflineOption,
     OutputOption,
     PrecisionOption,
@@ -23,21 +22,20 @@ from clbench.cli.options import (
     SuiteOption,
     ThreadsOption,
     UriOption,
-    are_named,
-    chosen_device,
-    chosen_methods,
     chosen_precision,
     chosen_seeds,
+    listed,
     warn_of_slow_precision,
 )
 from clbench.cli.reading import recorded_runs, write_suite_report
-from clbench.errors import INTERRUPTED, AbsentDataError, RecordError, SettingError, TrackingError, shown
+from clbench.errors import INTERRUPTED, AbsentDataError, RecordError, TrackingError
+from clbench.events import Observers
 
 if TYPE_CHECKING:
-    from clbench.execution.job import Outcome
     from clbench.screen import Screen
     from clbench.suites.suite import Suite
     from clbench.tracking.tracker import Tracker
+    from clbench.tracking.untracked import Untracked
 
 
 def run_command(
@@ -56,13 +54,7 @@ def run_command(
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Runs to train at once, each in a process of its own; on a CPU together with --threads.",
-        ),
-    ] = 1,
+    jobs: JobsOption = 1,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
     ] = False,
@@ -75,77 +67,36 @@ def run_command(
     Runs that are recorded already are not repeated, unfinished ones go on after the last task they learned. Ctrl-C
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
-    from clbench.runs.spec import fitting, sorted_overrides
+    from clbench.data import data_folder
+    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
     from clbench.screen import Screen
-    from clbench.suites.files import find_suite, is_file, suite_files
     from clbench.suites.settings import parse_overrides
 
-    chosen = find_suite(suite)
-    names = chosen_methods(methods, chosen)
-    seed_list = chosen_seeds(seeds, chosen)
     changes = parse_overrides(overrides or [])
-    try:
-        changed = chosen.with_overrides(sorted_overrides(chosen, names, changes)[0]).complete()
-    except SettingError as error:
-        # Without overrides it is the file that is at fault.
-        if changes or not is_file(suite):
-            raise
-        raise SettingError(f"the suite {suite}: {error}") from None
+    choice = choose(suite, listed(methods), chosen_seeds(seeds), changes, data_root, at_once=jobs)
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
-
-    from clbench.data import DataWarning, data_folder, load_images
-
-    load = partial(load_images, changed.data, data_root, image_size=changed.image_size)
     try:
-        with shown(DataWarning, screen.warn):
-            images = load(offline=offline or dry_run)
+        images = choice.images(screen.warn, offline=offline or dry_run)
     except AbsentDataError as error:
         if not dry_run:
             raise
         screen.warn(f"{error}; without images the plan has no run ids and no time")
-        leave_out = None if are_named(methods) else screen.warn
-        show_grid(screen, changed, fitting(chosen, names, changes, leave_out), seed_list)
+        show_grid(screen, choice.changed, choice.fitting(screen.warn), choice.seeds)
         return
 
-    import torch
-
-    from clbench.data.streams import make_stream
-    from clbench.execution.invocation import check_as_before, materials, remember
+    from clbench.execution.invocation import Remembering, arguments_given, check_as_before, command_line, materials
+    from clbench.execution.job import set_deterministic
     from clbench.records.files import check_writable
-    from clbench.runs.spec import make_specs, unreached
-    from clbench.seeding import RandomStreams
 
     place = chosen_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif jobs > 1 and place.type == "cpu":
-        raise SettingError(
-            f"--jobs {jobs} on a CPU needs --threads, the threads of each run, such as --threads "
-            f"{max(1, torch.get_num_threads() // jobs)} here: what is computed depends on them to the last bit, so "
-            "they are yours to say"
-        )
+    set_threads(threads, jobs, place, ("--jobs ", "--threads "))
     if deterministic:
         # cuBLAS needs to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    set_deterministic(deterministic)
     warn_of_slow_precision(screen, training_precision, place)
-    specs = make_specs(
-        chosen,
-        names,
-        seed_list,
-        changes,
-        images,
-        training_precision,
-        place.type,
-        files=suite_files(suite),
-        # What the user names is not left out in silence, nor with a line that is easily overlooked.
-        leave_out=None if are_named(methods) else screen.warn,
-    )
-    for said in unreached(specs, changes):
-        screen.warn(said)
-    # A suite that its data cannot fill is refused now rather than in every run.
-    make_stream(specs[0].suite, images, RandomStreams(specs[0].seed))
+    specs = choice.specs(images, training_precision, place, screen.warn)
     if dry_run:
         from clbench.estimate import show_plan
 
@@ -154,18 +105,19 @@ def run_command(
 
     check_writable(output, "--output")
     check_writable(reports, "--reports")
-    found = materials(specs, data_folder(data_root), suite_files(suite))
+    found = materials(specs, data_folder(data_root), choice.files)
     check_as_before(output, found, screen.warn)
 
     from clbench.execution.grid import run_grid
-    from clbench.execution.job import Grid
-    from clbench.runs.config import command_line
+    from clbench.records.folder import all_recorded
     from clbench.tracking.connection import tracking_uri as resolve_uri
+    from clbench.tracking.glance import holds_all
     from clbench.tracking.tracker import Tracker
+    from clbench.tracking.untracked import Untracked
 
     uri = resolve_uri(tracking_uri)
     screen.say(
-        f"{chosen.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
+        f"{choice.suite.title}: {len(specs)} run{'' if len(specs) == 1 else 's'} on {place}; the MLflow store is {uri}"
     )
     described = specs[0].network
     size = "x".join(map(str, described["image_shape"]))
@@ -173,20 +125,13 @@ def run_command(
         f"network {described['name']}, {described['parameters']:,} parameters; images {size} of {images.source}, "
         f"SHA-256 {images.sha256[:16]}"
     )
-    tracker = Tracker(uri, screen.warn, output)
-    tracker.begin(chosen.name, command_line(), len(specs), title=chosen.title)
-    remember(output, sys.argv[1:], found)
-    # What was just loaded is on disk now.
-    grid = Grid(place, output, images, partial(load, offline=True), jobs)
-    outcome: Outcome = "failed"
-    try:
-        outcome = run_grid(grid, specs, tracker, screen)
-    except KeyboardInterrupt:
-        outcome = "stopped"
-        raise
-    finally:
-        tracker.end(status=outcome)
-    _finish(chosen, output, reports, uri, screen, tracker, outcome, no_report)
+    run_ids = [spec.run_id for spec in specs]
+    is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
+    tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
+    arguments = arguments_given()
+    planned = make_jobs(choice, specs, images, place, output, command_line(arguments), at_once=jobs)
+    outcome = run_grid(planned, Observers(tracker, Remembering(output, arguments, found), screen))
+    _finish(choice.suite, output, reports, uri, screen, tracker, outcome, no_report)
 
 
 def _finish(
@@ -195,7 +140,7 @@ def _finish(
     reports: Path,
     uri: str,
     screen: "Screen",
-    tracker: "Tracker",
+    tracker: "Tracker | Untracked",
     outcome: str,
     no_report: bool,
 ) -> None:
@@ -267,13 +212,12 @@ def resume_command(
     context: typer.Context, output: OutputOption = Path("clbench-runs"), quiet: QuietOption = False
 ) -> None:
     """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
-    from clbench.execution.invocation import last_invocation, resuming
+    from clbench.execution.invocation import command_line, last_invocation, resuming
 
     arguments, folder = last_invocation(output)
     if quiet and not {"-q", "--quiet"} & {*arguments}:
         arguments = [*arguments, "-q"]
     os.chdir(folder)
-    sys.argv = [sys.argv[0], *arguments]
-    print(shlex.join(["clbench", *arguments]), flush=True)
-    with resuming():
+    print(command_line(arguments), flush=True)
+    with resuming(arguments):
         context.find_root().command.main(arguments, prog_name="clbench")

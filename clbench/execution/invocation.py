@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import DataError, RecordError
+from clbench.events import Event, Planned
 from clbench.own.code import digest_of
 from clbench.records.files import write_whole
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 _LAST = ".last-invocation.json"
 _IN = " in "
-_RESUMING = ContextVar("resuming", default=False)
+_RESUMING: ContextVar[list[str] | None] = ContextVar("resuming", default=None)
 
 
 def materials(specs: "Sequence[RunSpec]", folder: Path, suite_files: Mapping[str, bytes]) -> dict[str, str]:
@@ -53,14 +56,41 @@ def remember(root: Path, arguments: list[str], found: Mapping[str, str]) -> None
         ) from None
 
 
+class Remembering:
+    """An observer that remembers a command once nothing refuses it any more.
+
+    Args:
+        root, arguments, found: see `remember`.
+    """
+
+    def __init__(self, root: Path, arguments: list[str], found: Mapping[str, str]) -> None:
+        self._given = root, arguments, found
+
+    def hear(self, event: Event) -> None:
+        """Remembers the command when its runs begin."""
+        if isinstance(event, Planned):
+            remember(*self._given)
+
+
 @contextmanager
-def resuming() -> Iterator[None]:
-    """Within, a `clbench run` is the last one again."""
-    token = _RESUMING.set(True)
+def resuming(arguments: list[str]) -> Iterator[None]:
+    """Within, a `clbench run` is the last one again, with these arguments."""
+    token = _RESUMING.set(arguments)
     try:
         yield
     finally:
         _RESUMING.reset(token)
+
+
+def arguments_given() -> list[str]:
+    """The arguments of the command that works."""
+    resumed = _RESUMING.get()
+    return sys.argv[1:] if resumed is None else resumed
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command for a shell; bytes of it that are no text are written as escapes."""
+    return shlex.join(["clbench", *arguments]).encode("utf-8", "backslashreplace").decode()
 
 
 def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], None]) -> None:
@@ -84,7 +114,7 @@ def check_as_before(root: Path, found: Mapping[str, str], warn: Callable[[str], 
         if digest == earlier:
             continue
         changed = f"{what} changed since the last clbench run in {root}"
-        if _RESUMING.get():
+        if _RESUMING.get() is not None:
             raise DataError(
                 f"{changed}; put back what was there to go on, or give the clbench run command again to train anew"
             )

@@ -1,15 +1,16 @@
-"""One run of a command: whether it is open, training it, and recording what happens to it."""
+"""One run of a command: training it unless it is recorded, and reporting what happens to it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 
 from clbench.data import ImageSet
-from clbench.data.streams import make_stream
-from clbench.errors import ClbenchError, Interrupted, MethodWarning, RecordError, shown
+from clbench.errors import ClbenchError, DataError, Interrupted, MethodWarning, RecordError, shown
+from clbench.events import Began, Ended, Event, Learned, Listed, Outcome, Progressed, Said
+from clbench.records.environment import Environment, environment
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run
 from clbench.records.result import RunResult
@@ -17,119 +18,156 @@ from clbench.runs.config import config_of
 from clbench.runs.runner import execute
 from clbench.runs.spec import RunSpec
 from clbench.runs.watching import Progress, seldom
-from clbench.seeding import RandomStreams
 
-if TYPE_CHECKING:
-    from clbench.screen import Screen
-    from clbench.tracking.tracker import Tracker
-
-Outcome = Literal["finished", "failed", "stopped"]
 Status = Outcome | Literal["elsewhere", "open"]
-Ended = tuple[RunSpec, Status]
+Report = Callable[[Event], None]
 SECONDS_BETWEEN_REPORTS = 0.5
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What the runs of one command share.
+class Images:
+    """Gives the images of a suite: read once in every process, since they do not travel with a job.
 
-    Attributes:
-        device: that they train on.
-        output: the folder of run folders.
-        images: of the suite.
-        load: gives them again, in another process.
-        jobs: how many runs train at once, each in a process of its own if there are several.
-        command: what a record says the runs were asked for by; empty for the command line.
+    Args:
+        load: reads them.
+        there: what it reads, where this process has them already.
     """
 
+    def __init__(self, load: Callable[[], ImageSet], there: ImageSet | None = None) -> None:
+        self._load = load
+        self._there = there
+
+    def __call__(self) -> ImageSet:
+        """The images."""
+        if self._there is None:
+            self._there = self._load()
+        return self._there
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_load": self._load, "_there": None}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, with all that is needed to train it here or elsewhere. It can be pickled.
+
+    Attributes:
+        spec: what to run.
+        device: where.
+        output: the folder of run folders.
+        images: gives the suite's.
+        threads: of the CPU.
+        deterministic: whether torch may use deterministic algorithms only.
+        at_once: how many runs the same command trains at a time.
+        command: what a record says that the run was asked for by.
+        label: what tells it from other runs of the same method and seed; empty where nothing has to.
+        environment: the code that runs and what it runs with, as the command found it. None looks in this process.
+
+    Example:
+        job.run(print)      # "finished", after an event for everything that happened
+    """
+
+    spec: RunSpec
     device: torch.device
     output: Path
-    images: ImageSet
-    load: Callable[[], ImageSet]
-    jobs: int = 1
-    command: str = ""
+    images: Images
+    threads: int
+    deterministic: bool
+    at_once: int
+    command: str
+    label: str = ""
+    environment: Environment | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Of the run."""
+        return self.spec.run_id
+
+    @property
+    def listed(self) -> Listed:
+        """The run as it is listed."""
+        spec = self.spec
+        return Listed(
+            self.run_id, spec.method, spec.seed, spec.suite.n_tasks, int(spec.settings.epochs or 1), self.label
+        )
+
+    def look(self, report: Report, patience: float = 0.0) -> Status:
+        """Whether the run is `open`, or `finished`, `failed` (its record is damaged) or `elsewhere`; trains nothing.
+
+        Args:
+            report: is told if it is not open.
+            patience: seconds to wait for another command that trains it.
+        """
+        return self._if_open(lambda folder: "open", report, patience)
+
+    def run(self, report: Report, should_stop: Callable[[], bool] = lambda: False, patience: float = 0.0) -> Status:
+        """Trains the run, unless it is recorded or another command trains it. Whatever happens to it is recorded.
+
+        Args:
+            report: is told of every event.
+            should_stop: asked after every batch.
+            patience: seconds to wait for another command that trains it.
+        """
+        torch.set_num_threads(self.threads)
+        set_deterministic(self.deterministic)
+        return self._if_open(lambda folder: self._train(folder, report, should_stop), report, patience)
+
+    def _if_open(self, action: Callable[[RunFolder], Status], report: Report, patience: float) -> Status:
+        folder = RunFolder(self.output, self.run_id)
+        try:
+            with folder.lease(patience) as is_ours:
+                if not is_ours:
+                    return "elsewhere"
+                if folder.status != "finished":
+                    return action(folder)
+                read_run(folder.path)
+                folder.discard_checkpoint()
+        except RecordError as error:
+            report(Ended(self.run_id, "failed", str(error), has_record=False))
+            return "failed"
+        report(Ended(self.run_id, "recorded before"))
+        return "finished"
+
+    def _train(self, folder: RunFolder, report: Report, should_stop: Callable[[], bool]) -> Outcome:
+        status, detail, has_record = self._attempt(folder, report, should_stop)
+        report(Ended(self.run_id, status, detail, has_record))
+        return status
+
+    def _attempt(self, folder: RunFolder, report: Report, should_stop: Callable[[], bool]) -> tuple[Outcome, str, bool]:
+        """How it ended, why it failed, and whether the run folder says so."""
+        has_begun = False
+
+        def on_task(result: RunResult) -> None:
+            nonlocal has_begun
+            report(Learned(self.run_id, result) if has_begun else Began(self.run_id, config, result))
+            has_begun = True
+
+        def on_progress(progress: Progress) -> None:
+            values = {field.name: getattr(progress, field.name) for field in fields(progress)}
+            report(Progressed(self.run_id, **values))
+
+        try:
+            images = self.images()
+            if images.sha256 != self.spec.data["sha256"]:
+                raise DataError(f"the data {images.source} have changed since the command began; give it again")
+            stream = self.spec.stream(images)
+            found = self.environment or environment()
+            config = config_of(self.spec, self.device, stream, self.at_once, self.command, found)
+            show = seldom(SECONDS_BETWEEN_REPORTS, on_progress)
+            with shown(MethodWarning, lambda text: report(Said(self.run_id, text))):
+                execute(self.spec, stream, self.device, folder, config, found.text, on_task, show, should_stop)
+        except RecordError as error:
+            # The run folder itself is at fault, so there is nothing whole to hand on.
+            return "failed", str(error), False
+        except (Interrupted, KeyboardInterrupt):
+            return "stopped", "", True
+        except ClbenchError as error:
+            return "failed", str(error), True
+        except Exception as error:
+            return "failed", f"{type(error).__name__}: {error} (see {folder.path / 'traceback.txt'})", True
+        return "finished", "", True
 
 
-def job_config(grid: Grid, spec: RunSpec) -> dict[str, Any]:
-    """What config.json of a run of this command says."""
-    stream = make_stream(spec.suite, grid.images, RandomStreams(spec.seed))
-    return config_of(spec, grid.device, stream, grid.jobs, grid.command)
-
-
-def if_open(
-    grid: Grid,
-    spec: RunSpec,
-    patience: float,
-    tracker: "Tracker",
-    screen: "Screen",
-    train: Callable[..., Status],
-) -> Status:
-    """Trains a run, unless it is recorded already, or still another command's after `patience` seconds."""
-    folder = RunFolder(grid.output, spec.run_id)
-    try:
-        with folder.lease(patience) as is_ours:
-            if not is_ours:
-                return "elsewhere"
-            if folder.status != "finished":
-                return train(grid, spec, folder, tracker, screen)
-            read_run(folder.path)
-            folder.discard_checkpoint()
-            tracker.complete(folder)
-    except RecordError as error:
-        screen.run_ended(spec, "failed", str(error))
-        return "failed"
-    screen.run_ended(spec, "recorded before")
-    return "finished"
-
-
-def train_run(
-    grid: Grid,
-    spec: RunSpec,
-    folder: RunFolder,
-    tracker: "Tracker",
-    screen: "Screen",
-    *,
-    config: Mapping[str, Any],
-    should_stop: Callable[[], bool],
-) -> Outcome:
-    """One run that is ours to do; whatever happens to it is recorded."""
-    latest = Progress(n_tasks=spec.suite.n_tasks)
-    show = seldom(SECONDS_BETWEEN_REPORTS, screen.progress)
-
-    has_begun = False
-
-    def on_task(result: RunResult) -> None:
-        nonlocal has_begun
-        tracker.log(config, result)
-        if has_begun:
-            screen.task_learned(spec, result, latest)
-        elif result.learned:
-            screen.goes_on(spec, result)
-        has_begun = True
-
-    def on_progress(progress: Progress) -> None:
-        nonlocal latest
-        latest = progress
-        show(spec, progress)
-
-    try:
-        with shown(MethodWarning, lambda said: screen.warn(f"{spec.method} seed {spec.seed}: {said}")):
-            execute(spec, grid.images, grid.device, folder, config, on_task, on_progress, should_stop)
-    except RecordError as error:
-        # The run folder itself is at fault, so there is nothing whole to hand on.
-        tracker.abandon(config)
-        screen.run_ended(spec, "failed", str(error))
-        return "failed"
-    except (Interrupted, KeyboardInterrupt):
-        tracker.close(config, folder)
-        screen.run_ended(spec, "stopped")
-        return "stopped"
-    except Exception as error:
-        tracker.close(config, folder)
-        expected = isinstance(error, ClbenchError)
-        detail = str(error) if expected else f"{type(error).__name__}: {error} (see {folder.path / 'traceback.txt'})"
-        screen.run_ended(spec, "failed", detail)
-        return "failed"
-    tracker.close(config, folder)
-    screen.run_ended(spec, "finished")
-    return "finished"
+def set_deterministic(wanted: bool) -> None:
+    """Lets torch use deterministic algorithms only, or any; setting it anew would import torch's compiler."""
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)

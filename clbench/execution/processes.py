@@ -1,34 +1,26 @@
-"""Several runs at once: a process for each, which shows and tracks nothing itself."""
+"""Several runs at once: a process for each, which shows and tracks nothing itself. It sends its events."""
 
 import contextlib
 import multiprocessing
 import pickle
 import signal
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
-from clbench.data import ImageSet
-from clbench.errors import ClbenchError, DataError, RecordError
-from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Ended, Grid, Status, if_open, job_config, train_run
+from clbench.errors import ClbenchError, RecordError
+from clbench.events import Ended, Event, Observer, Said
+from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
 from clbench.execution.signals import STOPPING, stopping_on_signals
+from clbench.records.environment import environment
 from clbench.records.folder import RunFolder
-from clbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess
-
-    from clbench.screen import Screen
-    from clbench.tracking.tracker import Tracker
 
 # For what a process has begun to write.
 _SECONDS_TO_END = 10.0
@@ -38,36 +30,33 @@ _SECONDS_TO_END = 10.0
 class _Child:
     """A run in a process of its own; `status` is what it said of itself at its end, None before."""
 
-    spec: RunSpec
+    job: Job
     process: "ForkServerProcess"
     status: Status | None = None
 
 
-def several_at_once(
-    grid: Grid,
-    specs: Sequence[RunSpec],
-    patience: float,
-    tracker: "Tracker",
-    screen: "Screen",
-    stop: threading.Event,
-) -> Iterator[Ended]:
-    """As `_one_by_one`. A process that is killed takes no other with it; its run is tried once more."""
-    context = _prepared_context()
+def processes(
+    jobs: Sequence[Job], observer: Observer, stop: threading.Event, patience: float, *, at_once: int
+) -> Iterator[tuple[Job, Status]]:
+    """An executor, see `grid.Executor`, for so many runs at once.
+
+    A process that is killed takes no other with it; its run is tried once more.
+    """
+    context = multiprocessing.get_context("forkserver")
     halt = context.RawValue("b", 0)
-    objects = {"tracker": tracker, "screen": screen}
-    left, children, room = deque(specs), dict[Connection, _Child](), grid.jobs
+    left, children, room = deque(jobs), dict[Connection, _Child](), at_once
     killed: set[str] = set()
     try:
         while left or children:
             halt.value = stop.is_set()
             while left and not stop.is_set() and len(children) < room:
-                spec = left.popleft()
-                status = if_open(grid, spec, patience, tracker, screen, lambda *_: "open")
+                job = left.popleft()
+                status = job.look(observer.hear, patience)
                 if status == "open":
-                    connection, process = _start(context, grid, spec, halt)
-                    children[connection] = _Child(spec, process)
+                    connection, process = _start(context, job, halt)
+                    children[connection] = _Child(job, process)
                 else:
-                    yield spec, status
+                    yield job, status
             if stop.is_set() and not children:
                 # The last run may have been found recorded meanwhile, and then nothing is left.
                 if left:
@@ -76,26 +65,27 @@ def several_at_once(
             for ready in wait(list(children), timeout=SECONDS_BETWEEN_REPORTS):
                 connection = cast(Connection, ready)
                 child = children[connection]
-                if _heard(connection, child, objects):
+                if _heard(connection, child, observer):
                     continue
                 del children[connection]
                 child.process.join()
-                spec = child.spec
+                job = child.job
                 if child.status is not None:
-                    yield spec, child.status
+                    yield job, child.status
                 elif stop.is_set():
-                    yield spec, "stopped"
-                elif spec.run_id in killed:
-                    _record_killed(grid, spec, tracker, screen)
-                    yield spec, "failed"
+                    yield job, "stopped"
+                elif job.run_id in killed:
+                    observer.hear(_recorded_as_killed(job))
+                    yield job, "failed"
                 else:
-                    killed.add(spec.run_id)
-                    left.append(spec)
+                    killed.add(job.run_id)
+                    left.append(job)
                     room = max(1, min(room, len(children) + 1) - 1)
-                    screen.warn(
-                        f"the process of {spec.method} seed {spec.seed} was killed, perhaps for want of memory; going "
-                        f"on with {room} at once, and with it last"
+                    said = (
+                        "its process was killed, perhaps for want of memory; going on with "
+                        f"{room} at once, and with it last"
                     )
+                    observer.hear(Said(job.run_id, said))
     finally:
         # Nobody is left here, unless we were interrupted in the midst of it.
         for connection, child in children.items():
@@ -107,129 +97,80 @@ def several_at_once(
             child.process.kill()
 
 
-def _prepared_context() -> "ForkServerContext":
-    """Makes processes that have imported everything; Ctrl-C and the like are for us, not for what makes them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+def _prepare(context: "ForkServerContext") -> None:
+    """Starts what makes processes, which has imported everything; Ctrl-C and the like are for us, not for it."""
+    context.set_forkserver_preload([__name__, "clbench.runs.runner"])
+    # Python lets no other thread set signals, and a notebook may call from one.
+    numbers = STOPPING if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         forkserver.ensure_running()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return context
 
 
-def _start(
-    context: "ForkServerContext", grid: Grid, spec: RunSpec, halt: Any
-) -> tuple[Connection, "ForkServerProcess"]:
+def _start(context: "ForkServerContext", job: Job, halt: Any) -> tuple[Connection, "ForkServerProcess"]:
+    _prepare(context)
     ours, theirs = context.Pipe(duplex=False)
-    set_up = _SetUp(sys.argv, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
-    given = (grid.device, grid.output, grid.load, grid.jobs)
-    # What config.json says of the code is what was there when the command began.
-    config = job_config(grid, spec)
     # In a piece, so that code of the user's which does not load any more is no end of the process.
-    packed = pickle.dumps(spec)
-    process = context.Process(target=_run_in_child, args=(theirs, halt, set_up, given, packed, config))
+    packed = pickle.dumps(replace(job, environment=environment()))
+    process = context.Process(target=_run_in_child, args=(theirs, halt, job.run_id, packed))
     process.start()
     # So that the end of the process is the end of the pipe.
     theirs.close()
     return ours, process
 
 
-def _heard(connection: Connection, child: _Child, objects: dict[str, Any]) -> bool:
-    """Does what a child asks for; False at the end of it."""
+def _heard(connection: Connection, child: _Child, observer: Observer) -> bool:
+    """Hands on what a child says, an event or at last its status; False when there is no more."""
     try:
-        name, method, arguments = connection.recv()
+        said: Event | str = connection.recv()
     except (EOFError, OSError):
         return False
-    if not name:
-        child.status = method
-        if arguments:
-            objects["screen"].run_ended(child.spec, method, arguments)
-        return True
-    try:
-        getattr(objects[name], method)(*arguments)
-    except ClbenchError as error:
-        objects["screen"].warn(str(error))
+    if isinstance(said, str):
+        child.status = cast(Status, said)
+    else:
+        observer.hear(said)
     return True
 
 
-def _record_killed(grid: Grid, spec: RunSpec, tracker: "Tracker", screen: "Screen") -> None:
+def _recorded_as_killed(job: Job) -> Ended:
     reason = "its process was killed, perhaps for want of memory"
-    folder = RunFolder(grid.output, spec.run_id)
+    folder = RunFolder(job.output, job.run_id)
+    has_record = False
     try:
         with folder.lease() as is_ours:
             if is_ours and folder.status == "running":
                 folder.resume()
                 folder.set_status("failed", reason)
-                tracker.close(folder.config(), folder)
+                has_record = True
     except RecordError as error:
         reason += f"; {error}"
-    screen.run_ended(spec, "failed", reason)
+    return Ended(job.run_id, "failed", reason, has_record)
 
 
-class _Remote:
-    """Stands for an object of the first process: what is called here is done there, later; it returns nothing."""
-
-    def __init__(self, name: str, connection: Connection) -> None:
-        self._name = name
-        self._connection = connection
-
-    def __getattr__(self, method: str) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            # The first process may be gone; then this one is told to stop as well.
-            with contextlib.suppress(OSError):
-                self._connection.send((self._name, method, arguments))
-
-        return call
-
-
-@dataclass(frozen=True)
-class _SetUp:
-    """What a process takes over from the first."""
-
-    arguments: list[str]
-    threads: int
-    deterministic: bool
-
-    def apply(self) -> None:
-        sys.argv = self.arguments
-        torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic)
-
-
-def _run_in_child(
-    connection: Connection,
-    halt: Any,
-    set_up: _SetUp,
-    given: tuple[torch.device, Path, Callable[[], ImageSet], int],
-    packed: bytes,
-    config: Mapping[str, Any],
-) -> None:
+def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes) -> None:
     """Trains one run in this process, until it, the first process, or whoever sends a signal says stop."""
     stop = threading.Event()
-    tracker: Any = _Remote("tracker", connection)
-    screen: Any = _Remote("screen", connection)
+
+    def send(said: Event | Status) -> None:
+        # The first process may be gone; then this one is told to stop as well.
+        with contextlib.suppress(OSError):
+            connection.send(said)
+
     status: Status = "failed"
-    reason = ""
     with stopping_on_signals(stop):
-        set_up.apply()
         threading.Thread(target=_set_with_parent, args=(stop,), daemon=True).start()
-        train = partial(train_run, config=config, should_stop=lambda: stop.is_set() or bool(halt.value))
         try:
-            device, output, load, jobs = given
-            spec: RunSpec = pickle.loads(packed)
-            images = load()
-            if images.sha256 != spec.data["sha256"]:
-                raise DataError(f"the data {images.source} have changed since the command began; give it again")
-            status = if_open(Grid(device, output, images, load, jobs), spec, 0.0, tracker, screen, train)
+            job: Job = pickle.loads(packed)
+            status = job.run(send, lambda: stop.is_set() or bool(halt.value))
         except KeyboardInterrupt:
             status = "stopped"
         except Exception as error:
             reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(OSError):
-        connection.send(("", status, reason))
+            send(Ended(run_id, "failed", reason, has_record=False))
+    send(status)
 
 
 def _set_with_parent(stop: threading.Event) -> None:

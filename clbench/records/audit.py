@@ -58,6 +58,7 @@ class Finding:
         if run.status == "running":
             whole = "no digests while it runs"
         who = f"{self.folder}: {run.suite}, {run.method} seed {run.seed}, {run.status}"
+        who += "" if run.measured_on == "test" else f", measured on {run.measured_on} images"
         numbers = ", ".join(f"{name}={value:.6g}" for name, value in self.metrics.items())
         verdict = "holds" if self.holds else f"does not hold: {'; '.join(self.faults)}"
         return f"{who}: {verdict}; {whole}" + (f"; {numbers}" if numbers else "")
@@ -114,13 +115,26 @@ def _table_faults(run: RecordedRun) -> Iterator[str]:
         yield "tasks.csv holds a negative number"
     if run.status == "finished" and learned != n_tasks:
         yield f"it is recorded as finished, but learned {learned} of {n_tasks} tasks"
-    images = _of(run, "data").get("test_images")
-    # Tasks of classes have test images of their own, whose number is not recorded.
-    if isinstance(images, int) and images > 0 and _of(run, "suite_settings").get("scenario") in ("permuted", "rotated"):
+    images = _images_measured_on(run)
+    if images:
         correct = matrix[~np.isnan(matrix)] * images
         odd = correct[np.abs(correct - np.rint(correct)) > _ROUNDING * images]
         if len(odd):
-            yield f"accuracy_matrix.csv has {odd[0] / images!r}, which is no share of {images:,} test images"
+            what = f"{images:,} {run.measured_on} images"
+            yield f"accuracy_matrix.csv has {odd[0] / images!r}, which is no share of {what}"
+
+
+def _images_measured_on(run: RecordedRun) -> int:
+    """How many images each task is measured on; 0 where a record does not say."""
+    suite, data = _of(run, "suite_settings"), _of(run, "data")
+    # Tasks of classes have images of their own, whose number is not recorded.
+    if suite.get("scenario") not in ("permuted", "rotated"):
+        return 0
+    if run.measured_on == "test":
+        images = data.get("test_images")
+        return images if isinstance(images, int) and images > 0 else 0
+    images, share = data.get("train_images"), suite.get("validation_share")
+    return round(images * share) if isinstance(images, int) and isinstance(share, float) else 0
 
 
 def _capacity_faults(run: RecordedRun) -> Iterator[str]:

@@ -4,6 +4,8 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -35,6 +37,28 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Environment:
+    """The code that runs and what it runs with.
+
+    Attributes:
+        commit, changes: see `git_state`.
+        versions: see `package_versions`.
+        text: see `environment_text`.
+    """
+
+    commit: str
+    changes: str | None
+    versions: Mapping[str, str]
+    text: str
+
+
+@cache
+def environment() -> Environment:
+    """What this process found; looking takes as long as a small task."""
+    return Environment(*git_state(), package_versions(), environment_text())
+
+
 def environment_text() -> str:
     """The machine and every installed package, one per line."""
     lines = [
@@ -44,7 +68,12 @@ def environment_text() -> str:
         f"python: {platform.python_version()}",
         "",
     ]
-    packages = {dist.metadata["Name"]: dist.version for dist in distributions() if dist.metadata["Name"]}
+    packages = {}
+    for found in distributions():
+        # Every look at it reads the package's whole description.
+        metadata = found.metadata
+        if metadata["Name"]:
+            packages[metadata["Name"]] = metadata["Version"]
     return "\n".join([*lines, *(f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower))]) + "\n"
 
 

@@ -14,8 +14,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+def write_whole(path: Path, *parts: bytes | memoryview, to_disk: bool = True) -> None:
     """Writes a file, part after part, whole or not at all: what was there before stays until the new one is on disk.
+
+    Args:
+        path: of the file.
+        parts: of its content.
+        to_disk: whether it must survive a power cut; if not, the system writes it when it likes.
 
     Raises:
         OSError: if it cannot be written.
@@ -27,11 +32,25 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
         with os.fdopen(handle, "wb") as file:
             file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
+            if to_disk:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def to_disk(path: Path) -> None:
+    """Makes what was written to a file survive a power cut.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def content_of(folder: Path, name: str) -> bytes:

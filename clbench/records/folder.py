@@ -25,13 +25,13 @@ recorded before there were seals have none.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import RecordError
-from clbench.records.files import content_of, files_below, now, one_line, write_whole
+from clbench.records.files import content_of, files_below, now, one_line, to_disk, write_whole
 from clbench.records.format import (
     OPTIONAL_FILES,
     OWN_FILES,
@@ -194,6 +194,8 @@ class RunFolder:
         if weights_sha256:
             content["weights_sha256"] = weights_sha256
         # The tables of a run that goes on will change, and not all at the same instant.
+        if has_ended:
+            self._to_disk()
         content["sha256"] = self._digests() if has_ended else {}
         self.write("status.json", status_text(content))
 
@@ -209,19 +211,23 @@ class RunFolder:
 
         frame = pd.DataFrame(matrix, columns=list(task_columns(matrix.shape[1])))
         frame.insert(0, "tasks_learned", range(matrix.shape[0]))
-        self.write("accuracy_matrix.csv", frame.to_csv(index=False))
-        self.write("tasks.csv", pd.DataFrame(tasks, columns=list(TASK_COLUMNS)).to_csv(index=False))
-        if capacity:
-            self.write("capacity.csv", capacity_table(capacity).to_csv(index=False))
+        tables = {
+            "accuracy_matrix.csv": frame,
+            "tasks.csv": pd.DataFrame(tasks, columns=list(TASK_COLUMNS)),
+            **({"capacity.csv": capacity_table(capacity)} if capacity else {}),
+        }
+        for name, table in tables.items():
+            # A run goes on from its checkpoint. What it shows meanwhile need not survive a power cut.
+            self.write_bytes(name, table.to_csv(index=False).encode(), to_disk=False)
 
     def write(self, name: str, text: str) -> None:
         """Writes one text file as `write_bytes` does."""
         self.write_bytes(name, text.encode())
 
-    def write_bytes(self, name: str, content: bytes) -> None:
+    def write_bytes(self, name: str, content: bytes, *, to_disk: bool = True) -> None:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
         try:
-            write_whole(self.path / name, content)
+            write_whole(self.path / name, content, to_disk=to_disk)
         except OSError as error:
             raise RecordError(f"{self.path / name} cannot be written ({error.strerror})") from None
 
@@ -230,6 +236,21 @@ class RunFolder:
         paths = [self.path / name for name in (*REQUIRED_FILES, *OPTIONAL_FILES, *files_below(self.path, OWN_FILES))]
         return [path for path in paths if path.is_file() and not path.is_symlink()]
 
+    def _to_disk(self) -> None:
+        for path in self.files():
+            try:
+                to_disk(path)
+            except OSError as error:
+                raise RecordError(f"{path} cannot be written ({error.strerror})") from None
+
     def _digests(self) -> dict[str, str]:
         recorded = [path.relative_to(self.path).as_posix() for path in self.files() if path.name != "status.json"]
         return {name: hashlib.sha256(content_of(self.path, name)).hexdigest() for name in recorded}
+
+
+def all_recorded(root: Path, run_ids: Sequence[str]) -> bool:
+    """Whether all of these runs have ended well, as far as their status.json says."""
+    try:
+        return all(RunFolder(root, run_id).status == "finished" for run_id in run_ids)
+    except RecordError:
+        return False

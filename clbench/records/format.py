@@ -129,6 +129,11 @@ def format_of(config: Any, path: Path) -> int:
     return found
 
 
+def measured_on(config: Mapping[str, Any]) -> str:
+    """The images that a recorded run was measured on; one that does not say it was measured on test images."""
+    return str(config.get("measured_on", "test"))
+
+
 def check_config(config: Any) -> None:
     """Checks what config.json holds, as far as readers rely on it."""
     types = {"suite": str, "method": str, "seed": int, "modified": bool, "run_id": str, "suite_settings": dict}
@@ -139,6 +144,8 @@ def check_config(config: Any) -> None:
     for key in ("versions", "data", "overrides", "method_settings"):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f"expected {key} to be an object, but got {config[key]!r}")
+    if measured_on(config) not in ("test", "validation"):
+        raise ValueError(f"expected measured_on to be test or validation, but got {config['measured_on']!r}")
     _check_shown(config)
     settings = [name for key in ("suite_settings", "method_settings", "overrides") for name in config.get(key) or {}]
     for key, text in (

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from clbench.errors import SettingError
 from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import find_method, method_names
+from clbench.records.format import measured_on
 from clbench.suites.settings import base_name
 from clbench.suites.suite import Suite
 
@@ -48,6 +49,8 @@ def recorded_identity(config: Mapping[str, Any]) -> dict[str, Any]:
         **of_method,
         "device": config["device"].partition(":")[0],
         "data_sha256": config["data"]["sha256"],
+        # Added later, and left out where it is what all runs were before.
+        **({} if measured_on(config) == "test" else {"measured_on": config["measured_on"]}),
     }
 
 

@@ -19,6 +19,7 @@ from clbench.records.format import (
     check_config,
     check_digest,
     format_of,
+    measured_on,
     parse_capacity,
     parse_matrix,
     parse_status,
@@ -79,6 +80,11 @@ class RecordedRun:
     def seed(self) -> int:
         """The seed."""
         return int(self.config["seed"])
+
+    @property
+    def measured_on(self) -> str:
+        """The images that accuracy was measured on: `test`, or `validation` for a trial of a search."""
+        return measured_on(self.config)
 
     @property
     def is_modified(self) -> bool:

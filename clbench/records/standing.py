@@ -19,6 +19,7 @@ class Standing:
     Attributes:
         run_id, suite, method, seed: which run.
         is_modified: whether it overrides the suite's or the method's own setting.
+        measured_on: the images that accuracy is measured on, `test` or `validation`; empty where it is not known.
         status: `finished`, `failed` or `stopped`, as recorded; `running` while a process works on it, `cut off` if
             that process is gone; `damaged` if its files cannot be read.
         learned, n_tasks: tasks learned so far, of how many.
@@ -30,6 +31,7 @@ class Standing:
     method: str
     seed: str
     is_modified: bool
+    measured_on: str
     status: str
     learned: int
     n_tasks: int
@@ -46,14 +48,14 @@ def _standing(root: Path, path: Path) -> Standing:
     try:
         run = read_run(path)
     except RecordError as error:
-        return Standing(path.name, "", "", "", False, "damaged", 0, 0, str(error))
+        return Standing(path.name, "", "", "", False, "", "damaged", 0, 0, str(error))
     status, detail = run.status, run.reason
     if status == "running":
         folder = RunFolder(root, path.name)
         with folder.lease() as is_free:
             status, detail = ("cut off", detail) if is_free else ("running", folder.holder)
     n_tasks = run.accuracy_matrix.shape[1]
-    who = (path.name, run.suite, run.method, str(run.seed), run.is_modified)
+    who = (path.name, run.suite, run.method, str(run.seed), run.is_modified, run.measured_on)
     return Standing(*who, status, len(run.tasks), n_tasks, detail)
 
 
@@ -71,7 +73,10 @@ def status_table(found: list[Standing]) -> "Table":
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for item in found:
         tasks = f"{item.learned}/{item.n_tasks}" if item.n_tasks else ""
-        method = item.method + (" (modified)" if item.is_modified else "")
+        marks = ["modified"] if item.is_modified else []
+        if item.measured_on == "validation":
+            marks.append("on validation images")
+        method = item.method + (f" ({', '.join(marks)})" if marks else "")
         row = [item.run_id, item.suite, method, item.seed, tasks, item.status]
         # Text, not str: a name like [red] is a name, not markup.
         table.add_row(*map(Text, row))

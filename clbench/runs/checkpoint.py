@@ -1,14 +1,13 @@
 """The checkpoint of a run: everything that is needed to go on after the last task learned.
 
-One file, replaced as a whole: the new one is written beside it, synced and renamed, so that the old one is there
-until the new one is. It starts with a line that names the format and the SHA-256 of the rest, which is checked before
+One file, replaced as a whole: the new one is written beside it, synced and renamed, so that one of them is there
+whatever happens. It starts with a line that names the format and the SHA-256 of the rest, which is checked before
 anything is read, and reading executes nothing (`weights_only`). Random streams need no place in it: each purpose has
 its own, and every task starts its own from the run's seed (`seeding.py`).
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     head = f"{FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode()
     try:
         write_whole(path, head, content)
-        _sync_folder(path.parent)
     except OSError as error:
         raise RecordError(f"the checkpoint {path} cannot be written ({error.strerror})") from None
 
@@ -95,12 +93,3 @@ def check_plain(value: Any, where: str) -> None:
             check_plain(inner, where)
     elif not isinstance(value, _PLAIN):
         raise RecordError(f"a checkpoint holds tensors, numbers and strings only, but {where} is a {type(value)}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,13 +1,11 @@
 """What config.json says of a run: its settings, and what a reader needs to trace and repeat it."""
 
-import shlex
 import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
 from clbench.data.streams import Stream
 from clbench.methods.table import find_method
-from clbench.records.environment import git_state, package_versions, processor_name
+from clbench.records.environment import Environment, environment, processor_name
 from clbench.runs.samples import sample_images
 from clbench.runs.spec import RunSpec
 from clbench.suites.files import SUITES
@@ -18,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def config_of(
-    spec: RunSpec, device: "torch.device", stream: Stream, jobs: int = 1, command: str = ""
+    spec: RunSpec,
+    device: "torch.device",
+    stream: Stream,
+    jobs: int = 1,
+    command: str = "",
+    found: Environment | None = None,
 ) -> dict[str, Any]:
     """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
 
@@ -27,11 +30,12 @@ def config_of(
         device: that it trains on.
         stream: its tasks.
         jobs: runs that the same command trains at once.
-        command: what the runs were asked for by; empty for the command line.
+        command: what the runs were asked for by.
+        found: the code that runs and what it runs with. None looks.
     """
     import torch
 
-    commit, changes = git_state()
+    found = found or environment()
     return {
         **spec.recorded,
         "run_id": spec.run_id,
@@ -50,11 +54,11 @@ def config_of(
         "threads": torch.get_num_threads(),
         "jobs": jobs,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": package_versions(),
-        "git_commit": commit,
-        "git_dirty": None if changes is None else bool(changes),
-        "git_changes": changes or "",
-        "command": command or command_line(),
+        "versions": dict(found.versions),
+        "git_commit": found.commit,
+        "git_dirty": None if found.changes is None else bool(found.changes),
+        "git_changes": found.changes or "",
+        "command": command,
         "host": socket.gethostname(),
     }
 
@@ -65,8 +69,3 @@ def _said_of(suite: Suite) -> dict[str, Any]:
         return {}
     found = suite.model_dump(mode="json", include={"published", "goals"})
     return {key: value for key, value in found.items() if value}
-
-
-def command_line() -> str:
-    """The command that runs, for a shell; bytes of it that are no text are written as escapes."""
-    return shlex.join(["clbench", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()

@@ -5,18 +5,17 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from clbench import metrics
 from clbench.data import ImageSet
-from clbench.data.streams import make_stream
+from clbench.data.streams import Stream
 from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
 from clbench.methods.method import EVALUATION_BATCH, Method, Workplace, images_to_train
 from clbench.methods.table import find_method
-from clbench.records.environment import environment_text
 from clbench.records.folder import RunFolder
 from clbench.records.result import RunResult
 from clbench.records.samples import sample_strip
@@ -33,12 +32,11 @@ if TYPE_CHECKING:
 
 def train(
     spec: RunSpec,
-    images: ImageSet,
+    images: ImageSet | Stream,
     device: torch.device,
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-    split: Literal["test", "validation"] = "test",
     saved: Mapping[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> Method:
@@ -46,12 +44,11 @@ def train(
 
     Args:
         spec: what to run.
-        images: its data.
+        images: its data, or the stream that was made of them.
         device: where.
         on_task: called with the result so far, first before any training, then after every task.
         on_progress: called after every batch.
         should_stop: asked after every batch.
-        split: the images that accuracy is measured on; a search for hyper-parameters must not see the test images.
         saved: the state to go on from, as an interrupted run handed it to `save`; bit for bit as if uninterrupted.
         save: called with the state after every task, before `on_task`.
 
@@ -64,11 +61,9 @@ def train(
     """
     keep_freed_memory()
     check_unchanged(spec)
-    seeds = RandomStreams(spec.seed)
-    stream = make_stream(spec.suite, images, seeds)
-    if split == "validation":
-        stream = stream.measured_on_validation()
-    method = find_method(spec.method)(spec.settings, Workplace(spec.suite, stream, seeds, device, spec.precision))
+    stream = images if isinstance(images, Stream) else spec.stream(images)
+    workplace = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
+    method = find_method(spec.method)(spec.settings, workplace)
     progress = Progress(n_tasks=len(stream.tasks), images_total=images_to_train(method, stream.tasks))
     watch = Watch(progress, on_progress, should_stop)
     method.prepare(observers=[watch])
@@ -110,7 +105,8 @@ def train(
             }
         )
         result.capacity += method.capacity()
-        if method.resumes:
+        # Nothing is left to go on with after the last task.
+        if method.resumes and result.learned < n_tasks:
             save({"method": method.state_dict(), "result": result.state()})
         on_task(result)
     return method
@@ -160,10 +156,11 @@ def accuracy(method: Method, task: "Task") -> float:
 
 def execute(
     spec: RunSpec,
-    images: ImageSet,
+    stream: Stream,
     device: torch.device,
     folder: RunFolder,
     config: Mapping[str, Any],
+    environment: str,
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
@@ -174,9 +171,10 @@ def execute(
     warning says what, and the run begins anew.
 
     Args:
-        spec, images, device: what is trained, on what and where.
+        spec, stream, device: what is trained, on what and where.
         folder: of the run.
         config: the content of its config.json.
+        environment: the text of its environment.txt.
         on_task, on_progress, should_stop: as for `train`.
 
     Raises:
@@ -191,8 +189,8 @@ def execute(
         )
     saved = _resumable(folder, config, spec.files)
     if saved is None:
-        folder.begin(config, environment_text(), spec.files)
-        _, samples = sample_images(make_stream(spec.suite, images, RandomStreams(spec.seed)))
+        folder.begin(config, environment, spec.files)
+        _, samples = sample_images(stream)
         if samples is not None:
             folder.write_bytes("samples.png", sample_strip(samples))
         # A run that fails before anything was measured leaves whole, empty tables.
@@ -209,7 +207,7 @@ def execute(
         save_checkpoint(folder.checkpoint, {"run_id": config["run_id"], **state})
 
     try:
-        method = train(spec, images, device, record, on_progress, should_stop, saved=saved, save=save)
+        method = train(spec, stream, device, record, on_progress, should_stop, saved=saved, save=save)
         learned = {**method.state_dict()["model"], **method.extra_state()}
         folder.set_status("finished", weights_sha256=weights_digest(learned))
     except BaseException as error:

@@ -1,6 +1,5 @@
 """Sample images of the tasks, which a record keeps to show what was trained on."""
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from clbench.data.streams import Stream
@@ -30,12 +29,10 @@ def sample_images(stream: Stream) -> "tuple[dict[str, Any], Tensor | None]":
     rows = []
     for task in tasks:
         # Round after round, so that every class is there before one is there twice.
-        turns: list[tuple[int, int, int]] = []
-        seen: Counter[int] = Counter()
-        for place, label in enumerate(task.test.targets):
-            turns.append((seen[label], label, place))
-            seen[label] += 1
-        chosen = [place for *_, place in sorted(turns)[:n_images]]
+        by_class = task.test.labels.argsort(stable=True)
+        labels = task.test.labels[by_class]
+        rounds = torch.arange(len(labels)) - torch.searchsorted(labels, labels)
+        chosen = by_class[rounds.argsort(stable=True)[:n_images]]
         images = task.test.images[task.test.indices[chosen]].to(torch.float32).div(255)
         shown = task.test.change(images)
         if max(height, width) > _LARGEST_SIDE:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from clbench.data import ImageSet, is_path, stand_in
-from clbench.data.streams import classes_per_task
+from clbench.data.streams import Stream, classes_per_task, make_stream
 from clbench.errors import MissingSettingError, SettingError
 from clbench.methods.own import BROUGHT, bring
 from clbench.methods.settings import TrainingSettings
@@ -23,10 +23,12 @@ from clbench.networks.table import is_own, origin_of, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
 from clbench.runs.network import Sample, sample_network
+from clbench.seeding import RandomStreams
 from clbench.suites.settings import base_name
 from clbench.suites.suite import OVERRIDABLE, Suite, unknown_setting
 
 Precision = Literal["float32", "bfloat16"]
+MeasuredOn = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class RunSpec:
         files: the user's files that the run is made of, by the names under which the run folder keeps them.
         of_method: what says which code a method is that is not ours: the digest of its modules, or a version.
         reference: where a method of the user's is found; empty for others.
+        measured_on: the images that accuracy is measured on. A search for hyper-parameters must not see test images.
     """
 
     suite: Suite
@@ -61,6 +64,7 @@ class RunSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     of_method: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
+    measured_on: MeasuredOn = "test"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class of the settings may be the user's, which another process must load first.
@@ -86,7 +90,17 @@ class RunSpec:
             "precision": self.precision,
             "device": self.device,
             "data": dict(self.data),
+            **({} if self.measured_on == "test" else {"measured_on": self.measured_on}),
         }
+
+    def stream(self, images: ImageSet) -> Stream:
+        """The tasks; where the run is measured on validation images, those stand in the place of the test images.
+
+        Raises:
+            SettingError: if the data set has too few classes or images for the suite.
+        """
+        made = make_stream(self.suite, images, RandomStreams(self.seed))
+        return made if self.measured_on == "test" else made.measured_on_validation()
 
     @property
     def run_id(self) -> str:
@@ -105,6 +119,7 @@ def make_specs(
     *,
     files: Mapping[str, bytes] | None = None,
     leave_out: Callable[[str], None] | None = None,
+    measured_on: MeasuredOn = "test",
 ) -> list[RunSpec]:
     """The grid of runs, seed by seed, so that a comparison is complete early.
 
@@ -118,6 +133,7 @@ def make_specs(
         precision, device: how and where to train.
         files: the user's files that the suite was read from, by name.
         leave_out: told why a method cannot run here, which is then left out; None refuses it.
+        measured_on: the images that accuracy is measured on.
 
     Raises:
         SettingError: for an unknown method or setting, a value that does not fit, a method that cannot run on the
@@ -176,6 +192,7 @@ def make_specs(
                     _together(files or {}, found.files, method_files),
                     code,
                     BROUGHT[base_name(name)].reference if base_name(name) in BROUGHT else "",
+                    measured_on,
                 )
             )
     return specs

@@ -2,22 +2,24 @@
 
 A search trains the first few tasks of a suite with a seed that is none of the suite's, and measures on the
 validation images; the test images are never looked at. Which settings are tried stands in a TOML file, one list of
-trials per method; what came out is appended to a CSV file, trial by trial, so that an interrupted search goes on.
-Choosing from the log is left to a person, who writes the choice and its reason into the suite.
+trials per method. A trial is a run like any other, recorded in a run folder. What came out is appended to a CSV file,
+trial by trial. Choosing from the log is left to a person, who writes the choice and its reason into the suite.
 """
 
 import csv
 import json
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from pydantic import ValidationError
 
-from clbench.errors import RecordError, SettingError, unknown_name, why_unreadable
+from clbench.errors import DivergenceError, RecordError, SettingError, unknown_name, why_unreadable
+from clbench.events import Ended, Event
+from clbench.records.reading import RecordedRun, read_run
 from clbench.suites.published import Search
 from clbench.suites.settings import setting_error
 from clbench.suites.suite import Suite
@@ -94,54 +96,72 @@ def _read_grid(suite: Suite, path: Path) -> Grid:
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of the log.
+    """A run that a search tries, measured on validation images.
 
     Attributes:
-        spec: the run that was tried.
-        settings: what the grid set.
-        row: the values of `LOG_COLUMNS`, or None if the log had it already.
+        spec: the run.
+        settings: what the grid sets.
     """
 
     spec: "RunSpec"
     settings: Mapping[str, Any]
-    row: Mapping[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        """What tells it from the method's other trials."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings.items())
+
+    @property
+    def logged_id(self) -> str:
+        """Its run id in the log: that of a run with the same settings on test images, as it was before trials had any.
+
+        So the trials of earlier logs count.
+        """
+        return replace(self.spec, measured_on="test").run_id
 
 
-def search(
+def plan_trials(
     suite: Suite,
     grid: Search,
     methods: list[str] | None,
     images: "ImageSet",
     precision: "Precision",
     device: "torch.device",
-    log: Path,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Trial]:
-    """Runs the trials that the log lacks, in the grid's order, and appends each when it ends.
+    files: Mapping[str, bytes] | None = None,
+) -> list[Trial]:
+    """The trials of a search, in the grid's order.
 
     Args:
         suite, grid: what to search.
         methods: of the grid's methods, which; None for all.
         images, precision, device: as for a run.
-        log: the CSV file, created when absent.
-        should_stop: asked after every batch.
+        files: the user's, that the suite was read from.
 
     Raises:
         SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another or
             trains on validation images.
-        RecordError: if the log cannot be read or written.
     """
     from clbench.runs.spec import make_specs
 
     for name in methods or []:
         if name not in grid.trials:
             raise unknown_name("method of the grid", name, grid.trials)
-    planned: list[tuple[RunSpec, dict[str, Any]]] = []
+    planned: dict[str, Trial] = {}
     for name in methods or grid.trials:
         for number, settings in enumerate(grid.trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
             try:
-                (spec,) = make_specs(suite, [name], [grid.seed], overrides, images, precision, device.type)
+                (spec,) = make_specs(
+                    suite,
+                    [name],
+                    [grid.seed],
+                    overrides,
+                    images,
+                    precision,
+                    device.type,
+                    files=files,
+                    measured_on="validation",
+                )
             except SettingError as error:
                 raise SettingError(f"trial {number} of '{name}' in the grid: {error}") from None
             if getattr(spec.settings, "train_on_validation", False):
@@ -150,62 +170,104 @@ def search(
                     "train_on_validation = false"
                 )
             # One that repeats another would be a smaller budget than it looks.
-            if spec.run_id in {earlier.run_id for earlier, _ in planned}:
+            if spec.run_id in planned:
                 raise SettingError(
                     f"trial {number} of '{name}' in the grid sets what an earlier one sets, given the suite's own "
                     "settings; change or remove it"
                 )
-            planned.append((spec, settings))
-    done = _logged(log)
-    for spec, settings in planned:
-        if spec.run_id in done:
-            yield Trial(spec, settings, None)
-            continue
-        row = _try(spec, settings, images, device, should_stop)
-        _append(log, row)
-        yield Trial(spec, settings, row)
+            planned[spec.run_id] = Trial(spec, settings)
+    return list(planned.values())
 
 
-def _try(
-    spec: "RunSpec",
-    settings: Mapping[str, Any],
-    images: "ImageSet",
-    device: "torch.device",
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
-    from clbench import __version__, metrics
-    from clbench.errors import DivergenceError
-    from clbench.records.environment import git_state
-    from clbench.records.result import RunResult
-    from clbench.runs.runner import train
+class Log:
+    """The CSV file of a search: an observer that appends a line for every trial that ends.
 
-    results: list[RunResult] = []
-    start = time.perf_counter()
+    Args:
+        path: of the file, created with the first line.
+        trials: that may end.
+        output: the folder of their run folders, from which the lines are made.
+        say: told of each line.
+        warn: told what goes wrong, which stops no trial. The same search again then makes the missing lines.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        trials: Sequence[Trial],
+        output: Path,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.path = path
+        self._trials = {trial.spec.run_id: trial for trial in trials}
+        self._output, self._say, self._warn = output, say, warn
+
+    def lacks(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those of the trials that are not in the file.
+
+        Raises:
+            RecordError: if the file is something else, or cannot be read.
+        """
+        logged = _logged(self.path)
+        return [trial for trial in trials if trial.logged_id not in logged]
+
+    def hear(self, event: Event) -> None:
+        """Appends the line of a trial that ended, unless it is there."""
+        if not isinstance(event, Ended) or event.status == "stopped" or not event.has_record:
+            return
+        trial = self._trials[event.run_id]
+        try:
+            row = row_of(trial, read_run(self._output / event.run_id))
+            if row is None:
+                return
+            # Another command may have trained it, or trains others of this search now.
+            with FileLock(self._output / ".leases" / "log.lock"):
+                if self.lacks([trial]):
+                    _append(self.path, row)
+        except (RecordError, OSError) as error:
+            self._warn(str(error))
+            return
+        self._say(
+            f"{trial.spec.method} {trial.label}: validation accuracy {row['validation_accuracy']}, free neurons "
+            f"{row['free_neurons'] or '-'}"
+        )
+
+
+def row_of(trial: Trial, run: RecordedRun) -> dict[str, Any] | None:
+    """The line of a trial, from what was recorded of it.
+
+    Seconds are those of training the tasks that it learned. None for a trial that failed for another reason than that
+    it diverged: it is to be tried again.
+    """
+    from clbench import metrics
+
     row: dict[str, Any] = dict.fromkeys(LOG_COLUMNS, "")
-    try:
-        train(spec, images, device, results.append, should_stop=should_stop, split="validation")
-        result = results[-1]
-        row["validation_accuracy"] = f"{metrics.average_accuracy(result.matrix):.6f}"
+    if run.status == "finished":
+        row["validation_accuracy"] = f"{metrics.average_accuracy(run.accuracy_matrix):.6f}"
         for metric in (metrics.learning_accuracy, metrics.forgetting):
-            value = metric(result.matrix)
+            value = metric(run.accuracy_matrix)
             row[metric.__name__] = "" if value is None else f"{value:.6f}"
-        last = [group for group in result.capacity if group["task"] == result.learned]
-        row["free_neurons"] = " ".join(f"{group['free']}/{group['units']}" for group in last)
-    except DivergenceError:
+        last = run.capacity[run.capacity["task"] == len(run.tasks)]
+        row["free_neurons"] = " ".join(
+            f"{int(free)}/{int(units)}" for free, units in zip(last["free"], last["units"], strict=True)
+        )
+    elif run.reason.startswith(DivergenceError.__name__):
         row["validation_accuracy"] = "diverged"
-    commit, dirty = git_state()
+    else:
+        return None
+    spec, config = trial.spec, run.config
     return row | {
-        "run_id": spec.run_id,
+        "run_id": trial.logged_id,
         "suite": spec.suite.name,
         "method": spec.method,
-        "settings": json.dumps(settings, sort_keys=True),
+        "settings": json.dumps(trial.settings, sort_keys=True),
         "n_tasks": spec.suite.n_tasks,
         "epochs": spec.settings.epochs,
         "seed": spec.seed,
         "precision": spec.precision,
-        "train_seconds": f"{time.perf_counter() - start:.0f}",
-        "clbench": __version__,
-        "git_commit": commit + ("+changes" if dirty else ""),
+        "train_seconds": f"{run.tasks['train_seconds'].sum():.0f}",
+        "clbench": config["versions"]["clbench"],
+        "git_commit": config["git_commit"] + ("+changes" if config["git_dirty"] else ""),
         "data_sha256": spec.data["sha256"],
     }
 

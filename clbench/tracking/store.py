@@ -23,6 +23,7 @@ from clbench.tracking.words import (
     as_param,
     as_tag,
     experiment_note,
+    experiment_of,
     invocation_note,
     invocation_table,
     run_name,
@@ -294,7 +295,8 @@ class Store:
             RecordError: if the folder does not hold a whole run.
         """
         first = read_run(folder.path)
-        experiment = self.experiment(first.suite, str(first.config.get("title", first.suite)))
+        title = str(first.config.get("title", first.suite))
+        experiment = self.experiment(*experiment_of(first.suite, title, first.measured_on))
         copies = self.held(experiment, first.run_id)
         # Read again after what the store has, so that a run that is going on is never behind it.
         recorded = read_run(folder.path)

@@ -1,4 +1,4 @@
-"""One invocation, recorded in MLflow while it trains."""
+"""One invocation, recorded in MLflow while it trains: an observer of what happens to its runs."""
 
 import shlex
 import time
@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import RecordError, TrackingError
+from clbench.errors import ClbenchError, RecordError, TrackingError
+from clbench.events import Began, Ended, Event, Learned, Over, Planned
 from clbench.records.folder import RunFolder
 from clbench.tracking.connection import first_line, import_mlflow, patience, within
 from clbench.tracking.store import STATUS, Copy, Store, place_of, points_of
+from clbench.tracking.words import experiment_of
 
 if TYPE_CHECKING:
     from clbench.records.result import RunResult
+
+_SECONDS_BETWEEN_POINTS = 2.0
 
 
 class Tracker:
@@ -34,6 +38,9 @@ class Tracker:
         self.is_behind = False
         self._parent: str | None = None
         self._open: dict[str, Any] = {}  # run id of ours -> MLflow's run
+        self._latest: dict[str, RunResult] = {}
+        self._sent: dict[str, tuple[int, float]] = {}  # how many tasks MLflow has, and when it got the last
+        self._whole: set[str] | None = None  # run ids of ours that the store holds whole, once it was asked
         import_mlflow()
         try:
             self._store = Store(uri, patience())
@@ -42,7 +49,44 @@ class Tracker:
         except Exception as error:
             self._fall_behind("does not answer", error)
 
-    def begin(self, suite: str, command: str, n_runs: int, *, title: str = "") -> None:
+    def hear(self, event: Event) -> None:
+        """Records an event.
+
+        Raises:
+            TrackingError: where a command begins, if the experiment was deleted.
+        """
+        match event:
+            case Planned():
+                self.begin(
+                    event.suite,
+                    event.command,
+                    len(event.runs),
+                    title=event.title,
+                    measured_on=event.measured_on,
+                )
+            case Over(outcome):
+                self.end(status=outcome)
+            case Began() | Learned() | Ended():
+                try:
+                    self._hear_of_run(event)
+                except ClbenchError as error:
+                    # Nothing that goes wrong here is a fault of the run.
+                    self.warn(str(error))
+
+    def _hear_of_run(self, event: Began | Learned | Ended) -> None:
+        match event:
+            case Began(config=config, result=result):
+                self.log(config, result)
+            case Learned(result=result):
+                self.log_last(event.run_id, result)
+            case Ended(status="recorded before"):
+                self.complete(RunFolder(self.output, event.run_id))
+            case Ended(has_record=True):
+                self.close(RunFolder(self.output, event.run_id))
+            case Ended():
+                self.abandon(event.run_id)
+
+    def begin(self, suite: str, command: str, n_runs: int, *, title: str = "", measured_on: str = "test") -> None:
         """Creates the experiment, if need be; the invocation's parent run comes with its first child.
 
         Args:
@@ -50,6 +94,7 @@ class Tracker:
             command: the command line of the invocation.
             n_runs: how many runs it is about.
             title: the suite's, for the experiment's description. Default: its name.
+            measured_on: the images that accuracy is measured on.
 
         Raises:
             TrackingError: if the experiment was deleted.
@@ -57,7 +102,7 @@ class Tracker:
         self._invocation = (suite, command, n_runs, time.time())
 
         def create() -> None:
-            self._experiment = self._store.experiment(suite, title or suite)
+            self._experiment = self._store.experiment(*experiment_of(suite, title or suite, measured_on))
 
         self._try(create)
 
@@ -90,15 +135,12 @@ class Tracker:
         self._try(send)
 
     def log(self, config: Mapping[str, Any], result: "RunResult") -> None:
-        """Logs where a run stands after its last task.
+        """Opens a run's MLflow run with what it knows so far.
 
-        The first call opens its MLflow run, or goes on with the one that an earlier process left of this attempt.
+        Or goes on with the one that an earlier process left of this attempt.
         """
 
         def send() -> None:
-            if config["run_id"] in self._open:
-                self._store.log(self._open[config["run_id"]], points_of(result, first=result.learned))
-                return
             points, place = points_of(result), place_of(RunFolder(self.output, config["run_id"]))
             chosen = self._store.choose(
                 self._store.held(self._experiment, config["run_id"]), points, place, digest=None
@@ -110,27 +152,42 @@ class Tracker:
                 self._store.reopen(chosen.run, config, place)
             self._open[config["run_id"]] = chosen.run
             self._store.log(chosen.run, [item for item in points if (item.name, item.step) not in chosen.points])
+            self._latest[config["run_id"]] = result
+            self._sent[config["run_id"]] = result.learned, time.monotonic()
 
         self._try(send)
 
-    def close(self, config: Mapping[str, Any], folder: RunFolder) -> None:
+    def log_last(self, run_id: str, result: "RunResult") -> None:
+        """Logs where a run stands after its last task; of short tasks, several at once."""
+        self._latest[run_id] = result
+        if time.monotonic() - self._sent.get(run_id, (0, 0.0))[1] >= _SECONDS_BETWEEN_POINTS:
+            self._try(lambda: self._send_points(run_id))
+
+    def _send_points(self, run_id: str) -> None:
+        learned, _ = self._sent[run_id]
+        result = self._latest[run_id]
+        self._store.log(self._open[run_id], points_of(result, first=learned + 1))
+        self._sent[run_id] = result.learned, time.monotonic()
+
+    def close(self, folder: RunFolder) -> None:
         """Uploads a run's files and closes it as its status.json says."""
 
         def send() -> None:
-            if config["run_id"] in self._open:
-                self._store.finish(self._open[config["run_id"]], folder)
+            if folder.path.name in self._open:
+                self._send_points(folder.path.name)
+                self._store.finish(self._open[folder.path.name], folder)
             else:
                 self._store.bring_up_to_date(folder, lambda _: self._parent_id())
 
         try:
             self._try(send)
         except RecordError:
-            self.abandon(config)
+            self.abandon(folder.path.name)
 
-    def abandon(self, config: Mapping[str, Any]) -> None:
+    def abandon(self, run_id: str) -> None:
         """Closes a run as failed without its files."""
-        if config["run_id"] in self._open:
-            run = self._open[config["run_id"]]
+        if run_id in self._open:
+            run = self._open[run_id]
             self._try(lambda: self._store.client.set_terminated(run.info.run_id, "FAILED"))
 
     def complete(self, folder: RunFolder) -> None:
@@ -139,12 +196,14 @@ class Tracker:
         Raises:
             RecordError: if the folder does not hold a whole run.
         """
-        condition = f"tags.`clbench.run_id` = '{folder.path.name}' and tags.`clbench.complete` = 'true'"
-        # A stopped or failed attempt is recorded whole as well; only a finished one will do.
-        condition += " and attributes.status = 'FINISHED'"
 
         def send() -> None:
-            if not self._store.search([self._experiment], condition):
+            if self._whole is None:
+                # A stopped or failed attempt is recorded whole as well; only a finished one will do.
+                condition = "tags.`clbench.complete` = 'true' and attributes.status = 'FINISHED'"
+                found = self._store.search([self._experiment], condition)
+                self._whole = {run.data.tags.get("clbench.run_id", "") for run in found}
+            if folder.path.name not in self._whole:
                 self._store.bring_up_to_date(folder, lambda _: self._parent_id())
 
         self._try(send)

@@ -5,8 +5,21 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clbench.records.format import measured_on
 from clbench.records.reading import RecordedRun
 from clbench.records.result import result_of
+
+
+def experiment_of(suite: str, title: str, measured: str) -> tuple[str, str]:
+    """Name and title of the experiment that runs belong to; trials of a search have one of their own.
+
+    Args:
+        suite, title: name and title of the suite.
+        measured: the images that accuracy is measured on, `test` or `validation`.
+    """
+    if measured == "test":
+        return suite, title
+    return f"{suite} (tuning)", f"{title}, trials of a search, measured on {measured} images"
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -32,6 +45,7 @@ def tags_of(config: Mapping[str, Any], place: str) -> dict[str, str]:
             for name in ("suite", "method", "seed", "run_id", "task_known_at_test", "modified", "precision")
         },
         "clbench.kind": "run",
+        "clbench.measured_on": measured_on(config),
         "clbench.folder": place,
         "clbench.scenario": config["suite_settings"]["scenario"],
         "clbench.head": config["suite_settings"]["head"],
@@ -86,6 +100,8 @@ def run_note(config: Mapping[str, Any], place: str, recorded: RecordedRun | None
         f"{settings['n_tasks']} tasks, {_plain(settings['scenario'])}, {_plain(settings['head'])} head; "
         f"{known} the task at test time."
     )
+    if measured_on(config) != "test":
+        text += f" A trial of a search: accuracy is measured on {measured_on(config)} images."
     if config["modified"]:
         changes = ", ".join(f"{key} = {as_param(value)}" for key, value in config["overrides"].items())
         text += f"\n\nModified, so it does not count as the suite's own: {_plain(changes)}."

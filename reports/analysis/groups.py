@@ -267,6 +267,8 @@ def _in_order(groups: Sequence[Group]) -> list[Group]:
 
 
 def _reason_to_leave_out(run: RecordedRun) -> str:
+    if run.measured_on != "test":
+        return f"was measured on {run.measured_on} images, for a search of hyper-parameters"
     if run.status == "running":
         return "was still running when the runs were read"
     if run.status != "finished":

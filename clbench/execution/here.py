@@ -1,0 +1,20 @@
+"""Runs one after the other, in this process."""
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from clbench.events import Observer
+from clbench.execution.job import Job, Status
+
+
+def here(
+    jobs: Sequence[Job], observer: Observer, stop: threading.Event, patience: float
+) -> Iterator[tuple[Job, Status]]:
+    """An executor, see `grid.Executor`."""
+    for job in jobs:
+        status: Status = "stopped"
+        if not stop.is_set():
+            status = job.run(observer.hear, stop.is_set, patience)
+        yield job, status
+        if status == "stopped":
+            return

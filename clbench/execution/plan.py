@@ -1,0 +1,271 @@
+"""From what a user asks for to the jobs of a command, step by step: the same for the command line and for Python."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import SettingError, shown
+from clbench.suites.files import find_suite, is_file, suite_files
+from clbench.suites.settings import base_name
+from clbench.suites.suite import Suite, absolute
+
+if TYPE_CHECKING:
+    import torch
+
+    from clbench.data import ImageSet
+    from clbench.execution.job import Job
+    from clbench.methods.method import Method
+    from clbench.runs.spec import Precision, RunSpec
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be run, as far as it is known without images.
+
+    Attributes:
+        suite: as it is found.
+        changed: the same with the overrides.
+        methods, seeds: what to run on it; methods of the user's are loaded.
+        overrides: as given.
+        files: the user's, that the suite was read from.
+        all_named: whether the user named every method. One that nobody named is left out where it cannot run.
+        data_root: where to look for the images.
+    """
+
+    suite: Suite
+    changed: Suite
+    methods: list[str]
+    seeds: list[int]
+    overrides: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    all_named: bool
+    data_root: Path | None
+
+    def images(self, warn: Warn, *, offline: bool) -> "ImageSet":
+        """The images of the suite.
+
+        Raises:
+            DataError: if they cannot be had.
+        """
+        from clbench.data import DataWarning
+
+        with shown(DataWarning, warn):
+            return self.loader(offline=offline)()
+
+    def loader(self, *, offline: bool) -> "Callable[[], ImageSet]":
+        """Reads the images, also in another process."""
+        from clbench.data import load_images
+
+        changed = self.changed
+        return partial(load_images, changed.data, self.data_root, offline=offline, image_size=changed.image_size)
+
+    def fitting(self, warn: Warn) -> list[str]:
+        """The methods that can run here, as far as it is known without images."""
+        from clbench.runs.spec import fitting
+
+        return fitting(self.suite, self.methods, self.overrides, None if self.all_named else warn)
+
+    def specs(self, images: "ImageSet", precision: "Precision", device: "torch.device", warn: Warn) -> "list[RunSpec]":
+        """The runs, checked as far as it can be done before they train.
+
+        Raises:
+            SettingError: if something does not fit.
+        """
+        from clbench.runs.spec import make_specs, unreached
+
+        specs = make_specs(
+            self.suite,
+            self.methods,
+            self.seeds,
+            self.overrides,
+            images,
+            precision,
+            device.type,
+            files=self.files,
+            # What the user names is not left out in silence, nor with a line that is easily overlooked.
+            leave_out=None if self.all_named else warn,
+        )
+        for said in unreached(specs, self.overrides):
+            warn(said)
+        # A suite that its data cannot fill is refused now rather than in every run.
+        specs[0].stream(images)
+        return specs
+
+
+def choose(
+    suite: str | Path | Suite,
+    methods: "Sequence[str | type[Method]] | None" = None,
+    seeds: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    data_root: Path | None = None,
+    *,
+    at_once: int = 1,
+) -> Choice:
+    """What a command is about.
+
+    Args:
+        suite: a name, a file, or a suite.
+        methods: names, `./file.py:Class` or classes; `"all"` for all that fit, None for the suite's.
+        seeds: None for the suite's.
+        overrides: settings to change.
+        data_root: where to look for images.
+        at_once: runs to be trained at a time, which other processes must find the methods for.
+
+    Raises:
+        SettingError: for what does not exist or does not fit.
+    """
+    from clbench.runs.spec import sorted_overrides
+
+    given = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
+    named = "" if isinstance(suite, Suite) else os.fspath(suite)
+    names = chosen_methods(methods, given, at_once=at_once)
+    changes = dict(overrides or {})
+    try:
+        changed = given.with_overrides(sorted_overrides(given, names, changes)[0]).complete()
+    except SettingError as error:
+        # Without overrides it is the file that is at fault.
+        if changes or not is_file(named):
+            raise
+        raise SettingError(f"the suite {named}: {error}") from None
+    return Choice(
+        suite=given,
+        changed=changed,
+        methods=names,
+        seeds=list(given.seeds if seeds is None else dict.fromkeys(map(int, seeds))),
+        overrides=changes,
+        files=suite_files(named) if named else {},
+        all_named=methods is not None and "all" not in methods,
+        data_root=data_root,
+    )
+
+
+def chosen_methods(
+    given: "Sequence[str | type[Method]] | None", suite: Suite, others: Sequence[str] = (), *, at_once: int = 1
+) -> list[str]:
+    """The names of the methods that are asked for, each once; those of the user's are loaded, each once.
+
+    Those that the suite lists are loaded as well: it may have settings for them.
+
+    Args:
+        given: names, references or classes; None for the suite's, `"all"` for all there are.
+        suite: whose variants count.
+        others: names that are taken beside them.
+        at_once: see `choose`.
+
+    Raises:
+        SettingError: for an unknown name, or a class that is no method.
+    """
+    from clbench.methods.own import BROUGHT, bring_class
+    from clbench.methods.table import exists, method_names, names_of, unknown_method, working_methods
+    from clbench.screen import Screen
+
+    here = Path.cwd()
+    of_suite = names_of(suite.methods, here)
+    if given is None:
+        return of_suite
+    if "all" in given:
+        working = [*working_methods(Screen(quiet=True).warn), *(name for name in of_suite if name in BROUGHT)]
+        place = list(given).index("all")
+        variants = (name for name in suite.variants if base_name(name) in working)
+        given = [*given[:place], *working, *variants, *given[place + 1 :]]
+    loaded = dict(zip(dict.fromkeys(absolute(each, here) for each in suite.methods), of_suite, strict=True))
+    named = [
+        method if isinstance(method, str) else bring_class(method, method_names(), must_be_importable=at_once > 1)
+        for method in given
+    ]
+    names = names_of(list(dict.fromkeys(loaded.get(absolute(name, here), name) for name in named)), here)
+    if not names:
+        raise SettingError("--methods names none; expected a comma-separated list, or 'all'")
+    for name in names:
+        known = exists(base_name(name)) and (name == base_name(name) or name in suite.method_settings)
+        if not known and name not in others:
+            raise unknown_method(name, [*suite.variants, *others])
+    return names
+
+
+def chosen_device(given: str) -> "torch.device":
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        SettingError: if it is not there.
+    """
+    import torch
+
+    if given == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def set_threads(threads: int | None, at_once: int, device: "torch.device", options: tuple[str, str]) -> None:
+    """Sets torch's number of threads, if it is given.
+
+    Args:
+        threads: of every run.
+        at_once: runs that train at a time.
+        device: that they train on.
+        options: what the user calls `at_once` and `threads`, such as `--jobs` and `--threads`.
+
+    Raises:
+        SettingError: if it is not given where it must be.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif at_once > 1 and device.type == "cpu":
+        many, wanted = options
+        raise SettingError(
+            f"{many}{at_once} on a CPU needs {wanted.rstrip('= ')}, the threads of each run, such as {wanted}"
+            f"{max(1, torch.get_num_threads() // at_once)} here: what is computed depends on them to the last bit, so "
+            "they are yours to say"
+        )
+
+
+def make_jobs(
+    choice: Choice,
+    specs: "Sequence[RunSpec]",
+    images: "ImageSet",
+    device: "torch.device",
+    output: Path,
+    command: str,
+    *,
+    at_once: int = 1,
+    labels: Sequence[str] = (),
+) -> "list[Job]":
+    """The jobs of a command, with torch's number of threads and its determinism as they are set now.
+
+    Args:
+        choice, specs, images: what to run.
+        device: that it trains on.
+        output: the folder of run folders.
+        command: what a record says that the runs were asked for by.
+        at_once: how many runs train at a time.
+        labels: of the runs, where method and seed do not tell them apart.
+    """
+    import torch
+
+    from clbench.execution.job import Images, Job
+    from clbench.records.environment import git_state
+
+    # A process asks once: what a record says of the code is what was there when the command began.
+    git_state()
+    # What was just read is on disk now.
+    shared = Images(choice.loader(offline=True), images)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    return [
+        Job(spec, device, output, shared, threads, deterministic, at_once, command, label)
+        for spec, label in zip(specs, labels or [""] * len(specs), strict=True)
+    ]
