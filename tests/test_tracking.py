@@ -90,7 +90,8 @@ def wanted_points(folder):
         found = [(learned, metric(array, learned)) for learned in range(1, len(tasks) + 1)]
         wanted[name] = [(step, value) for step, value in found if value is not None]
     for name in OF_EVERY_TASK:
-        wanted[name] = list(zip(tasks["task"], tasks[name], strict=True))
+        # What a method does not say is not there.
+        wanted[name] = [(step, value) for step, value in zip(tasks["task"], tasks[name], strict=True) if value == value]
     if (folder / "capacity.csv").is_file():
         capacity = pd.read_csv(folder / "capacity.csv")
         for kind in ("free", "reused", "new"):
