@@ -26,8 +26,8 @@ _WORDS = {
 
 
 _PRICED = (
-    f"Right: after the last task, with the 95 % interval (every seed where there are fewer than {SEEDS_FOR_INTERVAL}), "
-    "against training time."
+    "The last panel: after the last task, with the 95 % interval (every seed where there are fewer than "
+    f"{SEEDS_FOR_INTERVAL}), against training time."
 )
 
 
@@ -41,6 +41,7 @@ def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
         f"{_PRICED if len(groups) > 1 else ''}",
         f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
         figures.average_accuracy(groups, name),
+        figures.average_accuracy(groups, f"{name}-narrow", narrow=True),
     )
 
 
