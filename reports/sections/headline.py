@@ -11,17 +11,28 @@ from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
+from clbench.reports.sections.inference import (
+    ALONE,
+    BEST,
+    BEST_SO_FAR,
+    BEST_TESTED,
+    NOT_TESTED,
+    NOT_TOLD_APART,
+    UPPER_BOUND,
+    WORSE,
+)
 from clbench.reports.sections.provenance import images_differ, mixtures, threads_differ
 
 _WORDS = {
-    "wins": "wins: its accuracy differs from that of every other method of its kind",
-    "leads": "leads: differs from every other one of its kind that could be tested",
-    "best tested": "best tested: as leads, but one with too few seeds for a test stands higher",
-    "ties": "ties: not shown to differ from the best of its kind",
-    "below": "below: differs from the best of its kind",
-    "not tested": f"not tested: fewer than {SEEDS_FOR_INTERVAL} shared seeds",
-    "upper bound": "upper bound: sees all tasks at once, or has a network for each, and is not judged",
-    "alone": "alone: no other method of its kind",
+    BEST: "its accuracy is shown to be above that of every other method of its kind",
+    BEST_TESTED: "above every other one of its kind that could be tested",
+    BEST_SO_FAR: "as before, but one with too few seeds for a test stands higher",
+    NOT_TOLD_APART: "not shown to differ from the best of its kind, or the best itself where another is not shown to "
+    "differ from it",
+    WORSE: "shown to be below the best of its kind",
+    NOT_TESTED: f"fewer than {SEEDS_FOR_INTERVAL} shared seeds",
+    UPPER_BOUND: "sees all tasks at once, or has a network for each, and is not judged",
+    ALONE: "there is no other method of its kind",
 }
 
 
@@ -55,9 +66,11 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
     if mark and not modified:
         notes.append(f"All of these runs override: {overrides.pop()}.")
     if used:
-        meanings = "; ".join(words for word, words in _WORDS.items() if word in used)
+        meanings = " ".join(f"{word.capitalize()}: {meaning}." for word, meaning in _WORDS.items() if word in used)
         notes.insert(
-            1, f"By test, among those told the task and among the others: {meanings}. The tests: see Statistics."
+            1,
+            "Compared, by test, with the others of its kind, which like it are told the task at test, or are not. "
+            f"{meanings} The tests are under Statistics.",
         )
     if len({group.circumstances for group in groups}) > 1:
         notes.append(
@@ -70,7 +83,7 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
             Column("Method", "text", 2),
             *([Column("Overrides", "code", 2.4)] if modified else []),
             Column("Average accuracy, %", width=1.6),
-            *([Column("By test", "text", 1.1)] if used else []),
+            *([Column("Compared, by test", "text", 1.3)] if used else []),
             Column("Task known at test", "text", 0.9),
             Column("Forgetting, points", width=1.2),
             Column("Extra state", width=1.1),
