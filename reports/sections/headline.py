@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clbench.records.identity import recorded_settings
+from clbench.records.naming import overridden
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
@@ -58,13 +59,10 @@ def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
 
 def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: str, mark: str) -> Table:
     """Accuracy, how it stands by test, and its price; one row per group, by accuracy."""
-    overrides = {group.overrides for group in groups}
-    # Where all override the same, once below the table says it as well.
-    modified = bool(mark) and (len(overrides) > 1 or len(groups) == 1)
     used = [standings[group.label] for group in groups if group.label in standings]
     notes = list(_notes(groups))
-    if mark and not modified:
-        notes.append(f"All of these runs override: {overrides.pop()}.")
+    if said := overridden([group.config for group in groups], [group.label for group in groups]):
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     if used:
         meanings = " ".join(f"{word.capitalize()}: {meaning}." for word, meaning in _WORDS.items() if word in used)
         notes.insert(
@@ -81,7 +79,6 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         f"{mark}Results after the last task, by average accuracy",
         (
             Column("Method", "text", 2),
-            *([Column("Overrides", "code", 2.4)] if modified else []),
             Column("Average accuracy, %", width=1.6),
             *([Column("Compared, by test", "text", 1.3)] if used else []),
             Column("Task known at test", "text", 0.9),
@@ -93,7 +90,6 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         tuple(
             (
                 Cell(group.label, group.differs),
-                *([Cell(group.overrides)] if modified else []),
                 accuracy_cell(group.metric("average_accuracy"), "no interval"),
                 *([Cell(standings[group.label])] if used else []),
                 Cell(plain(group.is_told_the_task)),
@@ -125,8 +121,8 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
         )
     if any(group.differs for group in groups):
         yield (
-            "Where a method has a letter, its runs differ in more than the seed; what differs stands below the "
-            "name, and they are not averaged."
+            "Runs of a method that differ in more than the seed are not averaged. What differs is in the name, or "
+            "below it where it is long."
         )
     for group in groups:
         if group.departures and not group.is_modified:
