@@ -15,6 +15,7 @@ from clbench.errors import RecordError
 from clbench.methods.method import Method, Workplace, images_to_train, steps_to_train
 from clbench.methods.table import find_method
 from clbench.records.folder import RunFolder
+from clbench.records.naming import names, overridden
 from clbench.records.reading import read_run
 from clbench.runs.memory import keep_freed_memory
 from clbench.runs.spec import RunSpec
@@ -42,7 +43,9 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         table.add_column(name, justify="right", no_wrap=True)
     rates: dict[tuple[str | None, int], float] = {}
     total, to_do, done = 0.0, 0, 0
-    for spec in specs:
+    planned = [{**spec.recorded, "modified": bool(spec.overrides), "overrides": spec.overrides} for spec in specs]
+    called = names(planned)
+    for spec, named in zip(specs, called, strict=True):
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
         status, learned = _progress(RunFolder(output, spec.run_id))
@@ -57,13 +60,19 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         done += status == "recorded"
         table.add_row(
             spec.run_id,
-            Text(spec.method + (" (modified)" if spec.overrides else "")),
+            Text(named.label),
             str(spec.seed),
             str(spec.settings.epochs),
             f"{count:,}",
             f"{steps:,}",
             status or duration(seconds),
         )
+    notes = [f"{name.label} has {name.differs}" for name in dict.fromkeys(called) if name.differs]
+    if said := overridden(planned, [name.label for name in called]):
+        notes.append(said)
+    if notes:
+        table.caption = Text("\n".join(notes))
+        table.caption_justify = "left"
     screen.show(table)
     beside = f", beside {done} recorded in {output}" if done else ""
     screen.show(

@@ -38,7 +38,7 @@ def compose_across(runs: Sequence[RecordedRun], suites: Sequence[str]) -> Report
             )
         # Of a method's groups the one with most seeds; of several with as many, the one recorded first.
         by_suite[suite] = {}
-        for group in sorted(own, key=lambda group: (-len(group.runs), group.variant)):
+        for group in sorted(own, key=lambda group: (-len(group.runs), min(run.started for run in group.runs))):
             by_suite[suite].setdefault(group.method, group)
     groups = [group for found in by_suite.values() for group in found.values()]
     in_all = set.intersection(*(set(found) for found in by_suite.values()))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from clbench.errors import RecordError, SettingError
 from clbench.records.identity import FEWEST_DIGITS, recorded_settings
+from clbench.records.naming import has_settings
 from clbench.records.reading import RecordedRun
 from clbench.reports import figures
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
@@ -61,6 +62,8 @@ class Pair:
 def find_pair(runs: Sequence[RecordedRun], suite: str, first: str, second: str) -> Pair:
     """Finds what two names mean: a method, a group as the report labels it, or a run's id (or its beginning).
 
+    `ewc strength=1000` means the only group of `ewc` with that setting, whatever else its label says by now.
+
     Raises:
         SettingError: if a name means nothing or several things, or both mean the same.
         RecordError: if no run of the suite is finished.
@@ -80,17 +83,16 @@ def _find(groups: Sequence[Group], name: str) -> Group:
     labelled = [group for group in groups if group.label == name]
     if labelled:
         return labelled[0]
-    # A method without the letter of its group, where there is one group to mean.
-    method = name.removesuffix(" (modified)")
-    of_method = [group for group in groups if group.method == method and (group.is_modified or method == name)]
-    own = [group for group in of_method if not group.is_modified]
-    if len(own) == 1:
-        return own[0]
-    if of_method:
-        labels = ", ".join(f"'{group.label}'" for group in own or of_method)
-        said = "several groups of runs" if own or method != name else "no run in the suite's own setting"
+    # Labels change as runs are added. What one says stays true of its group.
+    method, *wanted = name.split() or [""]
+    meant = [group for group in groups if group.method == method and has_settings(group.config, wanted)]
+    if len(meant) == 1 and (wanted or not meant[0].is_modified):
+        return meant[0]
+    if meant:
+        labels = ", ".join(f"'{group.label}'" for group in meant)
+        said = "several groups of runs" if len(meant) > 1 else "no run in the suite's own setting"
         raise SettingError(f"'{name}' has {said}; name one of {labels}, or the id of a run")
-    if len(name) >= FEWEST_DIGITS and not own:
+    if len(name) >= FEWEST_DIGITS:
         single = [(group, run) for group in groups for run in group.runs if run.run_id.startswith(name)]
         if len(single) == 1:
             group, run = single[0]

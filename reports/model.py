@@ -80,12 +80,14 @@ class Figure:
         caption: stands below it.
         alt: what it shows, for whoever can't see it.
         svg: an SVG document of its own, with namespaces and without XML declaration.
+        narrow: the same for a narrow screen; empty where the drawing is scrolled there.
     """
 
     name: str
     caption: str
     alt: str
     svg: str
+    narrow: str = ""
 
 
 @dataclass(frozen=True)

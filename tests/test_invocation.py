@@ -142,9 +142,11 @@ def test_status_shows_a_row_per_run(clbench, run, place):
     assert run(place, "--no-report", seeds="0-1").code == 0
     outcome = clbench(place, "status")
     assert (outcome.code, outcome.err) == (0, "")
-    rows = outcome.out.splitlines()[1:]
+    rows = outcome.out.splitlines()[1:3]
+    # Once for all of them.
+    assert outcome.out.count("not the suite's own setting: ") == 1
     assert [row.split()[1:] for row in rows] == [
-        ["permuted-digits", "naive", "(modified)", seed, "2/2", "finished"] for seed in ("0", "1")
+        ["permuted-digits", "naive", seed, "2/2", "finished"] for seed in ("0", "1")
     ]
 
 
@@ -152,7 +154,8 @@ def test_a_modified_run_and_one_that_lost_its_status_are_shown_as_such(clbench, 
     write_run(tmp_path, recorded_run("naive", 0, modified=True, overrides={"epochs": 2}))
     (write_run(tmp_path, recorded_run("ewc", 1)) / "status.json").unlink()
     outcome = clbench(tmp_path, "status", "--output", tmp_path)
-    assert re.search(r"naive \(modified\) +0 +2/2 +finished", outcome.out)
+    assert re.search(r"naive +0 +2/2 +finished", outcome.out)
+    assert "permuted-mnist: not the suite's own setting: epochs=2" in " ".join(outcome.out.split())
     assert re.search(r"^ewc1 +damaged *$", outcome.out, re.MULTILINE)
     assert str(tmp_path / "ewc1" / "status.json") in outcome.out
 

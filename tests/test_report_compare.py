@@ -77,10 +77,12 @@ def test_a_page_says_what_makes_the_two_unlike_and_takes_no_modified_run_for_a_m
     runs += recorded_seeds("naive", 0.5, modified=True, overrides={"epochs": 3})
     summary = compose_comparison(find_pair(runs, SUITE, "clnp", "ewc")).summary
     assert "clnp is told the task at test and ewc is not, so clnp has the easier problem." in summary
-    with pytest.raises(SettingError, match=r"'naive' has no run in the suite's own setting; name one of 'naive \(mod"):
+    with pytest.raises(
+        SettingError, match="'naive' has no run in the suite's own setting; name one of 'naive epochs=3'"
+    ):
         find_pair(runs, SUITE, "clnp", "naive")
-    summary = compose_comparison(find_pair(runs, SUITE, "ewc", "naive (modified)")).summary
-    assert summary[-1] == "naive (modified) is not the suite's own setting: epochs=3."
+    summary = compose_comparison(find_pair(runs, SUITE, "ewc", "naive epochs=3")).summary
+    assert summary[-1] == "naive epochs=3 is not the suite's own setting: epochs=3."
 
 
 def test_two_runs_are_named_by_the_beginning_of_their_ids_and_compared_without_a_test(runs: list[RecordedRun]) -> None:
@@ -138,13 +140,16 @@ def test_what_cannot_be_compared_is_refused(recorded_seeds: MakeRuns, first: str
 
 def test_a_name_that_means_several_groups_by_now_is_answered_with_all_of_them(recorded_seeds: MakeRuns) -> None:
     runs = []
-    for epochs in (1, 2):
-        runs += recorded_seeds("ewc", 0.5, modified=True, overrides={"epochs": epochs}, run_id=f"{epochs}" * 16)
-    with pytest.raises(SettingError, match=r"several groups.*'ewc \(modified a\)', 'ewc \(modified b\)'"):
-        find_pair(runs, SUITE, "ewc (modified)", "ewc (modified b)")
-    # Where there is one, it is what the name means.
-    pair = find_pair([*runs[:1], *recorded_seeds("si", 0.4)], SUITE, "ewc (modified)", "si")
-    assert pair.first.overrides == "epochs=1"
+    for strength, momentum in ((5, 0), (70, 0), (70, 0.9)):
+        settings = {"strength": strength, "momentum": momentum}
+        runs += recorded_seeds("ewc", 0.5, method_settings=settings, run_id=f"{strength}-{momentum}")
+    with pytest.raises(
+        SettingError, match=r"several groups.*'ewc momentum=0 strength=70', 'ewc momentum=0\.9 strength=70'"
+    ):
+        find_pair(runs, SUITE, "ewc strength=70", "ewc strength=5")
+    # Where there is one, it is what the name means, whatever else its label says.
+    pair = find_pair(runs, SUITE, "ewc strength=5", "ewc momentum=0.9")
+    assert [pair.first.label, pair.second.label] == ["ewc momentum=0 strength=5", "ewc momentum=0.9 strength=70"]
 
 
 def test_without_runs_it_says_what_to_do() -> None:
@@ -216,13 +221,16 @@ def test_what_cannot_be_ranked_says_why_and_which_group_stands_for_a_method(reco
     (ranks, made) = report.sections
     assert ranks.items == ()
     assert ranks.paragraphs[0].startswith("Nothing is ranked: it takes two methods of a kind")
-    assert "one: of a method with several groups, the one with most seeds is shown: ewc (a)." in report.summary
+    assert (
+        "one: of a method with several groups, the one with most seeds is shown: ewc strength=unrecorded."
+        in report.summary
+    )
     assert (
         "1 method has runs in every suite: ewc. Upper bounds (joint and single-task) are not ranked." in report.summary
     )
     assert texts(table(report, "forgetting"))[0][0] == "ewc"
     assert [row[1] for row in texts(table(report, "runs")) if "ewc" in row[1]][::2] == [
-        "ewc (a), one float32",
+        "ewc strength=unrecorded, one float32",
         "ewc, two float32",
     ]
     assert made.name == "provenance"
@@ -231,11 +239,13 @@ def test_what_cannot_be_ranked_says_why_and_which_group_stands_for_a_method(reco
 def test_of_a_methods_groups_the_one_with_most_seeds_stands_for_it_however_late_it_was_recorded(
     recorded_seeds: MakeRuns,
 ) -> None:
-    # Groups are lettered by when they were recorded: (a) has one seed, (b) has three.
     early, *late = recorded_seeds("ewc", 0.5, 0.9, 0.91, 0.92, suite="one")
     early = replace(early, config={**early.config, "method_settings": {"strength": 7}})
     report = compose_across([early, *late], ["one"])
-    assert "one: of a method with several groups, the one with most seeds is shown: ewc (b)." in report.summary
+    assert (
+        "one: of a method with several groups, the one with most seeds is shown: ewc strength=unrecorded."
+        in report.summary
+    )
     assert "one: 1 further run in no number here; the suite's own report says which." in report.summary
     assert texts(table(report, "accuracies"))[0][-1].startswith("91.00 ±")
 

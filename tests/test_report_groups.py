@@ -123,7 +123,7 @@ def test_many_groups_are_drawn_on_several_figures_that_fit_on_a_page(counting: C
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"numbers": "0.2.0"}, "clbench=0.2.0"), ({"method_numbers": 1}, "method numbers=1")]
+    ("change", "said"), [({"numbers": "0.2.0"}, "clbench=0.2.0"), ({"method_numbers": 1}, "numbers=1")]
 )
 def test_runs_of_other_numbers_are_not_averaged(
     recorded_run: Callable[..., RecordedRun], change: dict[str, object], said: str
@@ -131,8 +131,8 @@ def test_runs_of_other_numbers_are_not_averaged(
     recorded = {"numbers": "0.1.0", "method_numbers": 0}
     runs = [recorded_run("ewc", 0, **recorded), recorded_run("ewc", 1, **recorded | change)]
     groups = select(runs, SUITE).groups
-    assert [(group.label, len(group.runs)) for group in groups] == [("ewc (a)", 1), ("ewc (b)", 1)]
-    assert groups[1].differs == said
+    assert [len(group.runs) for group in groups] == [1, 1]
+    assert f"ewc {said}" in [group.label for group in groups]
 
 
 def test_runs_of_another_version_with_the_same_numbers_are_averaged_and_marked(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -207,6 +208,19 @@ def test_no_width_makes_the_page_scroll_sideways(opened: Any, width: int) -> Non
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_on_a_phone_the_first_figure_fits_and_methods_and_accuracies_are_in_sight(opened: Any) -> None:
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    drawings = opened.find_elements("css selector", "#figure-average-accuracy .drawing")
+    (drawing,) = [found for found in drawings if found.is_displayed()]
+    assert opened.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", drawing)
+    # As large as the text around it.
+    width = opened.execute_script("return arguments[0].querySelector('svg').viewBox.baseVal.width", drawing)
+    assert drawing.find_element("css selector", "svg").rect["width"] > 1.2 * width
+    accuracy = heading(opened, "Average accuracy").rect
+    assert accuracy["x"] + accuracy["width"] < 400
+
+
 def test_without_script_the_page_holds_the_same_tables_and_the_browsers_own_titles(browser: Any, page: str) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(page)
@@ -236,6 +250,21 @@ def test_printed_and_in_the_pdf_a_long_table_repeats_its_head_on_every_page(
         pages = [page for page in done.stdout.split("\f") if page.count("run-number-") > 3]
         assert len(pages) > 1
         assert all("Started (UTC)" in " ".join(page.split()) for page in pages)
+
+
+def test_no_page_of_the_pdf_but_the_last_is_half_empty(recorded_seeds: MakeRuns, tmp_path: Path) -> None:
+    program = shutil.which("pdftoppm")
+    if program is None:
+        pytest.skip("pdftoppm is not installed")
+    methods = ("clnp", "ewc", "si", "naive", "mas", "psp", "joint")
+    runs = [run for number, name in enumerate(methods) for run in recorded_seeds(name, *[0.9 - 0.1 * number] * 3)]
+    (pdf,) = write_report(runs, "permuted-mnist", tmp_path, formats=("pdf",))
+    subprocess.run([program, "-r", "20", "-gray", str(pdf), str(tmp_path / "page")], check=True)
+    pages = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("page-*.pgm"))]
+    assert len(pages) > 3
+    # Where the last ink is, above the number of the page.
+    filled = [np.flatnonzero((page < 200).any(axis=1)[: int(0.93 * len(page))]).max() / len(page) for page in pages]
+    assert min(filled[:-1]) > 0.55, filled
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light")])

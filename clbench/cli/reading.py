@@ -52,7 +52,7 @@ def report_command(
 
 
 def compare_command(
-    first: Annotated[str, typer.Argument(help="A method, or the id of a run.")],
+    first: Annotated[str, typer.Argument(help="A method, a name of the report ('ewc strength=1000'), or a run's id.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
     suite: SuiteOption,
     reports: ReportsOption = Path("clbench-reports"),

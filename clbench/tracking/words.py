@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clbench.records.format import measured_on
+from clbench.records.naming import natural, override_words
 from clbench.records.reading import RecordedRun
 from clbench.records.result import result_of
 
@@ -23,14 +24,13 @@ def experiment_of(suite: str, title: str, measured: str) -> tuple[str, str]:
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """Method and seed, and what was changed: runs of one method are told apart by it."""
-    own = f"{config['method']}."
-    changes = sorted(config["overrides"].items(), key=lambda item: (not item[0].startswith(own), item[0]))
-    # The method's own first, because MLflow's tables cut a name off after some twenty letters.
-    shown = ", ".join(f"{key.removeprefix(own)}={as_param(value)}" for key, value in changes)
-    name = f"{config['method']} seed {config['seed']}"
-    name += f" (modified: {shown})" if shown else " (modified)" if config["modified"] else ""
-    return name if len(name) <= 120 else name[:119] + "…"
+    """Method, what was changed, and seed: `ewc strength=1000 · seed 0`.
+
+    The method's own changes come first, because MLflow's tables cut a name off after some twenty letters.
+    """
+    changes = override_words(config) or (["(modified)"] if config["modified"] else [])
+    name = " ".join([config["method"], *changes])
+    return f"{name if len(name) <= 100 else name[:99] + '…'} · seed {config['seed']}"
 
 
 def tags_of(config: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -69,7 +69,7 @@ def experiment_note(suite: str, title: str) -> str:
         "- To compare settings, tick runs of one method, choose *Compare*, and in the *Parallel Coordinates Plot* its "
         "hyper-parameters and `average_accuracy`.\n"
         "- The tag `clbench.task_known_at_test` says whether a method is told the task at test time.\n"
-        "- Runs whose name says *modified* do not have the suite's own settings."
+        "- Runs whose name has a setting, such as *epochs=3*, do not have the suite's own."
     )
 
 
@@ -84,7 +84,7 @@ TABLE_HEAD = "| run | status | average accuracy, % | forgetting, points |\n|---|
 def invocation_table(children: Iterable[Any]) -> str:
     """The runs of an invocation as a table in Markdown."""
     rows = []
-    for child in sorted(children, key=lambda child: str(child.info.run_name)):
+    for child in sorted(children, key=lambda child: natural(str(child.info.run_name))):
         values = child.data.metrics
         shown = [f"{100 * values[name]:.2f}" if name in values else "" for name in ("average_accuracy", "forgetting")]
         rows.append(f"| {_plain(child.info.run_name)} | {child.info.status.lower()} | {' | '.join(shown)} |\n")
@@ -103,8 +103,7 @@ def run_note(config: Mapping[str, Any], place: str, recorded: RecordedRun | None
     if measured_on(config) != "test":
         text += f" A trial of a search: accuracy is measured on {measured_on(config)} images."
     if config["modified"]:
-        changes = ", ".join(f"{key} = {as_param(value)}" for key, value in config["overrides"].items())
-        text += f"\n\nModified, so it does not count as the suite's own: {_plain(changes)}."
+        text += f"\n\nNot the suite's own setting: {_plain(', '.join(override_words(config)))}."
     if recorded is not None and recorded.status != "running":
         result = result_of(recorded)
         text += f"\n\n{recorded.status.capitalize()} after {result.learned} of {settings['n_tasks']} tasks"

@@ -6,7 +6,7 @@ from typing import Any
 
 from clbench.errors import SettingError
 from clbench.methods.table import method_names, resolve_settings
-from clbench.records.identity import recorded_settings, settings_of
+from clbench.records.identity import OF_METHOD, recorded_settings, settings_of
 from clbench.suites.files import SUITES
 from clbench.suites.settings import base_name
 
@@ -25,14 +25,15 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         config: what config.json of the run says.
 
     Returns:
-        Such as `epochs=10 (here 20)`; empty where nothing differs, and for a suite that clbench does not have. Where
-        the method is not there or does not load, that.
+        Such as `epochs=10 (here 20)`; empty where nothing differs, for a suite that clbench does not have, and for a
+        method of the user's own that was not named here. Where the method is not there or does not load, that.
     """
     if not is_known(config["suite"]):
         return []
     suite, method = SUITES[config["suite"]], config["method"]
     if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
-        return [f"there is no {method} here"]
+        # A method of the user's own is given by whoever runs it, and no suite has a setting for it.
+        return [] if any(config.get(key) for key in OF_METHOD[1:]) else [f"there is no {method} here"]
     try:
         settings = resolve_settings(suite, method, {})
     except SettingError as error:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from clbench.metrics import SUMMARY, tasks_learned
-from clbench.records.identity import OF_METHOD, recorded_identity, recorded_settings
+from clbench.records.identity import recorded_settings
+from clbench.records.naming import group_identity, names, natural, override_words
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
-from clbench.reports.formatting import NOT_RECORDED, plain, setting
+from clbench.reports.formatting import NOT_RECORDED, plain
 from clbench.suites.settings import base_name
 
 # What is most likely to move a number when nothing else does.
@@ -33,10 +33,11 @@ class Group:
 
     Attributes:
         method: the method's name.
-        label: the method's name, with a letter where it has several groups; unique in the report.
-        differs: what sets this group apart from the method's other groups, and the versions that set it apart from most
-            of the report; empty where nothing does.
-        variant: 0 for the method's first group, 1 for the second, and so on.
+        label: the method's name, with what differs where it has several groups; unique in the report (see
+            `clbench.records.naming`).
+        differs: what sets this group apart from the method's other groups, where its label has no room for it, and the
+            versions that set it apart from most of the report; empty where nothing does.
+        variant: 0 for the first of the method's groups by label, 1 for the second, and so on.
         runs: one per seed, by seed.
     """
 
@@ -100,8 +101,7 @@ class Group:
     @property
     def overrides(self) -> str:
         """What was overridden, as `key=value`, comma-separated."""
-        given = self.config.get("overrides") or {}
-        return ", ".join(f"{key}={setting(value)}" for key, value in sorted(given.items())) or NOT_RECORDED
+        return ", ".join(override_words(self.config)) or NOT_RECORDED
 
     @cached_property
     def matrices(self) -> npt.NDArray[np.float64]:
@@ -241,14 +241,14 @@ def select(runs: Sequence[RecordedRun], suite: str) -> Selection:
             continue
         reason = _reason_to_leave_out(run)
         if not reason:
-            by_seed = counted.setdefault(json.dumps(_identity(run), sort_keys=True), {})
+            by_seed = counted.setdefault(json.dumps(group_identity(run.config), sort_keys=True), {})
             # A seed that counts twice would narrow the interval without adding evidence.
             first = by_seed.setdefault(run.seed, run)
             if first is not run:
                 reason = f"repeats seed {run.seed} of the later run {first.run_id}"
         if reason:
             left_out.append(LeftOut(run, reason))
-    groups = _labelled([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
+    groups = _named([tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in counted.values()])
     return Selection(
         groups=tuple(_in_order(list(_marked_by_version(groups)))),
         left_out=tuple(sorted(left_out, key=lambda item: (item.run.method, item.run.seed, item.run.run_id))),
@@ -278,53 +278,14 @@ def _reason_to_leave_out(run: RecordedRun) -> str:
     return "" if learned == tasks else f"is recorded as finished, but holds {learned} of {tasks} tasks"
 
 
-def _identity(run: RecordedRun) -> dict[str, Any]:
-    """What two runs must share to be averaged: everything that can move the accuracy, except the seed.
-
-    Commit, host, device, threads and versions are not part of it: they should not move numbers, and where they
-    differ within a group the report says so.
-    """
-    config = run.config
-    flat = {
-        "method": run.method,
-        "modified": run.is_modified,
-        "overrides": config.get("overrides") or {},
-        "precision": config.get("precision"),
-        **_numbers(config),
-        "data SHA-256": (config.get("data") or {}).get("sha256"),
-        "task known at test": config.get("task_known_at_test"),
-        "tasks": run.accuracy_matrix.shape[1],
-    }
-    for kind, settings in recorded_settings(config).items():
-        flat |= {f"{kind.removesuffix('_settings')}.{key}": value for key, value in settings.items()}
-    return flat
-
-
-def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of clbench and of the method, as the run id has them."""
-    try:
-        identity = recorded_identity(config)
-    except (KeyError, TypeError, AttributeError):
-        # It lacks a part of what its id is made of, and its version is all that tells.
-        return {"clbench": (config.get("versions") or {}).get("clbench"), "method numbers": 0}
-    of_code = {key.replace("_", " "): identity[key] for key in OF_METHOD[1:] if key in identity}
-    return {"clbench": identity["clbench"], "method numbers": identity.get("method_numbers", 0), **of_code}
-
-
-def _labelled(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
-    siblings: dict[tuple[str, bool], list[tuple[RecordedRun, ...]]] = {}
-    for runs in all_runs:
-        siblings.setdefault((runs[0].method, runs[0].is_modified), []).append(runs)
-    groups = []
-    for (method, modified), alike in sorted(siblings.items()):
-        # As they were recorded, so that a run added later leaves the letters as they are.
-        alike.sort(key=lambda runs: (min(run.started for run in runs), -len(runs), runs[0].run_id))
-        for number, runs in enumerate(alike):
-            marks = ["modified"] if modified else []
-            if len(alike) > 1:
-                marks.append(_letters(number))
-            label = f"{method} ({' '.join(marks)})" if marks else method
-            groups.append(Group(method, label, _differences(runs, alike), number, runs))
+def _named(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
+    # As they were recorded, so that a run added later leaves the letters as they are.
+    in_time = sorted(all_runs, key=lambda runs: (min(run.started for run in runs), -len(runs), runs[0].run_id))
+    found = names([runs[0].config for runs in in_time])
+    groups: list[Group] = []
+    for name, runs in sorted(zip(found, in_time, strict=True), key=lambda pair: natural(pair[0].label)):
+        variant = sum(group.method == runs[0].method for group in groups)
+        groups.append(Group(runs[0].method, name.label, name.differs, variant, runs))
     return groups
 
 
@@ -347,33 +308,6 @@ def _marked_by_version(groups: Sequence[Group]) -> Iterator[Group]:
         for package, version in usual.items():
             others = sorted({version_of(run, package) for run in group.runs} - {version, NOT_RECORDED})
             mark = f"{package}={' and '.join(others)}"
-            if others and mark not in group.differs.split(", "):
+            if others and mark not in [*group.label.split(), *group.differs.split(", ")]:
                 marks.append(mark)
         yield replace(group, differs=", ".join(marks))
-
-
-def _letters(number: int) -> str:
-    first, last = divmod(number, len(ascii_lowercase))
-    return (_letters(first - 1) if first else "") + ascii_lowercase[last]
-
-
-def _differences(runs: tuple[RecordedRun, ...], alike: Sequence[tuple[RecordedRun, ...]]) -> str:
-    identities = [_identity(other[0]) for other in alike]
-    own = _identity(runs[0])
-    keys = sorted({key for identity in identities for key in identity} - {"overrides"} - _told_by_overrides(identities))
-    differing = [key for key in keys if any(identity.get(key) != own.get(key) for identity in identities)]
-    return ", ".join(f"{key}={_shown(own, key)}" for key in differing)
-
-
-def _told_by_overrides(identities: Sequence[Mapping[str, Any]]) -> set[str]:
-    """What a report shows as overrides, which need not be said again under other names."""
-    names = {key.rpartition(".")[2] for identity in identities for key in identity["overrides"]}
-    told = {f"{kind}.{name}" for kind in ("suite", "method") for name in names}
-    return told | {"tasks"} if "n_tasks" in names else told
-
-
-def _shown(identity: Mapping[str, Any], key: str) -> str:
-    if key.endswith("sha256"):
-        return plain(identity.get(key))[:12]
-    # Settings have a dot in their name here; anything else that is None was not recorded.
-    return setting(identity[key]) if "." in key and key in identity else plain(identity.get(key))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from clbench.reports.analysis.groups import Group
 from clbench.reports.figures.canvas import (
+    NARROW,
     Spot,
     draw_bars,
     each_seed,
@@ -36,8 +37,11 @@ MOST_PANELS = 12
 CLOSE_UP = 10.0
 
 
-def average_accuracy(groups: Sequence[Group], name: str) -> str:
-    """Average accuracy against tasks learned; a close-up beside it where the best lie too near each other."""
+def average_accuracy(groups: Sequence[Group], name: str, *, narrow: bool = False) -> str:
+    """Average accuracy against tasks learned; a close-up beside it where the best lie too near each other.
+
+    Narrow, the panels stand below each other.
+    """
     curves = [100 * group.average_accuracy_curves for group in groups]
     close = _least_of_the_leading(groups)
     leading = [curve for curve in curves if curve[:, -1].mean() > close]
@@ -56,19 +60,24 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
     ]
     # A single point would say nothing that the table does not.
     prices = prices if len(prices) > 1 else []
+    widths = [1.0] * (1 + close_up) + [0.8] * bool(prices)
 
     def draw(figure: Figure) -> list[Spot]:
         spots = []
-        widths = [1.0] * (1 + close_up) + [0.8] * bool(prices)
-        panels = list(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
+        if narrow:
+            panels = list(figure.subplots(len(widths), 1, squeeze=False)[:, 0])
+        else:
+            panels = list(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
+        all_panels = tuple(panels)
         priced = panels.pop() if prices else None
         for axes in panels:
             for group, curve in zip(groups, curves, strict=True):
                 spots += each_seed(
                     axes, curve, group, lambda task, mean: f"after {counted(task, 'task')}: {mean:.2f} %"
                 )
-            task_axis(axes, curves[0].shape[1], most=6 if len(widths) > 2 else 12)
-        panels[0].set_ylabel("Average accuracy (%)")
+            task_axis(axes, curves[0].shape[1], most=6 if len(widths) > 2 and not narrow else 12)
+        for axes in all_panels if narrow else panels[:1]:
+            axes.set_ylabel("Average accuracy (%)")
         if close_up:
             room = 0.06 * (highest - lowest_leading)
             panels[1].set_ylim(lowest_leading - room, highest + room)
@@ -83,13 +92,14 @@ def average_accuracy(groups: Sequence[Group], name: str) -> str:
             # Of the others a close-up would show the end of an interval at most.
             shown = [(group, price) for group, price in prices if not close_up or 100 * group.average_accuracy > close]
             spots += _priced(priced, shown)
+            priced.tick_params(axis="y", labelleft=narrow)
             priced.set_title("these, at what cost" if close_up else "in the end, at what cost", loc="left")
             priced.set_xlabel("Training (s per task, log)")
         spots = within(spots)
         legend(figure, groups)
         return spots
 
-    return svg(draw, name, 3.3)
+    return svg(draw, name, 2.1 * len(widths) + 0.1 * len(groups) + 0.3, NARROW) if narrow else svg(draw, name, 3.3)
 
 
 def _least_of_the_leading(groups: Sequence[Group]) -> float:
@@ -118,7 +128,6 @@ def _priced(axes: Axes, prices: Sequence[tuple[Group, float]]) -> list[Spot]:
     log_axis(axes, [price for _, price in prices])
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.tick_params(axis="y", labelleft=False)
     return spots
 
 

@@ -31,8 +31,10 @@ from clbench.reports.figures.looks import INK, STYLE, line_of, look_of
 from clbench.reports.formatting import percent
 
 WIDTH = 6.7
-"""Width of every figure in inches: the text width of an A4 page."""
-LABEL_LENGTH = 26
+"""Width of a figure in inches: the text width of an A4 page."""
+NARROW = 3.6
+"""Width in inches of a drawing for a narrow screen, on which its letters are as large as the text."""
+LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def legend(figure: Figure, groups: Sequence[Group], *, lines: bool = True) -> No
     labels = [shortened(group.label) for group in groups]
     handles = [Line2D([], [], **{**line_of(group), **({} if lines else {"linestyle": ""})}) for group in groups]
     # About 5 points per letter at this size, 40 for the line before it.
-    columns = max(1, min(len(labels), int(72 * WIDTH / (5 * max(map(len, labels)) + 40))))
+    columns = max(1, min(len(labels), int(72 * figure.get_figwidth() / (5 * max(map(len, labels)) + 40))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
@@ -170,20 +172,20 @@ def shortened(label: str) -> str:
     return label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}…"
 
 
-def svg(draw: Draw, name: str, height: float) -> str:
-    """Draws a figure and returns it without dates, comments or ids that another figure could share."""
+def svg(draw: Draw, name: str, height: float, width: float = WIDTH) -> str:
+    """Draws a figure, inches high and wide, without dates, comments or ids that another figure could share."""
     buffer = io.StringIO()
     style: Any = {**sns.axes_style("ticks"), **STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the text beside the figure has it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         spots = draw(figure)
         metadata: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
         # Not savefig, which draws everything once more beforehand to settle the layout; drawing does that itself.
         canvas.print_svg(buffer, metadata=metadata)
-        places = [_placed(spot, figure, height) for spot in spots]
+        places = [_placed(spot, figure) for spot in spots]
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
@@ -194,9 +196,10 @@ def svg(draw: Draw, name: str, height: float) -> str:
     )
 
 
-def _placed(spot: Spot, figure: Figure, height: float) -> str:
+def _placed(spot: Spot, figure: Figure) -> str:
     """A spot as an element of the drawing; to be called once the layout is settled."""
     # By fractions of the figure, which hold whatever resolution a renderer draws at.
     x, y = figure.transFigure.inverted().transform(spot.axes.transData.transform((spot.x, spot.y)))
-    place = f'cx="{72 * WIDTH * x:.1f}" cy="{72 * height * (1 - y):.1f}"'
+    width, height = figure.get_size_inches()
+    place = f'cx="{72 * width * x:.1f}" cy="{72 * height * (1 - y):.1f}"'
     return f'<circle class="spot" {place} r="5"><title>{escape(spot.words)}</title></circle>'

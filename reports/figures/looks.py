@@ -74,7 +74,7 @@ _LOOKS = {
 
 LAYER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 LAYER_MARKERS = ("o", "s", "^", "D", "v")
-_MORE_COLOURS = ("#661100", "#AA4466", "#44AA99", "#888888", "#4477AA")
+_MORE_COLOURS = ("#661100", "#C2185B", "#7E57C2", "#6B8E00", "#00838F")
 COLOURS = (*(look.colour for look in _LOOKS.values()), *_MORE_COLOURS, *LAYER_COLOURS)
 """Every colour that means a method or a layer."""
 # Stars of four and six points, and a turned triangle: filled, and no fixed look has them.
@@ -82,7 +82,7 @@ _MORE_MARKERS = ((4, 1, 0), (6, 1, 0), (3, 0, 30))
 # By which further groups of a method are told apart.
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 _STROKES = ("1", "2", "3", "4", "+", "x", "|", "_")  # markers that are all edge
-_MORE_LINES = ("-", "--", "-.")
+_MORE_LINES = ("-", "--", "-.", ":")
 
 
 def look_of(method: str) -> Look:
@@ -100,13 +100,15 @@ def look_of(method: str) -> Look:
 def line_of(group: Group) -> dict[str, Any]:
     """How a group's curve is drawn, as matplotlib takes it."""
     look = look_of(group.method)
+    others = [line for line in _MORE_LINES if line != look.line]
     return {
         "color": look.colour,
         "marker": look.marker,
-        "linestyle": look.line,
+        "linestyle": look.line if not group.variant else others[(group.variant - 1) % len(others)],
         "linewidth": 1.2,
-        "markersize": 4.6,
-        # Further groups of a method keep its look and are told apart by hollow and half filled markers.
+        # A star covers less than other markers of its size.
+        "markersize": 7.5 if isinstance(look.marker, tuple) else 4.6,
+        # Further groups of a method keep its colour and are told apart by the line, and hollow and half filled markers.
         "markeredgewidth": 0.8 if group.variant or look.marker in _STROKES else 0,
         "fillstyle": "full" if group.variant == 1 else _FILLS[group.variant % len(_FILLS)],
         "markerfacecolor": PAPER if group.variant == 1 else look.colour,

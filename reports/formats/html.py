@@ -60,9 +60,9 @@ def _source(name: str, templates: Path | None) -> str:
         raise SettingError(f"the template {path} cannot be read ({error})") from None
 
 
-def _inline_svg(figure: Figure) -> Markup:
+def _inline_svg(figure: Figure, narrow: bool = False) -> Markup:
     """The drawing as an element of the page, with its description; namespaces are the page's own."""
-    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", figure.svg)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", figure.narrow if narrow else figure.svg)
     # Only the drawings' own ink, paper and method colours: the colour maps mean the same in the dark.
     svg = re.sub(r"(?<=: )#[0-9a-fA-F]{6}(?=[;\"])", lambda found: _as_variable(found.group()), svg)
     label = str(escape(figure.alt))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from clbench.records.naming import overridden
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import select
@@ -18,12 +19,12 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     table.add_column("method")
     for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
         table.add_column(heading, justify="right")
-    modified: dict[str, list[str]] = {}
+    groups = select(runs, suite).groups
     notes = [] if is_known(suite) else [OWN_SUITE]
-    for group in select(runs, suite).groups:
-        if group.is_modified:
-            modified.setdefault(group.overrides, []).append(group.label)
-        elif group.departures:
+    for group in groups:
+        if group.differs:
+            notes.append(f"{group.label} has {group.differs}")
+        if group.departures and not group.is_modified:
             notes.append(f"{group.label} is not what the suite has here: {', '.join(group.departures)}")
         cells = [
             group.label,
@@ -34,10 +35,8 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
         ]
         # Text, not str: a name is not markup.
         table.add_row(*map(Text, cells))
-    if modified:
-        # Below, once: in the table it would take the room of the numbers.
-        settings = "; ".join(f"{overrides} ({', '.join(methods)})" for overrides, methods in modified.items())
-        notes.append(f"not the suite's own setting: {settings}")
+    if said := overridden([group.config for group in groups], [group.label for group in groups]):
+        notes.append(said)
     if notes:
         table.caption = Text("\n".join(notes))
         table.caption_justify = "left"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clbench.records.identity import recorded_settings
+from clbench.records.naming import overridden
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
@@ -11,23 +12,34 @@ from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
+from clbench.reports.sections.inference import (
+    ALONE,
+    BEST,
+    BEST_SO_FAR,
+    BEST_TESTED,
+    NOT_TESTED,
+    NOT_TOLD_APART,
+    UPPER_BOUND,
+    WORSE,
+)
 from clbench.reports.sections.provenance import images_differ, mixtures, threads_differ
 
 _WORDS = {
-    "wins": "wins: its accuracy differs from that of every other method of its kind",
-    "leads": "leads: differs from every other one of its kind that could be tested",
-    "best tested": "best tested: as leads, but one with too few seeds for a test stands higher",
-    "ties": "ties: not shown to differ from the best of its kind",
-    "below": "below: differs from the best of its kind",
-    "not tested": f"not tested: fewer than {SEEDS_FOR_INTERVAL} shared seeds",
-    "upper bound": "upper bound: sees all tasks at once, or has a network for each, and is not judged",
-    "alone": "alone: no other method of its kind",
+    BEST: "its accuracy is shown to be above that of every other method of its kind",
+    BEST_TESTED: "above every other one of its kind that could be tested",
+    BEST_SO_FAR: "as before, but one with too few seeds for a test stands higher",
+    NOT_TOLD_APART: "not shown to differ from the best of its kind, or the best itself where another is not shown to "
+    "differ from it",
+    WORSE: "shown to be below the best of its kind",
+    NOT_TESTED: f"fewer than {SEEDS_FOR_INTERVAL} shared seeds",
+    UPPER_BOUND: "sees all tasks at once, or has a network for each, and is not judged",
+    ALONE: "there is no other method of its kind",
 }
 
 
 _PRICED = (
-    f"Right: after the last task, with the 95 % interval (every seed where there are fewer than {SEEDS_FOR_INTERVAL}), "
-    "against training time."
+    "The last panel: after the last task, with the 95 % interval (every seed where there are fewer than "
+    f"{SEEDS_FOR_INTERVAL}), against training time."
 )
 
 
@@ -41,22 +53,22 @@ def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
         f"{_PRICED if len(groups) > 1 else ''}",
         f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
         figures.average_accuracy(groups, name),
+        figures.average_accuracy(groups, f"{name}-narrow", narrow=True),
     )
 
 
 def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: str, mark: str) -> Table:
     """Accuracy, how it stands by test, and its price; one row per group, by accuracy."""
-    overrides = {group.overrides for group in groups}
-    # Where all override the same, once below the table says it as well.
-    modified = bool(mark) and (len(overrides) > 1 or len(groups) == 1)
     used = [standings[group.label] for group in groups if group.label in standings]
     notes = list(_notes(groups))
-    if mark and not modified:
-        notes.append(f"All of these runs override: {overrides.pop()}.")
+    if said := overridden([group.config for group in groups], [group.label for group in groups]):
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     if used:
-        meanings = "; ".join(words for word, words in _WORDS.items() if word in used)
+        meanings = " ".join(f"{word.capitalize()}: {meaning}." for word, meaning in _WORDS.items() if word in used)
         notes.insert(
-            1, f"By test, among those told the task and among the others: {meanings}. The tests: see Statistics."
+            1,
+            "Compared, by test, with the others of its kind, which like it are told the task at test, or are not. "
+            f"{meanings} The tests are under Statistics.",
         )
     if len({group.circumstances for group in groups}) > 1:
         notes.append(
@@ -67,9 +79,8 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         f"{mark}Results after the last task, by average accuracy",
         (
             Column("Method", "text", 2),
-            *([Column("Overrides", "code", 2.4)] if modified else []),
             Column("Average accuracy, %", width=1.6),
-            *([Column("By test", "text", 1.1)] if used else []),
+            *([Column("Compared, by test", "text", 1.3)] if used else []),
             Column("Task known at test", "text", 0.9),
             Column("Forgetting, points", width=1.2),
             Column("Extra state", width=1.1),
@@ -79,7 +90,6 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
         tuple(
             (
                 Cell(group.label, group.differs),
-                *([Cell(group.overrides)] if modified else []),
                 accuracy_cell(group.metric("average_accuracy"), "no interval"),
                 *([Cell(standings[group.label])] if used else []),
                 Cell(plain(group.is_told_the_task)),
@@ -111,8 +121,8 @@ def _notes(groups: Sequence[Group]) -> Iterable[str]:
         )
     if any(group.differs for group in groups):
         yield (
-            "Where a method has a letter, its runs differ in more than the seed; what differs stands below the "
-            "name, and they are not averaged."
+            "Runs of a method that differ in more than the seed are not averaged. What differs is in the name, or "
+            "below it where it is long."
         )
     for group in groups:
         if group.departures and not group.is_modified:

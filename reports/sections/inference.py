@@ -23,6 +23,12 @@ from clbench.reports.model import Cell, Column, Section, Table
 from clbench.suites.settings import base_name
 
 UPPER_BOUNDS = ("joint", "single-task")
+
+# How a method compares with the others of its kind; the report's notes say what each means.
+BEST, BEST_TESTED, BEST_SO_FAR = "best of its kind", "best of all tested", "best tested, not highest"
+NOT_TOLD_APART, WORSE, NOT_TESTED = "not told apart", "worse than the best", "not tested"
+UPPER_BOUND, ALONE = "upper bound", "nothing to compare"
+
 BOOTSTRAP_NOTE = (
     "The bootstrap's intervals (BCa) assume no normal distribution, but with three to five seeds are narrower than "
     "95 % warrants."
@@ -46,12 +52,12 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """`differs`, `ties`, or why there was no test."""
+        """How the other one compares with the best, or why there was no test."""
         if self.comparison is None:
             return "no shared seed"
         if self.corrected_p is None:
             return "too few shared seeds"
-        return "differs" if self.corrected_p < SIGNIFICANCE else "ties"
+        return WORSE if self.corrected_p < SIGNIFICANCE else NOT_TOLD_APART
 
 
 def is_upper_bound(method: str) -> bool:
@@ -99,26 +105,26 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
 
 
 def standings(groups: Sequence[Group], judgements: Sequence[Judgement]) -> dict[str, str]:
-    """By label, in words: `wins`, `leads`, `best tested`, `ties`, `below`, `not tested`, `upper bound`, or `alone`."""
-    found = {group.label: "upper bound" if is_upper_bound(group.method) else "alone" for group in groups}
+    """By label, how each compares with the others of its kind: one of the words above."""
+    found = {group.label: UPPER_BOUND if is_upper_bound(group.method) else ALONE for group in groups}
     against: dict[str, set[str]] = {}
     # Those of which a method that has too few seeds for a test, so far, stands higher.
     surpassed: set[str] = set()
     for judgement in judgements:
-        verdict = {"differs": "below", "ties": "ties"}.get(judgement.verdict, "not tested")
+        verdict = NOT_TESTED if judgement.corrected_p is None else judgement.verdict
         found[judgement.other.label] = verdict
         against.setdefault(judgement.best.label, set()).add(verdict)
-        if verdict == "not tested" and judgement.other.average_accuracy > judgement.best.average_accuracy:
+        if verdict == NOT_TESTED and judgement.other.average_accuracy > judgement.best.average_accuracy:
             surpassed.add(judgement.best.label)
     for best, verdicts in against.items():
-        if "ties" in verdicts:
-            found[best] = "ties"
-        elif "not tested" in verdicts:
-            # Those that have too few seeds leave open whether it wins, but not what was tested.
-            leads = "best tested" if best in surpassed else "leads"
-            found[best] = leads if "below" in verdicts else "not tested"
+        if NOT_TOLD_APART in verdicts:
+            found[best] = NOT_TOLD_APART
+        elif NOT_TESTED in verdicts:
+            # Those that have too few seeds leave open whether it is the best, but not what was tested.
+            leads = BEST_SO_FAR if best in surpassed else BEST_TESTED
+            found[best] = leads if WORSE in verdicts else NOT_TESTED
         else:
-            found[best] = "wins"
+            found[best] = BEST
     return found
 
 
@@ -187,15 +193,15 @@ def _comparisons(judgements: Sequence[Judgement], mark: str) -> Table:
                 Cell(item.best.label),
                 Cell(item.other.label),
                 *comparison_cells(item.comparison, item.corrected_p),
-                Cell({"differs": "is below"}.get(item.verdict, item.verdict)),
+                Cell(item.verdict),
             )
             for item in judgements
         ),
         (
             "Difference: mean over the shared seeds, with Student's 95 % interval; p: paired t test, two-sided, "
             "corrected by Holm for the comparisons of the same kind; Hedges' g: the mean difference over the standard "
-            f"deviation of the differences, corrected for few seeds. A tie is a corrected p of {SIGNIFICANCE} or more: "
-            f"not shown to differ, which is not shown to be equal. {BOOTSTRAP_NOTE}",
+            f"deviation of the differences, corrected for few seeds. Not told apart: a corrected p of {SIGNIFICANCE} "
+            f"or more, which does not show that the two are equal. {BOOTSTRAP_NOTE}",
             "The best was found in the same runs, so its lead is somewhat overstated.",
         ),
     )

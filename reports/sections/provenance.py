@@ -6,6 +6,7 @@ from typing import Any
 
 from clbench import __version__
 from clbench.records.identity import left_out
+from clbench.records.naming import override_words
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.analysis.network import image_size, layers, network_words, parameters
@@ -105,7 +106,7 @@ def left_out_table(left_out: Sequence[LeftOut]) -> Table:
         tuple(
             (
                 Cell(item.run.run_id),
-                Cell(item.run.method, "modified" if item.run.is_modified else ""),
+                Cell(item.run.method, ", ".join(override_words(item.run.config))),
                 Cell(str(item.run.seed)),
                 Cell(item.run.status),
                 Cell(item.reason),
