@@ -148,6 +148,7 @@ def run(
     seeds: Sequence[int] | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
     data_root: str | Path | None = None,
     offline: bool = False,
     output: str | Path = "clbench-runs",
@@ -167,6 +168,8 @@ def run(
         methods: names, `./file.py:Class`, or classes. None for the suite's own, without those that cannot run.
         seeds: None for the suite's own.
         overrides: settings to change, such as `{"epochs": 2, "ewc.strength": 100.0}`.
+        sweep: settings of which every value is run, such as `{"ewc.strength": [100.0, 1000.0]}`; of several, every
+            combination.
         data_root, offline: where images are, and whether none may be downloaded.
         output: the folder of run folders.
         tracking: URI of an MLflow store, such as `sqlite:///mlflow.db`. None keeps run folders alone.
@@ -200,7 +203,7 @@ def run(
         raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
     folder, screen = Path(output), Screen(quiet=quiet)
     root = None if data_root is None else Path(data_root)
-    choice = choose(suite, methods, seeds, overrides, root, at_once=jobs)
+    choice = choose(suite, methods, seeds, overrides, root, sweep=sweep, at_once=jobs)
     images, place = choice.images(screen.warn, offline=offline), chosen_device(device)
     specs = choice.specs(images, precision, place, screen.warn)
     check_writable(folder, "output")

@@ -34,24 +34,26 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     """
     keep_freed_memory()
     first = specs[0]
-    stream = make_stream(first.suite, images, RandomStreams(first.seed))
+    # A sweep may be over settings of the suite.
+    streams = {id(spec.suite): make_stream(spec.suite, images, RandomStreams(first.seed)) for spec in specs}
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
     # Where the screen is narrow it is the names that take a second line, not the numbers that lose digits.
     table.add_column("method", overflow="fold")
     for name in ("seed", "epochs", "images", "steps", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    rates: dict[tuple[str | None, int], float] = {}
+    rates: dict[tuple[int, str | None, int], float] = {}
     total, to_do, done = 0.0, 0, 0
     planned = [{**spec.recorded, "modified": bool(spec.overrides), "overrides": spec.overrides} for spec in specs]
     called = names(planned)
     for spec, named in zip(specs, called, strict=True):
+        stream = streams[id(spec.suite)]
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
         status, learned = _progress(RunFolder(output, spec.run_id))
         tasks = stream.tasks[learned:]
         count, steps = images_to_train(method, tasks), steps_to_train(method, tasks)
-        key = (getattr(spec.settings, "optimizer", None), spec.settings.batch_size or 1)
+        key = (id(spec.suite), getattr(spec.settings, "optimizer", None), spec.settings.batch_size or 1)
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
         seconds = count / rates[key]

@@ -48,6 +48,10 @@ def run_command(
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
     overrides: SetOption = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Run every value of a setting: ewc.strength=100,1000. Repeat for every combination."),
+    ] = None,
     output: OutputOption = Path("clbench-runs"),
     reports: ReportsOption = Path("clbench-reports"),
     tracking_uri: UriOption = None,
@@ -59,6 +63,9 @@ def run_command(
         bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it costs, then stop.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Train recorded runs anew; the record from before is kept beside the new.")
+    ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -70,10 +77,11 @@ def run_command(
     from clbench.data import data_folder
     from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
     from clbench.screen import Screen
-    from clbench.suites.settings import parse_overrides
+    from clbench.suites.settings import parse_overrides, parse_sweeps
 
     changes = parse_overrides(overrides or [])
-    choice = choose(suite, listed(methods), chosen_seeds(seeds), changes, data_root, at_once=jobs)
+    swept = parse_sweeps(sweep or [])
+    choice = choose(suite, listed(methods), chosen_seeds(seeds), changes, data_root, sweep=swept, at_once=jobs)
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
     try:

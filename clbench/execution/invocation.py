@@ -35,11 +35,11 @@ def materials(specs: "Sequence[RunSpec]", folder: Path, suite_files: Mapping[str
     suite = first.suite
     size = "" if suite.image_size is None else f" at {suite.image_size} pixels"
     found = {f"the images {suite.data} of {suite.name}{size}": f"{first.data['sha256']}{_IN}{folder.resolve()}"}
-    if own := first.named.get("network_sha256") or first.named.get("network_version"):
-        found[f"the network {suite.network}"] = str(own)
     if suite_files:
         found[f"the suite {suite.name}"] = digest_of(suite_files)
     for spec in specs:
+        if own := spec.named.get("network_sha256") or spec.named.get("network_version"):
+            found[f"the network {spec.suite.network}"] = str(own)
         if spec.reference:
             found[f"the method {spec.reference}"] = "".join(spec.of_method.values())
     return found

@@ -1,5 +1,6 @@
 """From what a user asks for to the jobs of a command, step by step: the same for the command line and for Python."""
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Choice:
         changed: the same with the overrides.
         methods, seeds: what to run on it; methods of the user's are loaded.
         overrides: as given.
+        sweep: settings of which every combination of values is run, and their values.
         files: the user's, that the suite was read from.
         all_named: whether the user named every method. One that nobody named is left out where it cannot run.
         data_root: where to look for the images.
@@ -42,6 +44,7 @@ class Choice:
     methods: list[str]
     seeds: list[int]
     overrides: Mapping[str, Any]
+    sweep: Mapping[str, Sequence[Any]]
     files: Mapping[str, bytes]
     all_named: bool
     data_root: Path | None
@@ -68,7 +71,16 @@ class Choice:
         """The methods that can run here, as far as it is known without images."""
         from clbench.runs.spec import fitting
 
-        return fitting(self.suite, self.methods, self.overrides, None if self.all_named else warn)
+        said = _once(warn)
+        found = [fitting(self.suite, self.methods, point, None if self.all_named else said) for point in self._points()]
+        return list(dict.fromkeys(name for names in found for name in names))
+
+    def _points(self) -> list[dict[str, Any]]:
+        """The overrides of every combination of what is swept over."""
+        return [
+            {**self.overrides, **dict(zip(self.sweep, values, strict=True))}
+            for values in itertools.product(*self.sweep.values())
+        ]
 
     def specs(self, images: "ImageSet", precision: "Precision", device: "torch.device", warn: Warn) -> "list[RunSpec]":
         """The runs, checked as far as it can be done before they train.
@@ -78,23 +90,30 @@ class Choice:
         """
         from clbench.runs.spec import make_specs, unreached
 
-        specs = make_specs(
-            self.suite,
-            self.methods,
-            self.seeds,
-            self.overrides,
-            images,
-            precision,
-            device.type,
-            files=self.files,
-            # What the user names is not left out in silence, nor with a line that is easily overlooked.
-            leave_out=None if self.all_named else warn,
-        )
-        for said in unreached(specs, self.overrides):
-            warn(said)
-        # A suite that its data cannot fill is refused now rather than in every run.
-        specs[0].stream(images)
-        return specs
+        found: dict[str, RunSpec] = {}
+        said = _once(warn)
+        for point in self._points():
+            specs = make_specs(
+                self.suite,
+                self.methods,
+                self.seeds,
+                point,
+                images,
+                precision,
+                device.type,
+                files=self.files,
+                # What the user names is not left out in silence, nor with a line that is easily overlooked.
+                leave_out=None if self.all_named else said,
+            )
+            for sentence in unreached(specs, point):
+                said(sentence)
+            # A suite that its data cannot fill is refused now rather than in every run.
+            specs[0].stream(images)
+            # A method that a sweep does not reach is the same at every point of it.
+            for spec in specs:
+                found.setdefault(spec.run_id, spec)
+        # Seed by seed, so that a comparison is complete early.
+        return sorted(found.values(), key=lambda spec: self.seeds.index(spec.seed))
 
 
 def choose(
@@ -104,6 +123,7 @@ def choose(
     overrides: Mapping[str, Any] | None = None,
     data_root: Path | None = None,
     *,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
     at_once: int = 1,
 ) -> Choice:
     """What a command is about.
@@ -114,6 +134,7 @@ def choose(
         seeds: None for the suite's.
         overrides: settings to change.
         data_root: where to look for images.
+        sweep: settings and the values of each; every combination is run.
         at_once: runs to be trained at a time, which other processes must find the methods for.
 
     Raises:
@@ -124,7 +145,8 @@ def choose(
     given = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     named = "" if isinstance(suite, Suite) else os.fspath(suite)
     names = chosen_methods(methods, given, at_once=at_once)
-    changes = dict(overrides or {})
+    changes, swept = dict(overrides or {}), {key: list(values) for key, values in (sweep or {}).items()}
+    _check_sweep(given, names, changes, swept)
     try:
         changed = given.with_overrides(sorted_overrides(given, names, changes)[0]).complete()
     except SettingError as error:
@@ -138,10 +160,40 @@ def choose(
         methods=names,
         seeds=list(given.seeds if seeds is None else dict.fromkeys(map(int, seeds))),
         overrides=changes,
+        sweep=swept,
         files=suite_files(named) if named else {},
         all_named=methods is not None and "all" not in methods,
         data_root=data_root,
     )
+
+
+def _check_sweep(
+    suite: Suite, methods: list[str], overrides: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]
+) -> None:
+    from clbench.runs.spec import sorted_overrides
+
+    for key, values in sweep.items():
+        if key in overrides:
+            raise SettingError(f"'{key}' is both set and swept over; leave one of them out")
+        if key in ("data", "image_size"):
+            raise SettingError(f"a sweep is over one set of images, but got '{key}'; give a command for each of them")
+        if not values:
+            raise SettingError(f"the sweep over '{key}' has no values; give at least one")
+        for value in values:
+            of_suite, _ = sorted_overrides(suite, methods, {**overrides, key: value})
+            suite.with_overrides(of_suite)
+
+
+def _once(warn: Warn) -> Warn:
+    """The same, for each sentence once."""
+    said: set[str] = set()
+
+    def tell(sentence: str) -> None:
+        if sentence not in said:
+            said.add(sentence)
+            warn(sentence)
+
+    return tell
 
 
 def chosen_methods(

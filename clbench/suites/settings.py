@@ -83,6 +83,32 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
+def parse_sweeps(assignments: Sequence[str]) -> dict[str, list[Any]]:
+    """Turns `["ewc.strength=100,1000", "hidden_sizes=[64,64],[128,128]"]` into names and the values of each.
+
+    Raises:
+        SettingError: for an item without `=` or a value, a name given twice, or a value given twice.
+    """
+    sweeps: dict[str, list[Any]] = {}
+    for item in assignments:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name or not text.strip():
+            raise SettingError(
+                f"--sweep expects NAME=VALUE,VALUE, such as --sweep ewc.strength=100,1000, but got '{shortened(item)}'"
+            )
+        if name in sweeps:
+            raise SettingError(f"--sweep gives '{name}' twice; give it once, with all its values")
+        try:
+            values = json.loads(f"[{text}]")
+        except (ValueError, RecursionError):
+            values = [_parse_value(part.strip()) for part in text.split(",")]
+        if any(values.count(value) > 1 for value in values):
+            raise SettingError(f"--sweep {name} has a value twice; give each once")
+        sweeps[name] = values
+    return sweeps
+
+
 def _parse_value(text: str) -> Any:
     if text == "none":
         return None
