@@ -153,6 +153,7 @@ def run(
     offline: bool = False,
     output: str | Path = "clbench-runs",
     tracking: str | None = None,
+    rerun: bool = False,
     precision: Literal["float32", "bfloat16"] = "float32",
     device: str = "auto",
     threads: int | None = None,
@@ -173,6 +174,8 @@ def run(
         data_root, offline: where images are, and whether none may be downloaded.
         output: the folder of run folders.
         tracking: URI of an MLflow store, such as `sqlite:///mlflow.db`. None keeps run folders alone.
+        rerun: whether to train recorded runs anew. The record from before is kept beside the new one, and it is said
+            whether the weights are the same.
         precision: of training.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         threads: of the CPU. None for torch's. Torch has its own number again afterwards.
@@ -195,6 +198,7 @@ def run(
 
     from clbench.execution.grid import run_grid
     from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
+    from clbench.execution.rerun import compare, set_aside
     from clbench.records.files import check_writable
     from clbench.records.reading import read_run
     from clbench.screen import Screen
@@ -212,9 +216,11 @@ def run(
     try:
         set_threads(threads, jobs, place, ("jobs=", "threads="))
         observer = Observers(_tracker(tracking, screen.warn, folder), screen)
+        before_anew = set_aside(folder, [spec.run_id for spec in specs], tracking) if rerun else {}
         outcome = run_grid(make_jobs(choice, specs, images, place, folder, command, at_once=jobs), observer)
     finally:
         torch.set_num_threads(before)
+    compare(folder, before_anew, screen.say, screen.warn)
     if outcome == "stopped":
         raise KeyboardInterrupt
     runs = Runs([read_run(folder / spec.run_id) for spec in specs])

@@ -117,6 +117,7 @@ def run_command(
     check_as_before(output, found, screen.warn)
 
     from clbench.execution.grid import run_grid
+    from clbench.execution.rerun import compare, set_aside
     from clbench.records.folder import all_recorded
     from clbench.tracking.connection import tracking_uri as resolve_uri
     from clbench.tracking.glance import holds_all
@@ -134,12 +135,16 @@ def run_command(
         f"SHA-256 {images.sha256[:16]}"
     )
     run_ids = [spec.run_id for spec in specs]
+    before = set_aside(output, run_ids, uri) if rerun else {}
     is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
     tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     arguments = arguments_given()
     planned = make_jobs(choice, specs, images, place, output, command_line(arguments), at_once=jobs)
-    outcome = run_grid(planned, Observers(tracker, Remembering(output, arguments, found), screen))
-    _finish(choice.suite, output, reports, uri, screen, tracker, outcome, no_report)
+    # Gone on with, it must not begin anew once more.
+    to_go_on = [argument for argument in arguments if argument != "--rerun"]
+    outcome = run_grid(planned, Observers(tracker, Remembering(output, to_go_on, found), screen))
+    compare(output, before, screen.say, screen.warn)
+    _finish(choice.suite, output, reports, uri, screen, tracker, outcome, no_report, rerun)
 
 
 def _finish(
@@ -151,10 +156,12 @@ def _finish(
     tracker: "Tracker | Untracked",
     outcome: str,
     no_report: bool,
+    rerun: bool,
 ) -> None:
     """Summary, report, and how to go on; then the exit code."""
     if outcome == "stopped":
-        screen.warn("stopped; whole tasks are recorded. The same command goes on after them")
+        again = "clbench resume" if rerun else "The same command"
+        screen.warn(f"stopped; whole tasks are recorded. {again} goes on after them")
         raise SystemExit(INTERRUPTED)
     if not no_report:
         try:

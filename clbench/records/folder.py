@@ -99,6 +99,36 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordError(f"{path} cannot be read ({error}); move the folder away to run it again") from None
 
+    @property
+    def weights_sha256(self) -> str:
+        """The digest of the weights that a finished run ended with; empty where none is recorded.
+
+        Raises:
+            RecordError: if status.json cannot be read.
+        """
+        return str(self._status().get("weights_sha256") or "")
+
+    def replace(self) -> str:
+        """Sets the record aside, kept beside the one that is to come; returns the digest of its weights.
+
+        Raises:
+            RecordError: if it cannot be read or renamed.
+        """
+        digest = self.weights_sha256
+        try:
+            self._set_aside("replaced")
+        except OSError as error:
+            raise RecordError(f"the run folder {self.path} cannot be renamed ({error.strerror}); see to it") from None
+        return digest
+
+    def _set_aside(self, why: str) -> None:
+        stamp = now().replace(":", "").replace("+0000", "Z")
+        aside, number = self.path.with_name(f"{self.path.name}.{why}-{stamp}"), 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{self.path.name}.{why}-{stamp}-{number}")
+        self.path.rename(aside)
+
     def begin(self, config: Mapping[str, Any], environment: str, files: Mapping[str, bytes] = {}) -> None:
         """Creates the folder. What an earlier unfinished attempt left is kept beside it, never overwritten.
 
@@ -119,13 +149,7 @@ class RunFolder:
             raise RecordError(f"the run cannot be recorded: {one_line(error)}") from None
         try:
             if self.path.exists():
-                stamp = now().replace(":", "").replace("+0000", "Z")
-                aside = self.path.with_name(f"{self.path.name}.unfinished-{stamp}")
-                number = 1
-                while aside.exists():
-                    number += 1
-                    aside = aside.with_name(f"{self.path.name}.unfinished-{stamp}-{number}")
-                self.path.rename(aside)
+                self._set_aside("unfinished")
             self.path.mkdir(parents=True)
             for name in files:
                 (self.path / OWN_FILES / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Recorded runs, read back from their folders."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,6 +161,10 @@ def _blaming(path: Path) -> Iterator[None]:
         raise RecordError(f"{path} is not as clbench recorded it ({said})") from None
 
 
+# What `RunFolder` sets aside.
+_ASIDE = re.compile(r"\.(unfinished|replaced)-")
+
+
 def run_paths(root: Path) -> list[Path]:
     """Every run folder below a folder of run folders, by name; attempts that were set aside do not count.
 
@@ -171,7 +176,7 @@ def run_paths(root: Path) -> list[Path]:
     # The tables are written after status.json: where they are without it, it was lost, which is no reason to pass over
     # the run.
     folders = {file.parent for name in ("status.json", "accuracy_matrix.csv") for file in root.glob(f"*/{name}")}
-    return sorted(folder for folder in folders if ".unfinished-" not in folder.name)
+    return sorted(folder for folder in folders if not _ASIDE.search(folder.name))
 
 
 def read_runs(root: Path) -> list[RecordedRun]:

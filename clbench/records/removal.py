@@ -70,7 +70,7 @@ def remove_runs(root: Path, run_ids: Sequence[str]) -> None:
     """
     for run_id in run_ids:
         with _leased(root, run_id):
-            for path in [root / run_id, *root.glob(f"{run_id}.unfinished-*")]:
+            for path in [root / run_id, *root.glob(f"{run_id}.unfinished-*"), *root.glob(f"{run_id}.replaced-*")]:
                 try:
                     shutil.rmtree(path)
                 except OSError as error:

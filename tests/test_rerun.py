@@ -1,0 +1,92 @@
+"""`--sweep` and `--rerun`: every value of a setting, and recorded runs trained anew."""
+
+import json
+
+import pytest
+
+from clbench.errors import SettingError
+from clbench.execution.rerun import compare
+from clbench.records.reading import read_runs
+from clbench.suites.settings import parse_sweeps
+
+SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+
+
+def settings(place, *keys):
+    runs = read_runs(place / "clbench-runs")
+    found = (
+        (r.method, r.seed, *((r.config["method_settings"] | r.config["suite_settings"]).get(k) for k in keys))
+        for r in runs
+    )
+    return sorted(found, key=str)
+
+
+def test_every_value_is_run_with_every_seed_and_other_methods_once(run, place):
+    outcome = run(place, "--sweep", "ewc.strength=100,1000,3000", methods="naive,ewc", seeds="0-1")
+    assert (outcome.code, outcome.err) == (0, "")
+    ewc = [("ewc", seed, strength) for seed in (0, 1) for strength in (100.0, 1000.0, 3000.0)]
+    assert settings(place, "strength") == sorted([*ewc, ("naive", 0, None), ("naive", 1, None)], key=str)
+    page = next((place / "clbench-reports").glob("*.html")).read_text()
+    assert all(name in page for name in ("ewc strength=100<", "ewc strength=1000<", "ewc strength=3000<"))
+
+
+def test_several_sweeps_are_every_combination_also_of_lists_and_of_the_suites_settings(run, place):
+    small = ["--set", "n_tasks=2", "--set", "epochs=1"]
+    outcome = run(place, "--no-report", "--sweep", "hidden_sizes=[8,8],[9]", "--sweep", "batch_size=32,64", small=small)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = settings(place, "hidden_sizes", "batch_size")
+    assert found == [("naive", 0, [8, 8], 32), ("naive", 0, [8, 8], 64), ("naive", 0, [9], 32), ("naive", 0, [9], 64)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--sweep", "ewc.speed=1,2"], ["unknown setting of ewc 'speed'"]),
+        (["--sweep", "epoch=1,2"], ["unknown setting 'epoch'", "did you mean 'epochs'"]),
+        (["--sweep", "ewc.strength=1,many"], ["ewc.strength=many does not fit"]),
+        (["--sweep", "si.strength=1,2"], ["'si' is not among the methods of this run"]),
+        (["--sweep", "epochs"], ["--sweep expects NAME=VALUE,VALUE", "but got 'epochs'"]),
+        (["--sweep", "epochs=1,2", "--sweep", "epochs=3"], ["gives 'epochs' twice"]),
+        (["--sweep", "epochs=1,1"], ["has a value twice"]),
+        (["--sweep", "epochs=1,2", "--set", "epochs=3"], ["'epochs' is both set and swept over"]),
+        (["--sweep", "data=digits,mnist"], ["a sweep is over one set of images"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_in_one_sentence(clbench, tmp_path, assert_refused, given, said):
+    assert_refused(clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "ewc", *given), *said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_are_read_as_settings_are():
+    assert parse_sweeps(["a=1,2.5,none,x", "b=[1,2],[3]"]) == {"a": [1, 2.5, None, "x"], "b": [[1, 2], [3]]}
+    with pytest.raises(SettingError, match="expects NAME=VALUE,VALUE"):
+        parse_sweeps(["a="])
+
+
+def test_a_rerun_trains_anew_to_the_same_bits_and_keeps_the_record_from_before(run, place, clbench):
+    assert run(place, "--no-report").code == 0
+    (before,) = (place / "clbench-runs").glob("*/status.json")
+    content = before.read_text()
+    outcome = run(place, "--rerun")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "trained anew, 1 of 1 runs have the same weights as before, to the bit" in outcome.out
+    (aside,) = (place / "clbench-runs").glob("*.replaced-*/status.json")
+    assert aside.read_text() == content
+    assert json.loads(before.read_text())["started"] >= json.loads(content)["started"]
+    # The report and MLflow show the new one alone.
+    assert len(read_runs(place / "clbench-runs")) == 1
+    assert run(place, "--no-report").out.count("recorded before") == 1
+    # What goes on does not begin anew once more.
+    again = clbench(place, "resume")
+    assert "recorded before" in again.out
+    assert clbench(place, "rm", before.parent.name).code == 0
+    assert not [path for path in (place / "clbench-runs").iterdir() if before.parent.name in path.name]
+
+
+def test_weights_that_differ_are_said(run, place):
+    assert run(place, "--no-report").code == 0
+    (path,) = (place / "clbench-runs").glob("*/status.json")
+    said, warned = [], []
+    compare(place / "clbench-runs", {path.parent.name: "0" * 64}, said.append, warned.append)
+    assert said == []
+    assert warned == [f"naive seed 0: trained anew, run {path.parent.name} has other weights than before"]
