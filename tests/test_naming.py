@@ -94,6 +94,20 @@ def test_what_is_too_long_for_a_name_gets_a_letter_and_is_listed(recorded_run: M
     assert found[1].differs == "fisher_images=2, momentum=2, rate=2, strength=2"
 
 
+def test_where_only_some_are_too_long_for_a_name_no_group_stands_out_by_its_letter(recorded_run: MakeRun) -> None:
+    settings = [{"method_settings": {"a_rather_long_setting": value}} for value in ("x", "quite-a-long-value-of-it")]
+    own = [recorded_run("ewc", **each).config for each in settings]
+    assert [name.label for name in names(own)] == ["ewc (a)", "ewc (b)"]
+    # Against the suite's own each is named for itself.
+    overrides = {f"setting_{number}": number for number in range(4)}
+    short = recorded_run("ewc", modified=True, overrides={"epochs": 9}, method_settings={"epochs": 9})
+    long = recorded_run("ewc", modified=True, overrides=overrides, method_settings=overrides)
+    ours = recorded_run("ewc", method_settings=dict.fromkeys(["epochs", *overrides], -1))
+    assert [name.label for name in names([ours.config, long.config])] == ["ewc", "ewc (modified)"]
+    assert labels([ours, short, long])[0] == "ewc"
+    assert len(set(labels([ours, short, long]))) == 3
+
+
 def test_report_status_and_mlflow_use_the_same_words_and_count_numbers_as_numbers(
     swept: Callable[..., list[RecordedRun]], write_run: Callable, tmp_path: Any
 ) -> None:
@@ -125,6 +139,7 @@ def test_a_group_is_found_by_any_of_its_settings(swept: Callable[..., list[Recor
     [
         (1000.0, "1000"),
         (1e-05, "1e-05"),
+        (0.1 * 3, "0.3"),
         (True, "yes"),
         (None, "none"),
         ([784, 100], "784-100"),

@@ -120,8 +120,11 @@ def test_an_edited_method_trains_again_and_stands_apart_in_the_report(clbench, l
     assert "l2.py:L2 changed since the last clbench run" in again.err
     first, second = read_runs(lab / "clbench-runs")
     assert first.config["method_sha256"] != second.config["method_sha256"]
+    shown = " ".join(again.out.split())
     for run in (first, second):
-        assert f"L2 code={run.config['method_sha256'][:8]}" in again.out
+        strength, code = run.config["method_settings"]["strength"], run.config["method_sha256"][:8]
+        assert f"strength={strength:.1g}" in shown
+        assert f"code={code}" in shown
 
 
 def test_reading_and_reporting_never_run_the_file(clbench, lab):

@@ -114,8 +114,11 @@ def _of_one_method(configs: Sequence[Config], some_own: bool) -> list[Name]:
         for key, label in labels.items()
         if count[label] > 1 or len(words[key]) > MOST_DIFFERENCES or (words[key] and len(label) > LONGEST)
     ]
+    if too_long and len(own) != 1:
+        # Each is named against all others, so that a letter for some would leave unsaid what these differ in.
+        too_long = list(labels)
+    alone = sum(identity["modified"] for identity in groups.values()) == 1 and len(too_long) == 1
     for number, key in enumerate(too_long):
-        alone = len(too_long) == 1 and groups[key]["modified"]
         labels[key] = f"{method} ({'modified' if alone else _letters(number)})"
     return [Name(labels[key], ", ".join(words[key]) if key in too_long else "") for key in keys]
 
@@ -163,7 +166,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return str(value).removesuffix(".0")
+        return f"{value:.10g}"
     if isinstance(value, list | tuple):
         between = "-" if all(isinstance(item, int) for item in value) else "+"
         return between.join(map(in_words, value)) or "none"
