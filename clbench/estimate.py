@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.data import ImageSet
-from clbench.data.streams import make_stream
+from clbench.data.streams import Stream, make_stream
 from clbench.errors import RecordError
 from clbench.methods.method import Method, Workplace, images_to_train, steps_to_train
 from clbench.methods.table import find_method
@@ -76,12 +76,38 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     screen.show(table)
+    faster = _with_one_thread(first, streams[id(first.suite)], device, next(iter(rates.values()))) if to_do else None
     beside = f", beside {done} recorded in {output}" if done else ""
     screen.show(
         f"\n{to_do} run{'' if to_do == 1 else 's'} of {first.suite.n_tasks} tasks{beside}: {duration(total)} of plain "
         f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
         "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )
+    if faster is not None:
+        screen.show(
+            f"With --threads 1 they would take {duration(total / faster)}: more threads wait for one another here."
+        )
+
+
+# Below this a difference is noise.
+_FASTER = 1.15
+
+
+def _with_one_thread(spec: RunSpec, stream: Stream, device: torch.device, rate: float) -> float | None:
+    """How many times as fast training is with one thread; None where that is not faster, or is what there is.
+
+    On a machine that others use as well, threads wait for one another.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or device.type != "cpu":
+        return None
+    torch.set_num_threads(1)
+    try:
+        place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
+        faster = images_per_second(Method(spec.settings, place)) / rate
+    finally:
+        torch.set_num_threads(threads)
+    return faster if faster > _FASTER else None
 
 
 def _progress(folder: RunFolder) -> tuple[str, int]:

@@ -342,6 +342,22 @@ def test_a_narrow_terminal_cuts_no_number_of_a_dry_run(run, tmp_path, monkeypatc
     assert numbers("80") == numbers("200")
 
 
+@pytest.mark.parametrize(
+    ("threads", "rates", "said"), [(2, (100, 300), True), (2, (100, 90), False), (1, (100, 300), False)]
+)
+def test_a_dry_run_says_where_one_thread_would_be_faster(run, tmp_path, monkeypatch, threads, rates, said):
+    # What it would measure depends on who else is at work.
+    measured = iter(rates)
+    monkeypatch.setattr("clbench.estimate.images_per_second", lambda method: next(measured))
+    before = torch.get_num_threads()
+    try:
+        outcome = run(tmp_path, "--dry-run", "--threads", str(threads))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert ("With --threads 1 they would take 8 s" in outcome.out) is said
+
+
 def test_a_dry_run_counts_no_run_that_is_recorded(run, place):
     assert run(place, "--no-report", seeds="0").code == 0
     before = sorted(place.rglob("*"))

@@ -6,7 +6,7 @@ from clbench.baselines.naive import Naive
 from clbench.errors import Interrupted
 from clbench.records.reading import run_paths
 from clbench.tracking.connection import open_client
-from clbench.tracking.glance import holds_all
+from clbench.tracking.glance import holds_all, page_of
 from clbench.tracking.tracker import Tracker
 
 SUITE = "permuted-digits"
@@ -69,3 +69,12 @@ def test_what_cannot_be_read_at_a_glance_is_left_to_mlflow(tmp_path):
     for uri in (f"sqlite:///{tmp_path}/mlflow.db", f"sqlite:///{tmp_path}/absent.db", "http://127.0.0.1:9"):
         assert not holds_all(uri, SUITE, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db"]
+
+
+def test_the_page_of_a_suite_is_the_one_that_mlflow_shows_training_on(run, place):
+    outcome = run(place, "--no-report")
+    page = page_of(f"sqlite:///{place / 'mlflow.db'}", "permuted-digits")
+    assert page == "http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning"
+    assert outcome.out.splitlines()[-1].split() == ["then", "open", page]
+    assert page_of(f"sqlite:///{place / 'mlflow.db'}", "no-such") == ""
+    assert page_of("http://127.0.0.1:1", "permuted-digits") == ""

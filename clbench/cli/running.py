@@ -159,6 +159,8 @@ def _finish(
     rerun: bool,
 ) -> None:
     """Summary, report, and how to go on; then the exit code."""
+    from clbench.tracking.glance import page_of
+
     if outcome == "stopped":
         again = "clbench resume" if rerun else "The same command"
         screen.warn(f"stopped; whole tasks are recorded. {again} goes on after them")
@@ -177,6 +179,8 @@ def _finish(
             screen.show(f"report:  {path}")
     screen.show(f"runs:    {output}")
     screen.show(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+    if page := page_of(uri, suite.name):
+        screen.show(f"         then open {page}")
     if outcome == "failed":
         screen.warn("some runs failed, for the reasons above; the same command tries them again")
         raise SystemExit(1)
