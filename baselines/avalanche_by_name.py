@@ -132,6 +132,8 @@ class ByName(Method):
 
     def adapt(self, network: nn.Module) -> nn.Module:
         """A head per task answers to Avalanche's ways of asking."""
+        # Some of its plugins view gradients as vectors, which channels that come last do not allow.
+        network = network.to(memory_format=torch.contiguous_format)
         return TaskAware(network) if self.workplace.suite.head == "multi" else network
 
     def benchmark(self) -> Any:

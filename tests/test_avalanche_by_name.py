@@ -41,6 +41,20 @@ def test_it_differs_from_naive_and_beats_chance(name, trained):
     assert method.extra_state_bytes() is None
 
 
+@pytest.mark.parametrize("name", AVALANCHE)
+def test_it_trains_convolutions(name, make_method, make_workplace, split_digits):
+    head = "classes" if name in NEW_CLASSES else "multi"
+    suite = split_digits.model_copy(update={"head": head, "network_settings": {}})
+    small = {"network": "conv", "epochs": 2, "batch_size": 32, "steps_per_epoch": 6}
+    method = make_method(name, make_workplace(suite.with_overrides(small)))
+    for task in method.workplace.stream.tasks:
+        method.learn(task)
+        with torch.inference_mode(), method.network_for(task) as network:
+            assert network(task.test.tensors()[0]).isfinite().all()
+    # Also where Avalanche's loader has taken over.
+    assert method.strategy.clock.train_iterations == 2 * 2 * 6
+
+
 @pytest.mark.parametrize("name", ["avalanche-replay", "avalanche-agem", "avalanche-er-ace"])
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, trained):
     first, other, again = (trained(name, seed=seed).model.state_dict() for seed in (0, 1, 0))

@@ -5,9 +5,10 @@ through the documented hooks `make_train_dataloader` and `make_eval_dataloader`;
 so any Avalanche plugin runs in it.
 """
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,8 @@ class TensorLoaders(_Template):
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's, but that events nobody hears cost nothing."""
+        if self.steps_per_epoch is not None and not isinstance(self.dataloader, TensorLoader | _Limited):
+            self.dataloader = _Limited(self.dataloader, self.steps_per_epoch)
         with told_directly(self):
             super().training_epoch(**kwargs)
 
@@ -130,6 +133,21 @@ class TensorStrategy(TensorLoaders, SupervisedTemplate):
         with self.autocast():
             output: Tensor = avalanche_forward(self.model, self.mb_x, self.mb_task_id)
         return output.float()
+
+
+class _Limited:
+    """So many batches of a loader that a plugin has put in the place of ours, pass after pass."""
+
+    def __init__(self, loader: Any, n_batches: int) -> None:
+        self._loader = loader
+        self._n_batches = n_batches
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        passes = itertools.chain.from_iterable(itertools.repeat(self._loader))
+        return itertools.islice(passes, self._n_batches)
 
 
 class LinearDecay(SupervisedPlugin):

@@ -67,9 +67,6 @@ _LOOKS = {
     "ewc:20-epochs": Look("#004D80", "x", "--"),
     "psp:complex": Look("#994F88", "h", "--"),
     "psp:rotation": Look("#EE99CC", "+", "-."),
-    "classp": Look("#882255", "1", "-"),
-    "anpyc": Look("#999933", "2", "-"),
-    "sor-snn-style": Look("#AA4499", "3", "-"),
 }
 
 LAYER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
