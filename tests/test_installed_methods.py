@@ -86,7 +86,7 @@ def test_a_setting_that_must_be_given_and_is_not_is_named_with_the_way_to_give_i
     clbench, assert_refused, tmp_path, install
 ):
     install(WITHOUT_DEFAULT)
-    said = "the setting theirs.size must be given, as in --set theirs.size=VALUE"
+    said = "the setting theirs.size is missing; it has no default, so give it with --set"
     assert_refused(clbench(tmp_path, *RUN, "--methods", "theirs", "--dry-run"), said)
     every = clbench(tmp_path, *RUN, "--methods", "all", "--dry-run")
     assert every.code == 0

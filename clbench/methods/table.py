@@ -239,7 +239,10 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> T
     try:
         return schema.model_validate(_given(suite, name, overrides))
     except ValidationError as error:
-        raise setting_error(error, prefix=f"{name}.") from None
+        said = setting_error(error, prefix=f"{name}.")
+        if isinstance(said, MissingSettingError):
+            raise MissingSettingError(f"{said}; it has no default, so give it with --set") from None
+        raise said from None
 
 
 def must_be_given(suite: Suite, name: str) -> set[str]:

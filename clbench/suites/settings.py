@@ -44,7 +44,7 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     within = isinstance(last, int)
     where = prefix + ".".join(map(str, path if within else first["loc"]))
     if first["type"] == "missing":
-        return MissingSettingError(f"the setting {where} must be given, as in --set {where}=VALUE")
+        return MissingSettingError(f"the setting {where} is missing")
     what = _SAID.get(first["type"]) or (first["msg"][:1].lower() + first["msg"][1:]).removeprefix("value error, ")
     if not first["loc"]:
         # A check of the whole says itself what it is about.
