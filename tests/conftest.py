@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import linecache
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+import textwrap
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -263,6 +265,25 @@ def no_method_is_left():
     """A method that a test brings is none for the next."""
     yield
     BROUGHT.clear()
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    """(text) -> the names of a notebook after it ran this cell, which is in no file."""
+    notebook, cells = ModuleType("a_notebook"), []
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+
+    def execute(text) -> SimpleNamespace:
+        text = textwrap.dedent(text)
+        cells.append(f"<cell {len(cells)} of {id(notebook)}>")
+        # As IPython does it.
+        linecache.cache[cells[-1]] = (len(text), None, text.splitlines(keepends=True), cells[-1])
+        exec(compile(text, cells[-1], "exec"), vars(notebook))
+        return SimpleNamespace(**vars(notebook))
+
+    yield execute
+    for each in cells:
+        del linecache.cache[each]
 
 
 # Trouble

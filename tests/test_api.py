@@ -14,35 +14,25 @@ import clbench
 from clbench.baselines.naive import Naive
 from clbench.errors import RunError, SettingError
 from clbench.records.reading import read_runs
-from clbench.suites.files import find_suite
 from clbench.tracking.connection import open_client
 
 SMALL = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16, 16]}
-STRENGTH = 2.0
-DEVICE = torch.device("cpu")
+# As a notebook would have it: a class that names a function, which names a constant.
+FASTER = """
+from clbench.baselines.naive import Naive
 
+STRENGTH = 2.0
 
 def doubled(value):
     return STRENGTH * value
 
-
 class Faster(Naive):
-    """As a notebook would define one: it names a function, which names a constant."""
-
     def build_optimizer(self, model):
         optimizer = super().build_optimizer(model)
         for group in optimizer.param_groups:
             group["lr"] = doubled(group["lr"])
         return optimizer
-
-
-class Placed(Naive):
-    where = DEVICE
-
-    def learn(self, task):
-        assert DEVICE.type == "cpu"
-        super().learn(task)
-
+"""
 
 pytestmark = pytest.mark.usefixtures("own_environment", "no_method_is_left")
 
@@ -56,17 +46,6 @@ def small_run(tmp_path):
         return clbench.run(suite, methods=list(methods), quiet=True, **options)
 
     return run
-
-
-@pytest.fixture
-def as_in_a_notebook(monkeypatch):
-    """(class) -> it, as if no file could be imported for it."""
-
-    def make(found):
-        monkeypatch.setattr("clbench.methods.own.is_importable", lambda method: False)
-        return found
-
-    return make
 
 
 def test_importing_clbench_imports_nothing_heavy():
@@ -126,16 +105,17 @@ def test_what_is_recorded_is_not_trained_again(small_run, monkeypatch):
     assert small_run()[0].ended == first[0].ended
 
 
-def test_a_class_of_a_notebook_is_told_by_its_source_and_all_that_it_names(small_run, as_in_a_notebook, monkeypatch):
-    (first,) = small_run([as_in_a_notebook(Faster)])
+def test_a_class_of_a_notebook_is_told_by_its_source_and_all_that_it_names(small_run, cell):
+    (first,) = small_run([cell(FASTER).Faster])
     assert first.method == "Faster"
     source = first.files["Faster.py"].decode()
     assert "class Faster(Naive)" in source
     assert "def doubled(value)" in source
     assert "STRENGTH = 2.0" in source
-    monkeypatch.setattr(sys.modules[__name__], "STRENGTH", 3.0)
-    (second,) = small_run([Faster])
+    (second,) = small_run([cell("STRENGTH = 3.0").Faster])
     assert second.run_id != first.run_id
+    (third,) = small_run([cell("STRENGTH = 2.0").Faster])
+    assert third.run_id == first.run_id
 
 
 def test_a_class_of_a_module_is_told_by_its_modules(small_run, tmp_path, monkeypatch):
@@ -146,12 +126,6 @@ def test_a_class_of_a_module_is_told_by_its_modules(small_run, tmp_path, monkeyp
 
     (run,) = small_run([Mine])
     assert (run.method, list(run.files)) == ("Mine", ["mymethod.py"])
-
-
-def test_a_suite_goes_in_as_an_object(small_run):
-    suite = find_suite("permuted-digits").model_copy(update={"name": "mine", "title": "Mine"})
-    (run,) = small_run(suite=suite)
-    assert run.suite == "mine"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -205,13 +179,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, options, sai
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
-def test_a_class_whose_source_says_too_little_is_refused(small_run, as_in_a_notebook):
-    with pytest.raises(
-        SettingError, match="the method Placed depends on DEVICE, a device that has no source; put both"
-    ):
-        small_run([as_in_a_notebook(Placed)])
-    with pytest.raises(SettingError, match="of a notebook or a script, which other processes cannot load"):
-        small_run([as_in_a_notebook(Faster)], jobs=2)
+def test_a_class_of_a_notebook_is_for_one_process(small_run, cell):
+    with pytest.raises(SettingError, match="the method Faster is of a notebook or a script, which other processes"):
+        small_run([cell(FASTER).Faster], jobs=2)
 
 
 def test_runs_that_were_stopped_are_neither_finished_nor_failed(recorded_run):

@@ -8,7 +8,7 @@ from clbench.errors import SettingError
 from clbench.methods.method import Method
 from clbench.methods.settings import TrainingSettings
 from clbench.own.code import Own, digest_of, load
-from clbench.own.source import is_importable, source_of
+from clbench.own.source import is_importable, not_importable, source_of
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,7 @@ def bring_class(method: Any, taken: Collection[str], *, must_be_importable: bool
         return bring(f"{method.__module__}:{name}", taken)
     _check_name(name, name, taken)
     if must_be_importable:
-        raise SettingError(
-            f"the method {name} is of a notebook or a script, which other processes cannot load; put it into a file, "
-            f"and give ./file.py:{name}, or train one run at a time"
-        )
+        raise not_importable(method, "method")
     files = {f"{name}.py": source_of(method, "method")}
     BROUGHT[name] = OwnMethod("", method, Own(name, method, digest_of(files), "", files))
     return name
