@@ -44,7 +44,7 @@ def install(tmp_path, monkeypatch):
         ("class Other: pass", "does not load: AttributeError"),
         ("class Sized(", "does not load: SyntaxError"),
         ("class Sized: pass", "must be a subclass of clbench.methods.Method"),
-        (WITHOUT_DEFAULT.replace("(MethodSettings)", ""), "must be a subclass of MethodSettings"),
+        (WITHOUT_DEFAULT.replace("(MethodSettings)", ""), "must be a subclass of clbench.methods.MethodSettings"),
     ],
 )
 def test_a_broken_package_is_warned_of_once_and_stops_nothing_else(

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clbench import metrics
-from clbench.cli.options import as_option, chosen_methods, chosen_seeds
+from clbench.cli.options import as_option, chosen_seeds, listed
 from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, SettingError
+from clbench.execution.plan import chosen_methods
 from clbench.methods.method import MethodSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.records.audit import audit
@@ -452,7 +453,7 @@ def test_no_command_ends_in_a_traceback_and_a_dry_run_plans_what_was_given(
             overrides = parse_overrides([value for name, value in pairwise(arguments) if name == "--set"])
             suite = find_suite(options["--suite"])
             precision = "bfloat16" if options.get("--precision") == "bfloat16" else "float32"
-            names = chosen_methods([options["--methods"]] if "--methods" in options else None, suite)
+            names = chosen_methods(listed([options["--methods"]]) if "--methods" in options else None, suite)
             seeds = chosen_seeds([options["--seeds"]] if "--seeds" in options else None, suite)
             specs = make_specs(suite, names, seeds, overrides, digits, precision, "cpu")
             assert planned == {spec.run_id for spec in specs}

@@ -107,5 +107,5 @@ def test_a_run_whose_invocation_was_removed_gets_one_anew_from_sync(clbench, cli
     assert (same.info.run_id, same.data.metrics) == (run.info.run_id, run.data.metrics)
     assert same.data.tags["mlflow.parentRunId"] == anew.info.run_id != above.info.run_id
     assert anew.info.status == "FINISHED"
-    assert "naive seed 0" in anew.data.tags["mlflow.note.content"]
+    assert "seed 0 |" in anew.data.tags["mlflow.note.content"]
     assert "0 added, 0 completed, 1 up to date" in clbench(old, "sync").out

@@ -597,7 +597,7 @@ def test_trials_are_told_from_results_wherever_records_are_read(tune, tmp_path, 
     (trial,) = tune({"naive": [{"epochs": 1}]})
     folder = tmp_path / "log"
     status = clbench(tmp_path, "status", "--output", folder)
-    assert {"(modified,", "validation", "images)"} <= {*status.out.split()}
+    assert {"naive", "(on", "validation", "images)"} <= {*status.out.split()}
     checked = clbench(tmp_path, "verify-run", folder)
     assert checked.code == 0, checked.out
     assert "seed 1000, finished, measured on validation images: holds" in checked.out

@@ -28,10 +28,9 @@ def list_command() -> None:
         print(f"  {suite.name:<24}{suite.title}: {what}")
         if suite.variants:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
-    print("\nmethods:")
+    print("\nmethods (--methods NAME, ./file.py:Class or package.module:Class):")
     for name in method_names():
         print(f"  {name:<24}{entry.summary if (entry := entry_of(name)) else 'of an installed package'}")
-    print("  avalanche-NAME          any other plugin or strategy of Avalanche that takes numbers and words")
     print("\nnetworks (--set network=NAME, ./file.py:Class or package.module:Class):")
     for name in network_names():
         print(f"  {name:<24}{NETWORKS[name].summary if name in NETWORKS else 'of an installed package'}")
