@@ -115,12 +115,12 @@ class Runs(Sequence["RecordedRun"]):
         Example:
             runs.plot().savefig("accuracy.pdf")
         """
-        from matplotlib.figure import Figure
+        from clbench.reports.figures.notebook import NotebookFigure
 
         found = Runs([run for run in self.finished if run.measured_on == "test"]).accuracy()
         seen = found[(found["task"] <= found["tasks_learned"])]
         means = seen.groupby(["method", "seed", "tasks_learned"])["accuracy"].mean()
-        figure = Figure(layout="constrained")
+        figure = NotebookFigure(layout="constrained")
         axes = figure.subplots()
         for method, curve in means.groupby(level="method", sort=False):
             over_seeds = 100 * curve.groupby(level="tasks_learned").mean()
