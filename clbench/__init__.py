@@ -7,7 +7,11 @@ The engine is this package; the methods under test are `clbench.strategies`, wha
 import importlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clbench.api import Runs, load, load_suite, run
+    from clbench.suites.suite import Suite
 
 __version__ = "0.1.0"
 
@@ -19,11 +23,23 @@ warnings.filterwarnings("ignore", message="no QP solver found", category=UserWar
 if not (Path(__file__).parent / "strategies").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
-_OF_API = ("Runs", "load", "run")
+_LAZY = {
+    "Runs": "clbench.recorded",
+    "Suite": "clbench.suites.suite",
+    "load": "clbench.api",
+    "load_suite": "clbench.api",
+    "run": "clbench.api",
+}
+
+__all__ = ["Runs", "Suite", "__version__", "load", "load_suite", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when it is asked for: torch and pandas take seconds.
-    if name in _OF_API:
-        return getattr(importlib.import_module("clbench.api"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'clbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -138,16 +138,38 @@ def test_a_run_that_fails_raises_after_the_others_ended(small_run, jobs):
     assert runs.table()["method"].tolist() == ["naive"]
 
 
-def test_it_works_within_a_running_event_loop_and_in_a_thread(small_run):
+@pytest.mark.parametrize("has_store", [False, True])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_it_works_in_a_thread_with_a_running_event_loop_and_without_arguments(
+    small_run, place, monkeypatch, has_store, jobs
+):
     async def within():
-        return small_run()
+        found.extend(small_run(jobs=jobs, tracking=f"sqlite:///{place}/mlflow.db" if has_store else None))
 
-    assert len(asyncio.run(within())) == 1
     found = []
-    thread = threading.Thread(target=lambda: found.append(small_run(seeds=[1])))
+    monkeypatch.setattr(sys, "argv", [])
+    thread = threading.Thread(target=lambda: asyncio.run(within()))
     thread.start()
     thread.join()
-    assert len(found) == 1
+    assert [run.status for run in found] == ["finished"]
+
+
+@pytest.mark.parametrize("data", ["None", pytest.param("arrays", marks=pytest.mark.slow)])
+def test_a_script_that_needs_a_guard_is_told_so(tmp_path, data):
+    script = f"""
+import clbench, numpy
+images, labels = numpy.zeros((9000, 28, 28), numpy.uint8), numpy.arange(9000) % 10
+arrays = images, labels, images, labels
+clbench.run("permuted-digits", ["naive"], [0], overrides={SMALL}, threads=1, jobs=2, data={data})
+"""
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-1] == (
+        "clbench.errors.SettingError: several runs at once need processes, each of which runs this script again from "
+        'its start; put what calls clbench below if __name__ == "__main__":, or train one run at a time'
+    )
 
 
 def test_torch_has_its_number_of_threads_again(small_run):
@@ -171,6 +193,8 @@ def test_a_store_gets_the_runs_where_one_is_named(small_run, place):
         ({"methods": ["nave"]}, "unknown method 'nave': did you mean 'naive'"),
         ({"methods": ["naive"], "overrides": {"epoch": 2}}, "unknown setting 'epoch'"),
         ({"methods": ["naive"], "jobs": 2}, "jobs=2 on a CPU needs threads"),
+        ({"methods": ["naive"], "jobs": 0}, "jobs=0 trains nothing"),
+        ({"methods": ["naive"], "precision": "half"}, "unknown precision 'half'"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, options, said):

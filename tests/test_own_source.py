@@ -73,7 +73,7 @@ def test_what_a_source_names_is_part_of_it_under_whatever_name(cell):
 
 def test_a_set_has_one_source_in_every_process():
     code = (
-        "import linecache; text = 'WORDS = {\"a\", \"b\", \"c\", \"d\"}\\ndef net(): return WORDS\\n'\n"
+        'import linecache; text = \'WORDS = {"a", "b", "c", "d"}\\ndef net(): return WORDS\\n\'\n'
         "linecache.cache['<cell>'] = (len(text), None, text.splitlines(True), '<cell>')\n"
         "exec(compile(text, '<cell>', 'exec'))\n"
         "from clbench.own.source import source_of; print(source_of(net, 'network'))"

@@ -23,6 +23,7 @@ HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "seaborn", "mlflow", "a
 DATA_FILES = [
     *(ROOT / "reports" / "templates").iterdir(),
     ROOT / "reports" / "references.bib",
+    ROOT / "clbench" / "py.typed",
     *(ROOT / "clbench" / "suites").glob("*.toml"),
 ]
 
@@ -168,6 +169,27 @@ def test_the_wheels_content_imports_all_packages_from_its_own_folder(wheel, tmp_
     ]
 
 
+@pytest.mark.slow
+def test_a_type_checker_knows_what_clbench_gives(tmp_path):
+    pytest.importorskip("mypy", reason="mypy checks it")
+    (tmp_path / "user.py").write_text(
+        "import clbench\n"
+        "runs = clbench.run('permuted-digits', ['naive'], range(3))\n"
+        "reveal_type(runs)\n"
+        "reveal_type(runs[0])\n"
+        "reveal_type(clbench.load_suite('permuted-digits').n_tasks)\n"
+        "clbench.run(3)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "user.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = [line.partition(": ")[2] for line in done.stdout.splitlines()]
+    assert found[0] == 'note: Revealed type is "clbench.recorded.Runs"'
+    assert found[1] == 'note: Revealed type is "clbench.records.reading.RecordedRun"'
+    assert found[2] == 'note: Revealed type is "int"'
+    assert found[3].startswith('error: Argument 1 to "run" has incompatible type "int"')
+
+
 # What a record says of the code
 
 
@@ -203,6 +225,7 @@ ORDER = [
     {"execution", "search"},
     {"estimate", "bench", "check"},
     {"strategies", "baselines", "reports"},
+    {"recorded"},
     {"cli", "api"},
     {"__main__"},
 ]

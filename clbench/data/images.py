@@ -32,7 +32,7 @@ class ImageSet:
     The images may lie in a read-only file that is mapped into memory. Writing into them ends the process.
 
     Attributes:
-        source: its name, a key of `SOURCES` or `npz`; several are joined by `+`. Never a path.
+        source: its name, a key of `SOURCES`, `npz` or `arrays`; several are joined by `+`. Never a path.
         train_images: uint8 [N, C, H, W], 0 to 255.
         train_labels: int64 [N], 0 to the number of classes - 1.
         test_images: uint8 [M, C, H, W].
@@ -72,6 +72,12 @@ class Part:
     images: Images
     labels: Labels
     origin: str
+
+    def resized(self, image_size: int | None) -> "Part":
+        """The same with images of that height and width in pixels; None leaves theirs."""
+        from clbench.data.decoding import resized
+
+        return self if image_size is None else Part(resized(self.images, image_size), self.labels, self.origin)
 
 
 class Digest:

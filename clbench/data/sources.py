@@ -155,7 +155,7 @@ def _read_path(path: Path, image_size: int | None) -> ImageSet:
     if path.suffix != ".npz":
         return _by_class(SOURCES["image-folder"], path, image_size)
     train, test, class_names = read_arrays(path)
-    return as_image_set("npz", _resized(train, image_size), _resized(test, image_size), class_names)
+    return as_image_set("npz", train.resized(image_size), test.resized(image_size), class_names)
 
 
 def _read_folder(wanted: Source, folder: Path, image_size: int | None, *, named: bool) -> ImageSet:
@@ -197,7 +197,7 @@ def _read_files(wanted: Source, folder: Path, offline: bool, image_size: int | N
         read = read_idx_files if wanted.form == "idx" else read_cifar_files
         train, test, class_names = read(wanted, folder)
     _check(wanted, train, test, None)
-    train, test = _resized(train, image_size), _resized(test, image_size)
+    train, test = train.resized(image_size), test.resized(image_size)
     if wanted.form == "cifar":
         train, test = in_canonical_order(train), in_canonical_order(test)
     return as_image_set(wanted.name, train, test, class_names)
@@ -205,12 +205,6 @@ def _read_files(wanted: Source, folder: Path, offline: bool, image_size: int | N
 
 def _has_classes(folder: Path) -> bool:
     return all(any(path.is_dir() for path in (folder / part).glob("*")) for part in ("train", "test"))
-
-
-def _resized(part: Part, image_size: int | None) -> Part:
-    from clbench.data.decoding import resized
-
-    return part if image_size is None else Part(resized(part.images, image_size), part.labels, part.origin)
 
 
 def _is_named(data_root: Path | None) -> bool:

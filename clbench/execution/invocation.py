@@ -138,6 +138,11 @@ def last_invocation(root: Path) -> tuple[list[str], Path]:
         if not all(isinstance(item, str) for item in arguments) or arguments[0] != "run":
             raise ValueError("it is no clbench run")
     except FileNotFoundError:
+        if any(root.glob("*/config.json")):
+            raise RecordError(
+                f"no clbench run put the runs into {root}; to go on with what Python asked for, give the call of "
+                "clbench.run again"
+            ) from None
         raise RecordError(f"nothing was run yet with its runs in {root}; start with clbench run") from None
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be used ({error}); give the clbench run command again") from None

@@ -16,7 +16,7 @@ from clbench.suites.suite import Suite, absolute
 if TYPE_CHECKING:
     import torch
 
-    from clbench.data import ImageSet
+    from clbench.data import GivenImages, ImageSet
     from clbench.execution.job import Job
     from clbench.methods.method import Method
     from clbench.runs.spec import Precision, RunSpec
@@ -37,6 +37,7 @@ class Choice:
         files: the user's, that the suite was read from.
         all_named: whether the user named every method. One that nobody named is left out where it cannot run.
         data_root: where to look for the images.
+        given: the images, where they were given as Python objects.
     """
 
     suite: Suite
@@ -48,6 +49,7 @@ class Choice:
     files: Mapping[str, bytes]
     all_named: bool
     data_root: Path | None
+    given: "GivenImages | None" = None
 
     def images(self, warn: Warn, *, offline: bool) -> "ImageSet":
         """The images of the suite.
@@ -65,6 +67,8 @@ class Choice:
         from clbench.data import load_images
 
         changed = self.changed
+        if self.given is not None:
+            return partial(self.given.image_set, changed.image_size)
         return partial(load_images, changed.data, self.data_root, offline=offline, image_size=changed.image_size)
 
     def fitting(self, warn: Warn) -> list[str]:
@@ -125,6 +129,7 @@ def choose(
     *,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     at_once: int = 1,
+    images: "GivenImages | None" = None,
 ) -> Choice:
     """What a command is about.
 
@@ -136,6 +141,7 @@ def choose(
         data_root: where to look for images.
         sweep: settings and the values of each; every combination is run.
         at_once: runs to be trained at a time, which other processes must find the methods for.
+        images: the suite's, where they were given as Python objects.
 
     Raises:
         SettingError: for what does not exist or does not fit.
@@ -164,6 +170,7 @@ def choose(
         files=suite_files(named) if named else {},
         all_named=methods is not None and "all" not in methods,
         data_root=data_root,
+        given=images,
     )
 
 

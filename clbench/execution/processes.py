@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
 
-from clbench.errors import ClbenchError, RecordError
+from clbench.errors import ClbenchError, RecordError, SettingError
 from clbench.events import Ended, Event, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
 from clbench.execution.signals import STOPPING, stopping_on_signals
@@ -26,13 +27,42 @@ if TYPE_CHECKING:
 _SECONDS_TO_END = 10.0
 
 
+# A process runs the main script again, from its start, before it does anything.
+_NAME = "clbench-run"
+_NO_GUARD = (
+    "several runs at once need processes, each of which runs this script again from its start; put what calls clbench "
+    'below if __name__ == "__main__":, or train one run at a time'
+)
+
+
 @dataclass
 class _Child:
-    """A run in a process of its own; `status` is what it said of itself at its end, None before."""
+    """A run in a process of its own.
+
+    Attributes:
+        job, process: what runs where.
+        has_begun: whether it has said anything.
+        status: what it said of itself at its end, None before.
+    """
 
     job: Job
     process: "ForkServerProcess"
+    has_begun: bool = False
     status: Status | None = None
+
+
+def check_not_importing() -> None:
+    """Makes sure that this process does not run the main script again only to begin.
+
+    Raises:
+        SettingError: if it does, and would begin processes of its own.
+        SystemExit: the same where it is a process for one of our runs; the first process says it then.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        if process.name == _NAME:
+            raise SystemExit(1)
+        raise SettingError(_NO_GUARD)
 
 
 def processes(
@@ -41,6 +71,9 @@ def processes(
     """An executor, see `grid.Executor`, for so many runs at once.
 
     A process that is killed takes no other with it; its run is tried once more.
+
+    Raises:
+        SettingError: if processes cannot begin, because the main script calls us whenever it is run.
     """
     context = multiprocessing.get_context("forkserver")
     halt = context.RawValue("b", 0)
@@ -74,6 +107,8 @@ def processes(
                     yield job, child.status
                 elif stop.is_set():
                     yield job, "stopped"
+                elif not child.has_begun and child.process.exitcode == 1 and _is_script():
+                    raise SettingError(_NO_GUARD)
                 elif job.run_id in killed:
                     observer.hear(_recorded_as_killed(job))
                     yield job, "failed"
@@ -97,6 +132,11 @@ def processes(
             child.process.kill()
 
 
+def _is_script() -> bool:
+    """Whether there is a main script, which a process runs again."""
+    return hasattr(sys.modules["__main__"], "__file__")
+
+
 def _prepare(context: "ForkServerContext") -> None:
     """Starts what makes processes, which has imported everything; Ctrl-C and the like are for us, not for it."""
     context.set_forkserver_preload([__name__, "clbench.runs.runner"])
@@ -115,19 +155,28 @@ def _start(context: "ForkServerContext", job: Job, halt: Any) -> tuple[Connectio
     ours, theirs = context.Pipe(duplex=False)
     # In a piece, so that code of the user's which does not load any more is no end of the process.
     packed = pickle.dumps(replace(job, environment=environment()))
-    process = context.Process(target=_run_in_child, args=(theirs, halt, job.run_id, packed))
-    process.start()
+    process = context.Process(target=_run_in_child, args=(theirs, halt, job.run_id, packed), name=_NAME)
+    try:
+        process.start()
+    except BrokenPipeError:
+        # It ended before it had taken what it was sent.
+        if _is_script():
+            raise SettingError(_NO_GUARD) from None
+        raise
     # So that the end of the process is the end of the pipe.
     theirs.close()
     return ours, process
 
 
 def _heard(connection: Connection, child: _Child, observer: Observer) -> bool:
-    """Hands on what a child says, an event or at last its status; False when there is no more."""
+    """Hands on what a child says: at first nothing, then events, at last its status. False when there is no more."""
     try:
-        said: Event | str = connection.recv()
+        said: Event | str | None = connection.recv()
     except (EOFError, OSError):
         return False
+    child.has_begun = True
+    if said is None:
+        return True
     if isinstance(said, str):
         child.status = cast(Status, said)
     else:
@@ -154,12 +203,13 @@ def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes)
     """Trains one run in this process, until it, the first process, or whoever sends a signal says stop."""
     stop = threading.Event()
 
-    def send(said: Event | Status) -> None:
+    def send(said: Event | Status | None) -> None:
         # The first process may be gone; then this one is told to stop as well.
         with contextlib.suppress(OSError):
             connection.send(said)
 
     status: Status = "failed"
+    send(None)
     with stopping_on_signals(stop):
         threading.Thread(target=_set_with_parent, args=(stop,), daemon=True).start()
         try:

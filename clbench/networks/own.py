@@ -1,9 +1,10 @@
-"""A network of the user's own, from a file or a package: what it takes, and how it is built."""
+"""A network of the user's own, from a file, a package or a notebook: what it takes, and how it is built."""
 
 import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, create_model
@@ -11,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, create_model
 from clbench.errors import SettingError
 from clbench.networks.network import ImageShape, Network
 from clbench.networks.settings import NetworkSettings
-from clbench.own.code import Own, load, said_by
+from clbench.own.code import Own, digest_of, load, said_by
+from clbench.own.source import is_importable, not_importable, source_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _GIVEN = ("image_shape", "n_outputs")
 # By reference, as they were loaded last: a run goes on with the code that it began with.
 _LOADED: dict[str, "OwnNetwork"] = {}
+# By reference, those that were given as they are, for which there is no file to look at.
+_AS_GIVEN: dict[str, "OwnNetwork"] = {}
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,50 @@ def own_network(reference: str, *, anew: bool = False) -> OwnNetwork:
                 super().__init__(nn.Flatten(), nn.Linear(channels * height * side, width), nn.ReLU(),
                                  nn.Linear(width, n_outputs))
     """
+    if reference in _AS_GIVEN:
+        return _AS_GIVEN[reference]
     if anew or reference not in _LOADED:
         _LOADED.pop(reference, None)
-        own = load(reference, "network")
-        _LOADED[reference] = OwnNetwork(_schema(own), _builder(own), whole=True, own=own)
+        _LOADED[reference] = _network_of(load(reference, "network"))
     return _LOADED[reference]
+
+
+def bring_network(found: Any, *, must_be_importable: bool = False) -> str:
+    """The reference of a network that is given as a class or a function, such as one of a notebook.
+
+    One of a module is found again by its module, as `package.module:Class`. Any other is identified by its source and
+    that of what it names.
+
+    Args:
+        found: see `own_network`.
+        must_be_importable: whether other processes must find it.
+
+    Raises:
+        SettingError: if it is no class or function, cannot be called like that, or its source cannot be read.
+
+    Example:
+        class Net(nn.Sequential): ...
+        bring_network(Net)     # "__main__:Net"
+    """
+    if not isinstance(found, type | FunctionType) or found.__name__ == "<lambda>":
+        raise SettingError(
+            "the network must be a class or a function, called as Net(image_shape=(C, H, W), n_outputs=K) for every "
+            f"run, but is {'a lambda' if isinstance(found, FunctionType) else f'a {type(found).__name__}'}; give the "
+            "class itself, or define a function"
+        )
+    name = found.__name__
+    reference = f"{found.__module__}:{name}"
+    if is_importable(found):
+        return reference
+    if must_be_importable:
+        raise not_importable(found, "network")
+    files = {f"{name}.py": source_of(found, "network")}
+    _AS_GIVEN[reference] = _network_of(Own(name, found, digest_of(files), "", files))
+    return reference
+
+
+def _network_of(own: Own) -> OwnNetwork:
+    return OwnNetwork(_schema(own), _builder(own), whole=True, own=own)
 
 
 def _builder(own: Own) -> Callable[..., "nn.Module"]:
