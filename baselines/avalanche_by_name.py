@@ -2,8 +2,11 @@
 
 Source: avalanche-lib 0.6; each class names its paper.
 Departs from it: optimiser, rate, network, batches and epochs are the suite's, as for every method. Settings have
-Avalanche's names, and its values where it has some. `by_name` finds any other plugin or strategy whose arguments are
-numbers and words.
+Avalanche's names, and its values where it has some. DER takes no larger batches from its memory than the memory holds,
+below which Avalanche's replays nothing. Images that Avalanche's loader gives are not augmented, which a run says.
+
+Another plugin or strategy is two lines, `plugin = ThePlugin` and `Settings = settings_from(ThePlugin)`, in a subclass
+of `ByName`. Some do nothing, or fail, on streams like ours, so each needs a test such as these have.
 
 What Avalanche keeps (buffers, copies of networks) is no plain state, so a killed run begins anew.
 """
@@ -26,14 +29,12 @@ from pydantic import create_model
 from torch import Tensor, nn
 
 from clbench.data.streams import Task
-from clbench.errors import SettingError
 from clbench.methods.method import Answers, Method, answering
 from clbench.methods.settings import MethodSettings
 from clbench.methods.strategy import TensorLoaders
 from clbench.networks.heads import OneHead
 from clbench.suites.suite import Suite
 
-PREFIX = "avalanche-"
 _PLAIN = (int, float, bool, str, type(None))
 
 
@@ -116,19 +117,10 @@ class ByName(Method):
     Class attributes:
         plugin: the plugin, of the settings that its signature names; None where a strategy does it all.
         template: the strategy, likewise; None for the plain one.
-        heads: of suites that it can run on.
-        reason: why it cannot on others.
     """
 
     plugin: ClassVar[type[SupervisedPlugin] | None] = None
     template: ClassVar[type[SupervisedTemplate] | None] = None
-    heads: ClassVar[tuple[str, ...]] = ("single", "multi", "classes")
-    reason: ClassVar[str] = ""
-
-    @classmethod
-    def refuses(cls, suite: Suite, settings: Any) -> str:
-        """A head that Avalanche's code cannot train."""
-        return "" if suite.head in cls.heads else f"{cls.reason}; give a suite with --set head={cls.heads[0]}"
 
     def adapt(self, network: nn.Module) -> nn.Module:
         """A head per task answers to Avalanche's ways of asking."""
@@ -225,18 +217,52 @@ class RWalk(ByName):
     Settings = settings_from(plugin)
 
 
-class DER(ByName):
+class _FromMemory(ByName):
+    """Takes batches of a size of their own from its memory."""
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: Any) -> str:
+        """Batches that the memory cannot fill: Avalanche would replay nothing, and say nothing."""
+        if (settings.batch_size_mem or 0) <= settings.mem_size:
+            return ""
+        return (
+            f"its batch_size_mem, {settings.batch_size_mem}, is more than its mem_size, {settings.mem_size}, so it "
+            "would replay nothing; give a smaller one"
+        )
+
+
+class DER(_FromMemory):
     """Dark Experience Replay, DER++ with beta above 0 (Buzzega et al. 2020, arXiv 2004.07211)."""
 
     template = supervised.DER
     Settings = settings_from(template)
 
+    def _own_settings(self, source: type) -> dict[str, Any]:
+        found, settings = super()._own_settings(source), self.settings
+        return {**found, "batch_size_mem": settings.batch_size_mem or min(settings.batch_size, settings.mem_size)}
 
-class ERACE(ByName):
+
+class ERACE(_FromMemory):
     """Experience replay with asymmetric cross-entropy (Caccia et al. 2022, arXiv 2104.05025)."""
 
     template = supervised.ER_ACE
     Settings = settings_from(template)
+
+
+class Cumulative(ByName):
+    """Training on all tasks so far, the network going on from the last."""
+
+    template = supervised.Cumulative
+    Settings = settings_from(template)
+
+
+def _no_plateau(name: str, settings: Any) -> str:
+    if settings.learning_rate_schedule != "plateau":
+        return ""
+    return (
+        f"{name} changes its network at the end of a task, which the learning_rate_schedule plateau would undo; give "
+        "it linear or constant"
+    )
 
 
 class _ICaRLOfOneNetwork(supervised.ICaRL):
@@ -249,8 +275,15 @@ class ICaRL(ByName):
 
     template = _ICaRLOfOneNetwork
     Settings = settings_from(supervised.ICaRL, memory_size=2000, fixed_memory=True)
-    heads = ("classes",)
-    reason = "avalanche-icarl learns new classes with every task"
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: Any) -> str:
+        """Tasks without classes of their own, and weights that are put back after its exemplars were chosen."""
+        if suite.head != "classes":
+            return (
+                "avalanche-icarl needs new classes with every task and a head over all, as class-incremental-mnist has"
+            )
+        return _no_plateau("avalanche-icarl", settings)
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: Any) -> str:
@@ -272,13 +305,15 @@ class PackNet(ByName):
 
     @classmethod
     def refuses(cls, suite: Suite, settings: Any) -> str:
-        """Too few epochs."""
-        if settings.epochs > settings.post_prune_epochs:
-            return ""
-        return (
-            f"avalanche-packnet needs more than {settings.post_prune_epochs} epochs, its post_prune_epochs, but got "
-            f"{settings.epochs}"
-        )
+        """Too few epochs, and what would move weights that are frozen."""
+        if settings.epochs <= settings.post_prune_epochs:
+            return (
+                f"avalanche-packnet needs more epochs than its post_prune_epochs, {settings.post_prune_epochs}, but "
+                f"got {settings.epochs}"
+            )
+        if settings.weight_decay:
+            return "weight decay moves the weights that avalanche-packnet has frozen; give it weight_decay=0"
+        return _no_plateau("avalanche-packnet", settings)
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: Any) -> str:
@@ -309,37 +344,3 @@ class PackNet(ByName):
             if isinstance(tasked, TaskAware):
                 tasked.task = task.index
             yield lambda images: self.model(images, label)
-
-
-def by_name(name: str) -> type[Method] | None:
-    """A method for any plugin or strategy of Avalanche's: `avalanche-cope` for `CoPEPlugin`. None if there is none.
-
-    Raises:
-        SettingError: if it takes something that no setting can be.
-    """
-    wanted = _key(name.removeprefix(PREFIX))
-    for place, kind in ((plugins, "plugin"), (supervised, "template")):
-        for attribute in dir(place):
-            found = getattr(place, attribute)
-            if not inspect.isclass(found) or _key(attribute.removesuffix("Plugin")) != wanted:
-                continue
-            settings = settings_from(found)
-            missing = [
-                key
-                for key, parameter in inspect.signature(found).parameters.items()
-                if parameter.default is parameter.empty
-                and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-                and key not in settings.model_fields
-                and key not in _given_by_us(found)
-            ]
-            if missing:
-                raise SettingError(
-                    f"{name} cannot be made from settings alone: {found.__name__} takes {', '.join(missing)}; write a "
-                    "method of your own that gives it that, as docs/own.md says"
-                )
-            return type(found.__name__, (ByName,), {kind: found, "Settings": settings, "__doc__": found.__doc__})
-    return None
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")

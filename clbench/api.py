@@ -150,11 +150,13 @@ def run(
         set_threads(threads, jobs, place, ("jobs=", "threads="))
         ends = _Ends()
         observer = Observers(_tracker(tracking, screen.warn, folder), ends, screen)
-        before_anew = set_aside(folder, [spec.run_id for spec in specs], tracking) if rerun else {}
+        if rerun:
+            set_aside(folder, [spec.run_id for spec in specs], tracking, screen.warn)
         outcome = run_grid(make_jobs(choice, specs, images, place, folder, command, at_once=jobs), observer)
     finally:
         torch.set_num_threads(before)
-    compare(folder, before_anew, screen.say, screen.warn)
+    if rerun:
+        compare(folder, [spec.run_id for spec in specs], screen.say, screen.warn)
     if outcome == "stopped":
         raise KeyboardInterrupt
     runs = Runs([read_run(folder / spec.run_id) for spec in specs if spec.run_id not in ends.without_record])

@@ -16,7 +16,7 @@ from clbench.data import load_images
 from clbench.data.streams import make_stream
 from clbench.errors import SettingError
 from clbench.methods.method import Method, Workplace
-from clbench.methods.table import find_method, resolve_settings
+from clbench.methods.table import find_method, reason_against, resolve_settings
 from clbench.networks.heads import Head
 from clbench.own.code import said_by
 from clbench.runs.checkpoint import check_plain
@@ -86,12 +86,10 @@ class Toy:
 
     def refusal(self, head: Head) -> str:
         """Why the method cannot run with such a head; empty where it can."""
-        suite, method = self._suite(head), find_method(self.name)
+        suite = self._suite(head)
         settings = resolve_settings(suite, self.name, self.given)
-        if reason := method.refuses(suite, settings):
-            return reason
         found = sample_network(suite, self.images)
-        return method.unfit(found.model, found.image, settings)
+        return reason_against(self.name, suite, settings, found.model, found.image)
 
     def method(
         self,
@@ -191,19 +189,21 @@ def resumes(toy: Toy) -> str | None:
     """What it saves is enough to go on to the same bits, in tensors, numbers and words alone."""
     if not find_method(toy.name).resumes:
         return None
-    before, file = toy.trained(1), io.BytesIO()
-    check_plain(before.state_dict(), "state")
-    torch.save(before.state_dict(), file)
-    file.seek(0)
-    continued = toy.method()
-    continued.load_state_dict(torch.load(file, weights_only=True))
-    for task in continued.workplace.stream.tasks[1:]:
-        continued.learn(task)
-    if not _equal(continued, toy.trained(3)):
-        raise Failure(
-            "a killed run would end at other numbers: extra_state does not hold all that it carries from task to task; "
-            "complete it, or leave resumes out"
-        )
+    whole = toy.trained(3)
+    for n_tasks in (1, 2):
+        before, file = toy.trained(n_tasks), io.BytesIO()
+        check_plain(before.state_dict(), "state")
+        torch.save(before.state_dict(), file)
+        file.seek(0)
+        continued = toy.method()
+        continued.load_state_dict(torch.load(file, weights_only=True))
+        for task in continued.workplace.stream.tasks[n_tasks:]:
+            continued.learn(task)
+        if not _equal(continued, whole):
+            raise Failure(
+                f"a run killed after task {n_tasks} would end at other numbers: extra_state does not hold all that it "
+                "carries from task to task; complete it, or leave resumes out"
+            )
     return "a killed run goes on to the same bits"
 
 

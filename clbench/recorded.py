@@ -63,23 +63,37 @@ class Runs(Sequence["RecordedRun"]):
         """
         return Runs([run for run in self if run.status == "failed"])
 
-    def table(self) -> "pd.DataFrame":
-        """A row per finished run: suite, method, seed, every metric, training seconds, images measured on, run id.
+    def _names(self) -> dict[str, str]:
+        """By run id, the method and what tells it from others of it among the runs of its suite."""
+        from clbench.records.naming import names
 
+        found: dict[str, str] = {}
+        for suite in dict.fromkeys(run.suite for run in self):
+            of_suite = [run for run in self if run.suite == suite]
+            called = names([run.config for run in of_suite])
+            found |= {run.run_id: name.label for run, name in zip(of_suite, called, strict=True)}
+        return found
+
+    def table(self) -> "pd.DataFrame":
+        """A row per finished run: suite, method, name, seed, every metric, training seconds, images measured on, id.
+
+        `name` is the method and what tells it from others of it, such as `ewc strength=1000`, as in reports.
         Accuracies are shares in [0, 1]. A metric that a run leaves undefined is NaN. `measured_on` is `validation` for
         a trial of `clbench tune`.
 
         Example:
-            runs.table().groupby("method")["average_accuracy"].mean()
+            runs.table().groupby("name")["average_accuracy"].mean()
         """
         import pandas as pd
 
         from clbench.metrics import SUMMARY
 
+        name_of = self._names()
         rows = [
             {
                 "suite": run.suite,
                 "method": run.method,
+                "name": name_of[run.run_id],
                 "seed": run.seed,
                 **{name: metric(run.accuracy_matrix, None) for name, metric in SUMMARY.items()},
                 "train_seconds": run.tasks["train_seconds"].sum(),
@@ -88,24 +102,35 @@ class Runs(Sequence["RecordedRun"]):
             }
             for run in self.finished
         ]
-        columns = ["suite", "method", "seed", *SUMMARY, "train_seconds", "measured_on", "run_id"]
+        columns = ["suite", "method", "name", "seed", *SUMMARY, "train_seconds", "measured_on", "run_id"]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SUMMARY, float))
 
     def accuracy(self) -> "pd.DataFrame":
-        """Every accuracy measured, a row each: method, seed, tasks_learned, task (from 1), accuracy, measured_on.
+        """Every accuracy measured, a row each: method, name, seed, tasks_learned, task (from 1), accuracy, measured_on.
 
         Example:
-            runs.accuracy().query("tasks_learned == 10").pivot_table("accuracy", "task", "method")
+            runs.accuracy().query("tasks_learned == 10").pivot_table("accuracy", "task", "name")
         """
         import numpy as np
         import pandas as pd
 
+        name_of = self._names()
         rows = [
-            (run.method, run.seed, int(learned), int(task) + 1, run.accuracy_matrix[learned, task], run.measured_on)
+            (
+                run.method,
+                name_of[run.run_id],
+                run.seed,
+                int(learned),
+                int(task) + 1,
+                run.accuracy_matrix[learned, task],
+                run.measured_on,
+            )
             for run in self
             for learned, task in np.argwhere(~np.isnan(run.accuracy_matrix))
         ]
-        return pd.DataFrame(rows, columns=["method", "seed", "tasks_learned", "task", "accuracy", "measured_on"])
+        return pd.DataFrame(
+            rows, columns=["method", "name", "seed", "tasks_learned", "task", "accuracy", "measured_on"]
+        )
 
     def plot(self) -> "Figure":
         """Average accuracy over the tasks learned so far against their number, mean over seeds, in per cent.
@@ -119,12 +144,12 @@ class Runs(Sequence["RecordedRun"]):
 
         found = Runs([run for run in self.finished if run.measured_on == "test"]).accuracy()
         seen = found[(found["task"] <= found["tasks_learned"])]
-        means = seen.groupby(["method", "seed", "tasks_learned"])["accuracy"].mean()
+        means = seen.groupby(["name", "seed", "tasks_learned"])["accuracy"].mean()
         figure = NotebookFigure(layout="constrained")
         axes = figure.subplots()
-        for method, curve in means.groupby(level="method", sort=False):
+        for name, curve in means.groupby(level="name", sort=False):
             over_seeds = 100 * curve.groupby(level="tasks_learned").mean()
-            axes.plot(over_seeds.index, over_seeds, marker="o", markersize=3, label=str(method))
+            axes.plot(over_seeds.index, over_seeds, marker="o", markersize=3, label=str(name))
         axes.set(xlabel="Tasks learned", ylabel="Average accuracy, %")
         axes.legend()
         return figure

@@ -90,7 +90,7 @@ class Screen:
             return
         rate = progress.images_trained / progress.seconds if progress.seconds else 0.0
         epoch = min(run.epochs, 1 + progress.images * run.epochs // max(1, progress.images_per_task))
-        left = (progress.images_total - progress.images_trained) / rate if rate else 0.0
+        left = max(0, progress.images_total - progress.images_trained) / rate if rate else 0.0
         self._rows[run.run_id][2:] = [
             f"{progress.task}/{progress.n_tasks}",
             f"{epoch}/{run.epochs}",

@@ -1,11 +1,14 @@
 """Avalanche's plugins and strategies by name: they train, they differ from naive, and they are found and refused."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from avalanche.training.plugins import FeatureDistillationPlugin
 
-from clbench.baselines.avalanche_by_name import ByName
-from clbench.errors import SettingError
+from clbench.baselines.avalanche_by_name import ByName, settings_from
+from clbench.errors import MethodWarning, SettingError
 from clbench.methods.table import AVALANCHE, METHODS, exists, find_method, resolve_settings, working_methods
 from clbench.runs.runner import accuracy
 
@@ -97,25 +100,49 @@ def test_settings_have_avalanches_names_and_values(plain):
         resolve_settings(plain, "avalanche-lwf", {"strength": 1})
 
 
-def test_any_other_plugin_or_strategy_is_found_by_its_name(trained):
-    method = trained("avalanche-cumulative")
-    assert isinstance(method, ByName)
-    assert accuracies(method)[0] > 0.5
-    assert exists("avalanche-mir")
-    assert not exists("avalanche-no-such")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("avalanche-cwr-star", "CWRStarPlugin takes model"),
-        ("avalanche-lr-scheduler", "LRSchedulerPlugin takes scheduler"),
-        ("avalanche-no-such", "unknown method 'avalanche-no-such'"),
-    ],
-)
-def test_one_that_no_settings_can_make_is_refused_in_one_sentence(name, said):
-    with pytest.raises(SettingError, match=said):
+@pytest.mark.parametrize("name", ["avalanche-no-such", "avalanche-early-stopping", "avalanche-LwF"])
+def test_what_is_not_tested_here_is_no_method(name):
+    assert not exists(name)
+    with pytest.raises(SettingError, match=f"unknown method '{name}'.*avalanche-lwf"):
         find_method(name)
+
+
+class Distilled(ByName):
+    plugin = FeatureDistillationPlugin
+    Settings = settings_from(FeatureDistillationPlugin, mode="cosine")
+
+
+def test_another_plugin_is_two_lines():
+    assert {"alpha", "mode"} <= set(Distilled.Settings.model_fields)
+    assert Distilled.Settings(mode="mse").alpha == 1.0
+
+
+@pytest.mark.parametrize("name", ["avalanche-der", "avalanche-er-ace", "avalanche-replay"])
+def test_a_memory_is_replayed_from_with_batches_larger_than_it_too(name, make_method, make_workplace, split_digits):
+    large = SMALL | {"batch_size": 256}
+    found = []
+    for each in (name, "naive"):
+        method = make_method(each, make_workplace(split_digits, **large))
+        for task in method.workplace.stream.tasks:
+            method.learn(task)
+        found.append([weight.clone() for weight in method.model.parameters()])
+    assert not all(map(torch.equal, *found))
+
+
+def test_a_template_that_trains_on_all_tasks_does(trained):
+    before = accuracies(trained("naive"))[0]
+    assert accuracies(trained("avalanche-cumulative"))[0] > before
+
+
+def test_images_that_are_not_augmented_are_said_to_be_so(make_method, make_workplace, split_digits):
+    suite = split_digits.model_copy(update={"augmentation": ("crop",), "crop_padding": 1})
+    method = make_method("avalanche-replay", make_workplace(suite, **SMALL | {"epochs": 1}))
+    first, second = method.workplace.stream.tasks
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MethodWarning)
+        method.learn(first)
+    with pytest.warns(MethodWarning, match="are not augmented"):
+        method.learn(second)
 
 
 def test_all_means_none_of_them():
@@ -125,12 +152,23 @@ def test_all_means_none_of_them():
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs", "said"),
-    [("avalanche-icarl", 2, "learns new classes"), ("avalanche-packnet", 1, "more than 1 epochs")],
+    ("name", "head", "given", "said"),
+    [
+        ("avalanche-icarl", "multi", {}, "needs new classes"),
+        ("avalanche-icarl", "classes", {"learning_rate_schedule": "plateau"}, "plateau would undo"),
+        ("avalanche-packnet", "multi", {"epochs": 1}, "more epochs than its post_prune_epochs, 1, but got 1"),
+        ("avalanche-packnet", "multi", {"weight_decay": 0.1}, "weight decay moves"),
+        ("avalanche-packnet", "multi", {"learning_rate_schedule": "plateau"}, "plateau would undo"),
+        ("avalanche-der", "multi", {"batch_size_mem": 201}, "would replay nothing"),
+        ("avalanche-er-ace", "multi", {"mem_size": 9}, "would replay nothing"),
+    ],
 )
-def test_a_suite_that_one_cannot_run_on_is_refused_with_a_reason(name, epochs, said, split_digits):
-    suite = split_digits.with_overrides({"epochs": epochs})
-    assert said in find_method(name).refuses(suite, resolve_settings(suite, name, {}))
+def test_what_one_cannot_do_is_refused_with_a_reason(name, head, given, said, split_digits):
+    suite = split_digits.model_copy(update={"head": head})
+    assert said in find_method(name).refuses(suite, resolve_settings(suite, name, given))
+    assert (
+        find_method(name).refuses(suite.model_copy(update={"head": "classes"}), resolve_settings(suite, name, {})) == ""
+    )
 
 
 def test_they_are_run_recorded_and_reported(run, place):

@@ -43,7 +43,7 @@ BROKEN = {
         torch.rand(1)
 """,
     ),
-    "a killed run would end at other numbers": (
+    "a run killed after task 1 would end at other numbers": (
         "resumes",
         """
     resumes = True
@@ -52,6 +52,22 @@ BROKEN = {
         super().learn(task)
         self.seen += 1
         next(self.model.parameters()).data *= self.seen
+""",
+    ),
+    "a run killed after task 2 would end at other numbers": (
+        "resumes",
+        """
+    resumes = True
+    anchors = ()
+    def learn(self, task):
+        super().learn(task)
+        self.anchors = (*self.anchors, float(next(self.model.parameters()).detach().sum()))
+        next(self.model.parameters()).data *= 1 + 0.01 * sum(self.anchors[:-1])
+    def extra_state(self):
+        import torch
+        return {"latest": torch.tensor(self.anchors[-1:], dtype=torch.float64)}
+    def load_extra_state(self, extra):
+        self.anchors = tuple(extra["latest"].tolist())
 """,
     ),
     "RecordError: a checkpoint holds tensors, numbers and strings only, but state.extra.seen is a": (
@@ -132,5 +148,8 @@ def test_a_method_that_does_not_hold_gives_exit_code_1(check, monkeypatch):
 def test_what_cannot_be_checked_is_refused_in_one_sentence(check, clbench, tmp_path, assert_refused):
     assert_refused(clbench(tmp_path, "check", "no-such"), "unknown method 'no-such'", "./file.py:Class")
     assert_refused(check(GOOD, "--set", "speed=1"), "unknown setting of Mine 'speed'")
+    assert_refused(clbench(tmp_path, "check", "psp:rotation"), "psp:rotation is a variant", "give psp")
+    failing = "    @classmethod\n    def refuses(cls, suite, settings):\n        return 1 / 0\n"
+    assert_refused(check(GOOD + failing), "Mine fails when it is asked whether it can run here: ZeroDivisionError")
     refusing = "    @classmethod\n    def refuses(cls, suite, settings):\n        return 'of no use'\n"
     assert_refused(check(GOOD + refusing), "Mine cannot be checked, because it refuses every suite: of no use")

@@ -1,11 +1,15 @@
 """`--sweep` and `--rerun`: every value of a setting, and recorded runs trained anew."""
 
 import json
+import re
+from unittest.mock import Mock
 
 import pytest
 
-from clbench.errors import SettingError
-from clbench.execution.rerun import compare
+from clbench.baselines.naive import Naive
+from clbench.errors import Interrupted, SettingError, TrackingError
+from clbench.execution.rerun import set_aside
+from clbench.records.folder import RunFolder
 from clbench.records.reading import read_runs
 from clbench.suites.settings import parse_sweeps
 
@@ -83,10 +87,51 @@ def test_a_rerun_trains_anew_to_the_same_bits_and_keeps_the_record_from_before(r
     assert not [path for path in (place / "clbench-runs").iterdir() if before.parent.name in path.name]
 
 
-def test_weights_that_differ_are_said(run, place):
+def test_weights_that_differ_are_said(run, place, monkeypatch):
     assert run(place, "--no-report").code == 0
-    (path,) = (place / "clbench-runs").glob("*/status.json")
-    said, warned = [], []
-    compare(place / "clbench-runs", {path.parent.name: "0" * 64}, said.append, warned.append)
-    assert said == []
-    assert warned == [f"naive seed 0: trained anew, run {path.parent.name} has other weights than before"]
+    learn = Naive.learn
+
+    def otherwise(method, task):
+        learn(method, task)
+        next(method.model.parameters()).data += 0.001
+
+    monkeypatch.setattr(Naive, "learn", otherwise)
+    outcome = run(place, "--no-report", "--rerun")
+    assert outcome.code == 0
+    assert re.search(r"naive seed 0: trained anew, run \w{16} has other weights than before", outcome.err)
+    assert "0 of 1 runs have the same weights" in outcome.out
+
+
+def test_a_rerun_that_is_stopped_goes_on_and_is_compared_in_the_end(run, place, clbench):
+    assert run(place, "--no-report").code == 0
+
+    def stop(*_):
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        learn = Naive.learn
+        patch.setattr(Naive, "learn", lambda method, task: stop() if task.index else learn(method, task))
+        stopped = run(place, "--no-report", "--rerun")
+    assert stopped.code == 130
+    assert "clbench resume goes on after them" in stopped.err
+    resumed = clbench(place, "resume")
+    assert resumed.code == 0
+    assert "1 of 1 runs have the same weights as before" in resumed.out
+
+
+def test_a_store_that_does_not_answer_stops_no_rerun(run, place, monkeypatch):
+    assert run(place, "--no-report").code == 0
+    monkeypatch.setattr("clbench.execution.rerun.forget", Mock(side_effect=TrackingError("the store does not answer")))
+    outcome = run(place, "--no-report", "--rerun")
+    assert outcome.code == 0
+    assert "the entries of before stay in MLflow: the store does not answer" in outcome.err
+
+
+def test_a_run_that_another_command_trains_is_not_set_aside(run, place):
+    assert run(place, "--no-report").code == 0
+    (status,) = (place / "clbench-runs").glob("*/status.json")
+    with RunFolder(place / "clbench-runs", status.parent.name).lease():
+        set_aside(place / "clbench-runs", [status.parent.name], None, pytest.fail)
+    assert status.exists()
+    set_aside(place / "clbench-runs", [status.parent.name], None, pytest.fail)
+    assert not status.exists()

@@ -39,9 +39,13 @@ def check_command(
     from clbench.check import findings
     from clbench.methods.table import exists, names_of, unknown_method
     from clbench.screen import Screen
-    from clbench.suites.settings import parse_overrides
+    from clbench.suites.settings import base_name, parse_overrides
 
     (name,) = names_of([method], Path.cwd())
+    if name != base_name(name) and exists(base_name(name)):
+        raise SettingError(
+            f"{name} is a variant that a suite defines; give {base_name(name)}, and its settings with --set"
+        )
     if not exists(name):
         raise unknown_method(name)
     screen, fails = Screen(quiet=False), 0

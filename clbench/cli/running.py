@@ -93,7 +93,14 @@ def run_command(
         show_grid(screen, choice.changed, choice.fitting(screen.warn), choice.seeds)
         return
 
-    from clbench.execution.invocation import Remembering, arguments_given, check_as_before, command_line, materials
+    from clbench.execution.invocation import (
+        Remembering,
+        arguments_given,
+        check_as_before,
+        command_line,
+        is_resuming,
+        materials,
+    )
     from clbench.execution.job import set_deterministic
     from clbench.records.files import check_writable
 
@@ -135,7 +142,8 @@ def run_command(
         f"SHA-256 {images.sha256[:16]}"
     )
     run_ids = [spec.run_id for spec in specs]
-    before = set_aside(output, run_ids, uri) if rerun else {}
+    if rerun:
+        set_aside(output, run_ids, uri, screen.warn)
     is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
     tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     arguments = arguments_given()
@@ -143,7 +151,9 @@ def run_command(
     # Gone on with, it must not begin anew once more.
     to_go_on = [argument for argument in arguments if argument != "--rerun"]
     outcome = run_grid(planned, Observers(tracker, Remembering(output, to_go_on, found), screen))
-    compare(output, before, screen.say, screen.warn)
+    # Also where a rerun was stopped and is gone on with.
+    if rerun or is_resuming():
+        compare(output, run_ids, screen.say, screen.warn)
     _finish(choice.suite, output, reports, uri, screen, tracker, outcome, no_report, rerun)
 
 
@@ -182,7 +192,8 @@ def _finish(
     if page := page_of(uri, suite.name):
         screen.show(f"         then open {page}")
     if outcome == "failed":
-        screen.warn("some runs failed, for the reasons above; the same command tries them again")
+        again = "clbench resume" if rerun else "the same command"
+        screen.warn(f"some runs failed, for the reasons above; {again} tries them again")
         raise SystemExit(1)
 
 

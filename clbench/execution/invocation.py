@@ -82,6 +82,11 @@ def resuming(arguments: list[str]) -> Iterator[None]:
         _RESUMING.reset(token)
 
 
+def is_resuming() -> bool:
+    """Whether a command is gone on with."""
+    return _RESUMING.get() is not None
+
+
 def arguments_given() -> list[str]:
     """The arguments of the command that works."""
     resumed = _RESUMING.get()

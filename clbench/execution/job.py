@@ -162,7 +162,7 @@ class Job:
             return "stopped", "", True
         except ClbenchError as error:
             return "failed", str(error), True
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return "failed", f"{type(error).__name__}: {error} (see {folder.path / 'traceback.txt'})", True
         return "finished", "", True
 

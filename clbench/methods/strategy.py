@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Samples, Stream, Task
+from clbench.errors import MethodWarning
 from clbench.methods.events import told_directly
 from clbench.seeding import RandomStreams
 
@@ -72,7 +73,9 @@ class TensorLoaders(_Template):
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Avalanche's, remembering its result to notice a plugin's replacement."""
         super().train_dataset_adaptation(**kwargs)
-        self._own_dataset = self.adapted_dataset
+        # A template may train on more than the task as well.
+        adapted = super().train_dataset_adaptation.__func__
+        self._own_dataset = self.adapted_dataset if adapted is _ADAPTS_NOTHING else None
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Sets `self.dataloader` to shuffled batches of the current task."""
@@ -102,6 +105,12 @@ class TensorLoaders(_Template):
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's, but that events nobody hears cost nothing."""
+        if self.stream.augmentation is not None and not isinstance(self.dataloader, TensorLoader | _Limited):
+            warnings.warn(
+                "images that Avalanche's own loader gives, such as those of a memory, are not augmented",
+                MethodWarning,
+                stacklevel=2,
+            )
         if self.steps_per_epoch is not None and not isinstance(self.dataloader, TensorLoader | _Limited):
             self.dataloader = _Limited(self.dataloader, self.steps_per_epoch)
         with told_directly(self):
@@ -133,6 +142,9 @@ class TensorStrategy(TensorLoaders, SupervisedTemplate):
         with self.autocast():
             output: Tensor = avalanche_forward(self.model, self.mb_x, self.mb_task_id)
         return output.float()
+
+
+_ADAPTS_NOTHING = SupervisedTemplate.train_dataset_adaptation
 
 
 class _Limited:

@@ -20,7 +20,7 @@ from clbench.errors import MissingSettingError, SettingError, unknown_name
 from clbench.methods.method import Method
 from clbench.methods.own import BROUGHT, bring, checked, is_reference
 from clbench.methods.settings import TrainingSettings
-from clbench.own.code import digest_of, package_identity
+from clbench.own.code import digest_of, package_identity, said_by
 from clbench.own.installed import load_installed, named
 from clbench.suites.settings import base_name, setting_error
 from clbench.suites.suite import Suite, absolute
@@ -104,6 +104,7 @@ AVALANCHE: Mapping[str, Entry] = {
         ("avalanche-der", "DER", "Dark Experience Replay (DER++)", ("buzzega2020der",)),
         ("avalanche-er-ace", "ERACE", "replay with asymmetric cross-entropy", ("caccia2022erace",)),
         ("avalanche-icarl", "ICaRL", "iCaRL", ("rebuffi2017icarl",)),
+        ("avalanche-cumulative", "Cumulative", "training on all tasks so far", ()),
         ("avalanche-packnet", "PackNet", "PackNet", ("mallya2018packnet",)),
     )
 }
@@ -135,9 +136,7 @@ def entry_of(name: str) -> Entry | None:
 
 def exists(name: str) -> bool:
     """Whether there is a method of that name."""
-    if name in BROUGHT or name in method_names():
-        return True
-    return name.startswith("avalanche-") and importlib.import_module(_BY_NAME).by_name(name) is not None
+    return name in BROUGHT or name in method_names()
 
 
 def _of_packages() -> list[str]:
@@ -161,10 +160,6 @@ def find_method(name: str) -> type[Method]:
     for installed in _plugins():
         if installed.name == name:
             return checked(load_installed(installed, "method"), named(installed))
-    if name.startswith("avalanche-"):
-        other: type[Method] | None = importlib.import_module(_BY_NAME).by_name(name)
-        if other is not None:
-            return other
     raise unknown_method(name)
 
 
@@ -215,7 +210,7 @@ def content_of(name: str) -> tuple[dict[str, str], dict[str, bytes]]:
     name = base_name(name)
     if name in BROUGHT:
         return BROUGHT[name].content, dict(BROUGHT[name].own.files)
-    if name in METHODS or (name.startswith("avalanche-") and name not in _of_packages()):
+    if entry_of(name):
         return {}, {}
     find_method(name)
     module = next(entry.module for entry in _plugins() if entry.name == name)
@@ -243,6 +238,25 @@ def resolve_settings(suite: Suite, name: str, overrides: Mapping[str, Any]) -> T
         if isinstance(said, MissingSettingError):
             raise MissingSettingError(f"{said}; it has no default, so give it with --set") from None
         raise said from None
+
+
+def reason_against(name: str, suite: Suite, settings: TrainingSettings, network: Any = None, image: Any = None) -> str:
+    """Why a method cannot run on a suite, with its network if that is known, in one sentence; empty where it can.
+
+    Args:
+        name: of the method.
+        suite, settings: overrides applied.
+        network, image: see `Method.unfit`; None where the images are not known.
+
+    Raises:
+        SettingError: if the method's own code fails at the question.
+    """
+    method = find_method(name)
+    try:
+        reason = method.refuses(suite, settings)
+        return reason if reason or network is None else method.unfit(network, image, settings)
+    except (Exception, SystemExit) as error:
+        raise SettingError(f"{name} fails when it is asked whether it can run here: {said_by(error)}") from error
 
 
 def must_be_given(suite: Suite, name: str) -> set[str]:

@@ -109,7 +109,7 @@ def _of_file(path: Path, attribute: str, kind: str) -> Own:
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingError(
             f"the file {path} of the {kind} {attribute} cannot be read ({getattr(error, 'strerror', error)}); give its "
-            "path, such as ./net.py:Net"
+            f"path, such as ./{'l2.py:L2' if kind == 'method' else 'net.py:Net'}"
         ) from None
     modules = Modules(path.parent)
     # No import can mean this name.

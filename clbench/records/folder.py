@@ -108,18 +108,16 @@ class RunFolder:
         """
         return str(self._status().get("weights_sha256") or "")
 
-    def replace(self) -> str:
-        """Sets the record aside, kept beside the one that is to come; returns the digest of its weights.
+    def replace(self) -> None:
+        """Sets the record aside, kept beside the one that is to come.
 
         Raises:
             RecordError: if it cannot be read or renamed.
         """
-        digest = self.weights_sha256
         try:
             self._set_aside("replaced")
         except OSError as error:
             raise RecordError(f"the run folder {self.path} cannot be renamed ({error.strerror}); see to it") from None
-        return digest
 
     def _set_aside(self, why: str) -> None:
         stamp = now().replace(":", "").replace("+0000", "Z")

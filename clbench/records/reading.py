@@ -179,6 +179,12 @@ def run_paths(root: Path) -> list[Path]:
     return sorted(folder for folder in folders if not _ASIDE.search(folder.name))
 
 
+def replaced_before(root: Path, run_id: str) -> str | None:
+    """The name of the folder in which the latest record of before was set aside; None if none was."""
+    aside = sorted(root.glob(f"{run_id}.replaced-*"), key=lambda path: (path.stat().st_ctime_ns, path.name))
+    return aside[-1].name if aside else None
+
+
 def read_runs(root: Path) -> list[RecordedRun]:
     """Every run below a folder of run folders, by name; attempts that were set aside do not count.
 

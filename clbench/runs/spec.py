@@ -17,6 +17,7 @@ from clbench.methods.table import (
     find_method,
     method_names,
     must_be_given,
+    reason_against,
     resolve_settings,
 )
 from clbench.networks.table import is_own, origin_of, schema_of
@@ -258,7 +259,6 @@ def _kept(
     """The settings of every method that can run on the suite and its network."""
     kept = {}
     for name in methods:
-        method = find_method(name)
         try:
             settings = resolve_settings(changed, name, of_method.get(name, {}))
         except MissingSettingError as error:
@@ -266,9 +266,8 @@ def _kept(
                 raise
             leave_out(f"{name} is left out: {error}")
             continue
-        reason = method.refuses(changed, settings)
-        if not reason and found is not None:
-            reason = method.unfit(found.model, found.image, settings)
+        network = (None, None) if found is None else (found.model, found.image)
+        reason = reason_against(name, changed, settings, *network)
         if not reason:
             kept[name] = settings
         elif leave_out is None or name in of_method:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from pydantic import ValidationError
 
 from clbench.errors import DivergenceError, RecordError, SettingError, unknown_name, why_unreadable
 from clbench.events import Ended, Event
+from clbench.records.lease import Lease
 from clbench.records.reading import RecordedRun, read_run
 from clbench.suites.published import Search
 from clbench.suites.settings import setting_error
@@ -94,6 +94,10 @@ def _read_grid(suite: Suite, path: Path) -> Grid:
     return grid
 
 
+# More than another command needs to write one.
+_SECONDS_FOR_A_LINE = 30.0
+
+
 @dataclass(frozen=True)
 class Trial:
     """A run that a search tries, measured on validation images.
@@ -141,14 +145,17 @@ def plan_trials(
         SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another or
             trains on validation images.
     """
+    from clbench.methods.table import names_of
     from clbench.runs.spec import make_specs
 
+    # A user's method stands there as it is named on the command line.
+    trials = dict(zip(names_of(list(grid.trials), Path.cwd()), grid.trials.values(), strict=True))
     for name in methods or []:
-        if name not in grid.trials:
-            raise unknown_name("method of the grid", name, grid.trials)
+        if name not in trials:
+            raise unknown_name("method of the grid", name, trials)
     planned: dict[str, Trial] = {}
-    for name in methods or grid.trials:
-        for number, settings in enumerate(grid.trials[name], start=1):
+    for name in methods or trials:
+        for number, settings in enumerate(trials[name], start=1):
             overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
             try:
                 (spec,) = make_specs(
@@ -221,7 +228,9 @@ class Log:
             if row is None:
                 return
             # Another command may have trained it, or trains others of this search now.
-            with FileLock(self._output / ".leases" / "log.lock"):
+            with Lease(self._output / ".leases", "log").taken(_SECONDS_FOR_A_LINE) as is_ours:
+                if not is_ours:
+                    raise RecordError(f"{self.path} is being written by another command for long; give this one again")
                 if self.lacks([trial]):
                     _append(self.path, row)
         except (RecordError, OSError) as error:
