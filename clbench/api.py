@@ -123,7 +123,7 @@ def run(
 
     from clbench.execution.grid import run_grid
     from clbench.execution.objects import named
-    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
+    from clbench.execution.plan import choose, chosen_device, labels_of, make_jobs, set_threads
     from clbench.execution.processes import check_not_importing
     from clbench.execution.rerun import compare, set_aside
     from clbench.records.files import check_writable
@@ -152,7 +152,9 @@ def run(
         observer = Observers(_tracker(tracking, screen.warn, folder), ends, screen)
         if rerun:
             set_aside(folder, [spec.run_id for spec in specs], tracking, screen.warn)
-        outcome = run_grid(make_jobs(choice, specs, images, place, folder, command, at_once=jobs), observer)
+        labels = labels_of(choice, specs)
+        planned = make_jobs(choice, specs, images, place, folder, command, at_once=jobs, labels=labels)
+        outcome = run_grid(planned, observer)
     finally:
         torch.set_num_threads(before)
     if rerun:

@@ -51,8 +51,8 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), device, spec.precision)
         method = find_method(spec.method)(spec.settings, place)
         status, learned = _progress(RunFolder(output, spec.run_id))
-        tasks = stream.tasks[learned:]
-        count, steps = images_to_train(method, tasks), steps_to_train(method, tasks)
+        left = stream.tasks[learned:]
+        count, steps = images_to_train(method, left), steps_to_train(method, left)
         key = (id(spec.suite), getattr(spec.settings, "optimizer", None), spec.settings.batch_size or 1)
         if key not in rates:
             rates[key] = images_per_second(Method(spec.settings, place))
@@ -77,9 +77,11 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         table.caption_justify = "left"
     screen.show(table)
     faster = _with_one_thread(first, streams[id(first.suite)], device, next(iter(rates.values()))) if to_do else None
+    counts = sorted({spec.suite.n_tasks for spec in specs})
+    tasks = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     beside = f", beside {done} recorded in {output}" if done else ""
     screen.show(
-        f"\n{to_do} run{'' if to_do == 1 else 's'} of {first.suite.n_tasks} tasks{beside}: {duration(total)} of plain "
+        f"\n{to_do} run{'' if to_do == 1 else 's'} of {tasks} tasks{beside}: {duration(total)} of plain "
         f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
         "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )

@@ -28,6 +28,8 @@ def settings(place, *keys):
 def test_every_value_is_run_with_every_seed_and_other_methods_once(run, place):
     outcome = run(place, "--sweep", "ewc.strength=100,1000,3000", methods="naive,ewc", seeds="0-1")
     assert (outcome.code, outcome.err) == (0, "")
+    assert all(f"ewc strength={value} seed 1: finished" in outcome.out for value in (100, 1000, 3000))
+    assert "naive seed 1: finished" in outcome.out
     ewc = [("ewc", seed, strength) for seed in (0, 1) for strength in (100.0, 1000.0, 3000.0)]
     assert settings(place, "strength") == sorted([*ewc, ("naive", 0, None), ("naive", 1, None)], key=str)
     page = next((place / "clbench-reports").glob("*.html")).read_text()

@@ -636,3 +636,15 @@ def test_the_command_refuses_in_one_sentence(clbench, assert_refused, tmp_path, 
     assert_refused(clbench(tmp_path, "tune", *(str(grid) if word == "GRID" else word for word in arguments)), *said)
     assert [path.name for path in tmp_path.iterdir()] == ["grid.toml"]
     assert grid.read_text() == text
+
+
+def test_a_grid_may_hold_a_method_of_the_users_named_as_on_the_command_line(tmp_path, clbench):
+    (tmp_path / "l2.py").write_text("from clbench.methods import Method\n\n\nclass L2(Method):\n    pass\n")
+    (tmp_path / "grid.toml").write_text(
+        f'suite = "{SUITE}"\nn_tasks = 2\nseed = 1000\n\n[trials]\n'
+        '"./l2.py:L2" = [{ epochs = 1 }]\nnaive = [{ epochs = 1 }]\n'
+    )
+    small = ["--grid", "grid.toml", "--threads", "1"]
+    outcome = clbench(tmp_path, "tune", "--suite", SUITE, *small, "--methods", "./l2.py:L2")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [row["method"] for row in logged(tmp_path / "clbench-tuning" / f"{SUITE}.csv")] == ["L2"]

@@ -75,7 +75,7 @@ def run_command(
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
     from clbench.data import data_folder
-    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
+    from clbench.execution.plan import choose, chosen_device, labels_of, make_jobs, set_threads
     from clbench.screen import Screen
     from clbench.suites.settings import parse_overrides, parse_sweeps
 
@@ -147,7 +147,8 @@ def run_command(
     is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
     tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     arguments = arguments_given()
-    planned = make_jobs(choice, specs, images, place, output, command_line(arguments), at_once=jobs)
+    labels = labels_of(choice, specs)
+    planned = make_jobs(choice, specs, images, place, output, command_line(arguments), at_once=jobs, labels=labels)
     # Gone on with, it must not begin anew once more.
     to_go_on = [argument for argument in arguments if argument != "--rerun"]
     outcome = run_grid(planned, Observers(tracker, Remembering(output, to_go_on, found), screen))

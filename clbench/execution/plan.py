@@ -293,6 +293,20 @@ def set_threads(threads: int | None, at_once: int, device: "torch.device", optio
         )
 
 
+def labels_of(choice: Choice, specs: "Sequence[RunSpec]") -> list[str]:
+    """What tells the runs of a sweep from others of the same method and seed, such as `strength=1000 seed 0`."""
+    from clbench.records.naming import names
+
+    if not choice.sweep:
+        return [""] * len(specs)
+    recorded = [{**spec.recorded, "modified": bool(spec.overrides), "overrides": spec.overrides} for spec in specs]
+    found = []
+    for spec, name in zip(specs, names(recorded), strict=True):
+        differs = name.label.removeprefix(spec.method).strip()
+        found.append(f"{differs} seed {spec.seed}" if differs else "")
+    return found
+
+
 def make_jobs(
     choice: Choice,
     specs: "Sequence[RunSpec]",
