@@ -69,7 +69,7 @@ class Runs(Sequence["RecordedRun"]):
 
         found: dict[str, str] = {}
         for suite in dict.fromkeys(run.suite for run in self):
-            of_suite = [run for run in self if run.suite == suite]
+            of_suite = sorted((run for run in self if run.suite == suite), key=lambda run: (run.started, run.run_id))
             called = names([run.config for run in of_suite])
             found |= {run.run_id: name.label for run, name in zip(of_suite, called, strict=True)}
         return found

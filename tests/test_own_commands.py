@@ -204,6 +204,7 @@ def test_a_suite_without_runs_is_refused_by_its_name(clbench, assert_refused, la
     assert_refused(outcome, "'mine'", "or one of yours, but the MLflow store", "holds no run of it")
 
 
+@pytest.mark.slow
 def test_several_runs_at_once_load_the_network_anew_and_learn_the_same(child, lab, outcome_of):
     once = ["run", "--suite", "mine.toml", "--methods", "naive,ewc", "--no-report", "--threads", "1"]
     assert child(lab, *once).code == 0

@@ -217,6 +217,7 @@ def undisturbed(processes, make_store, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_what_a_run_learns_depends_on_nothing_around_it(command, outcomes, undisturbed, make_store, tmp_path):
     """Neither on other runs before or beside it, nor on MLflow, nor on the terminal."""
     others, in_terminal = make_store(tmp_path / "others"), make_store(tmp_path / "terminal")
@@ -296,6 +297,7 @@ def test_a_run_whose_process_is_killed_again_has_failed_and_the_others_have_not(
     assert (found["clnp"]["status"], found["clnp"]["reason"][:22]) == ("failed", "its process was killed")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_stops_nothing(command, outcomes, undisturbed, place, tmp_path):
     for jobs in ("1", "2"):
         reading = tmp_path / f"pipe-{jobs}"
@@ -326,6 +328,7 @@ def test_a_damaged_record_fails_its_run_however_many_run_at_once(command, undist
         assert "accuracy_matrix.csv is not as clbench recorded it" in said
 
 
+@pytest.mark.slow
 def test_told_twice_a_command_stops_at_once_with_all_that_it_started(command, place):
     process = command(place, "clnp,si,naive", "--jobs", "2", tasks=500)
     wait_for(place / "said.txt", "task 1/500 learned", process)

@@ -454,7 +454,7 @@ def test_no_command_ends_in_a_traceback_and_a_dry_run_plans_what_was_given(
             suite = find_suite(options["--suite"])
             precision = "bfloat16" if options.get("--precision") == "bfloat16" else "float32"
             names = chosen_methods(listed([options["--methods"]]) if "--methods" in options else None, suite)
-            seeds = chosen_seeds([options["--seeds"]] if "--seeds" in options else None, suite)
+            seeds = chosen_seeds([options["--seeds"]] if "--seeds" in options else None) or list(suite.seeds)
             specs = make_specs(suite, names, seeds, overrides, digits, precision, "cpu")
             assert planned == {spec.run_id for spec in specs}
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

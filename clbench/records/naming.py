@@ -118,8 +118,7 @@ def _of_one_method(configs: Sequence[Config], some_own: bool) -> list[Name]:
         # Each is named against all others, so that a letter for some would leave unsaid what these differ in.
         too_long = list(labels)
     alone = sum(identity["modified"] for identity in groups.values()) == 1 and len(too_long) == 1
-    # The same letters wherever the same groups are named, in whatever order.
-    for number, key in enumerate(sorted(too_long, key=lambda key: (natural(" ".join(words[key])), key))):
+    for number, key in enumerate(too_long):
         labels[key] = f"{method} ({'modified' if alone else _letters(number)})"
     return [Name(labels[key], ", ".join(words[key]) if key in too_long else "") for key in keys]
 

@@ -23,6 +23,7 @@ class Standing:
     Attributes:
         run_id, suite, method, seed: which run.
         config: what its config.json says; empty if damaged.
+        started: when the run began; empty if damaged.
         measured_on: the images that accuracy is measured on, `test` or `validation`; empty where it is not known.
         status: `finished`, `failed` or `stopped`, as recorded; `running` while a process works on it, `cut off` if
             that process is gone; `damaged` if its files cannot be read.
@@ -36,6 +37,7 @@ class Standing:
     method: str
     seed: str
     config: Mapping[str, Any]
+    started: str
     measured_on: str
     status: str
     learned: int
@@ -52,6 +54,8 @@ def standings(root: Path) -> list[Standing]:
         by_suite.setdefault(item.suite, []).append(item)
     found = []
     for suite, alike in sorted(by_suite.items()):
+        # As the report names them, so that a run added later leaves the letters as they are.
+        alike.sort(key=lambda item: (item.started, item.run_id))
         called = names([item.config for item in alike]) if suite else [NAMELESS] * len(alike)
         of_suite = [replace(item, name=name) for item, name in zip(alike, called, strict=True)]
         found += sorted(of_suite, key=lambda item: (natural(item.name.label), natural(item.seed), item.run_id))
@@ -62,14 +66,14 @@ def _standing(root: Path, path: Path) -> Standing:
     try:
         run = read_run(path)
     except RecordError as error:
-        return Standing(path.name, "", "", "", {}, "", "damaged", 0, 0, str(error))
+        return Standing(path.name, "", "", "", {}, "", "", "damaged", 0, 0, str(error))
     status, detail = run.status, run.reason
     if status == "running":
         folder = RunFolder(root, path.name)
         with folder.lease() as is_free:
             status, detail = ("cut off", detail) if is_free else ("running", folder.holder)
     n_tasks = run.accuracy_matrix.shape[1]
-    who = (path.name, run.suite, run.method, str(run.seed), run.config, run.measured_on)
+    who = (path.name, run.suite, run.method, str(run.seed), run.config, run.started, run.measured_on)
     return Standing(*who, status, len(run.tasks), n_tasks, detail)
 
 

@@ -280,7 +280,7 @@ def _reason_to_leave_out(run: RecordedRun) -> str:
 
 def _named(all_runs: Sequence[tuple[RecordedRun, ...]]) -> list[Group]:
     # As they were recorded, so that a run added later leaves the letters as they are.
-    in_time = sorted(all_runs, key=lambda runs: (min(run.started for run in runs), -len(runs), runs[0].run_id))
+    in_time = sorted(all_runs, key=lambda runs: min((run.started, run.run_id) for run in runs))
     found = names([runs[0].config for runs in in_time])
     groups: list[Group] = []
     for name, runs in sorted(zip(found, in_time, strict=True), key=lambda pair: natural(pair[0].label)):
