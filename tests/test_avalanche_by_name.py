@@ -1,13 +1,12 @@
 """Avalanche's plugins and strategies by name: they train, they differ from naive, and they are found and refused."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from avalanche.training.plugins import FeatureDistillationPlugin
 
-from clbench.baselines.avalanche_by_name import ByName, settings_from
 from clbench.errors import MethodWarning, SettingError
 from clbench.methods.table import AVALANCHE, METHODS, exists, find_method, resolve_settings, working_methods
 from clbench.runs.runner import accuracy
@@ -107,14 +106,14 @@ def test_what_is_not_tested_here_is_no_method(name):
         find_method(name)
 
 
-class Distilled(ByName):
-    plugin = FeatureDistillationPlugin
-    Settings = settings_from(FeatureDistillationPlugin, mode="cosine")
-
-
-def test_another_plugin_is_two_lines():
-    assert {"alpha", "mode"} <= set(Distilled.Settings.model_fields)
-    assert Distilled.Settings(mode="mse").alpha == 1.0
+def test_another_plugin_is_two_lines_as_the_page_says(clbench, tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "own.md").read_text()
+    (code,) = (
+        part.partition("```")[0] for part in page.split("```python\n") if "MIRPlugin" in part.partition("```")[0]
+    )
+    (tmp_path / "mir.py").write_text(code)
+    outcome = clbench(tmp_path, "check", "./mir.py:MIR", "--set", "mem_size=100")
+    assert outcome.code == 0, outcome.out
 
 
 @pytest.mark.parametrize("name", ["avalanche-der", "avalanche-er-ace", "avalanche-replay"])
