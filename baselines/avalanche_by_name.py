@@ -11,6 +11,7 @@ of `ByName`. Some do nothing, or fail, on streams like ours, so each needs a tes
 What Avalanche keeps (buffers, copies of networks) is no plain state, so a killed run begins anew.
 """
 
+import copy
 import functools
 import inspect
 import operator
@@ -131,10 +132,7 @@ class ByName(Method):
     def benchmark(self) -> Any:
         """A single head goes without labels, as in Avalanche's own benchmarks."""
         stream, head = self.workplace.stream, self.workplace.suite.head
-        found = stream.benchmark if head == "multi" else stream.unlabelled_benchmark
-        found.n_classes_per_exp = [len(task.train.labels.unique()) for task in stream.tasks]
-        found.classes_order = list(range(sum(found.n_classes_per_exp)))
-        return found
+        return stream.benchmark if head == "multi" else stream.unlabelled_benchmark
 
     def learn(self, task: Task) -> None:
         """Trains on the task; what Avalanche says of its own old functions is of no concern here."""
@@ -292,6 +290,13 @@ class ICaRL(ByName):
             return ""
         return "avalanche-icarl needs the features of a network, which only those that come with clbench tell apart"
 
+    def benchmark(self) -> Any:
+        """With the classes of each task, which only some of Avalanche's benchmarks tell."""
+        found = super().benchmark()
+        found.n_classes_per_exp = [len(task.train.labels.unique()) for task in self.workplace.stream.tasks]
+        found.classes_order = list(range(sum(found.n_classes_per_exp)))
+        return found
+
     def _own_settings(self, source: type) -> dict[str, Any]:
         return super()._own_settings(supervised.ICaRL)
 
@@ -318,8 +323,6 @@ class PackNet(ByName):
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: Any) -> str:
         """Refuses layers that Avalanche's PackNet does not know."""
-        import copy
-
         try:
             PackNetModel(copy.deepcopy(network))
         except ValueError as error:

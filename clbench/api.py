@@ -143,6 +143,7 @@ def run(
     )
     images, place = choice.images(screen.warn, offline=offline), chosen_device(device)
     specs = choice.specs(images, chosen_precision(precision), place, screen.warn)
+    run_ids = [spec.run_id for spec in specs]
     check_writable(folder, "output")
     command = f"clbench.run({choice.suite.name!r}, methods={choice.methods!r}, overrides={choice.overrides!r})"
     before = torch.get_num_threads()
@@ -151,17 +152,17 @@ def run(
         ends = _Ends()
         observer = Observers(_tracker(tracking, screen.warn, folder), ends, screen)
         if rerun:
-            set_aside(folder, [spec.run_id for spec in specs], tracking, screen.warn)
+            set_aside(folder, run_ids, tracking, screen.warn)
         labels = labels_of(choice, specs)
         planned = make_jobs(choice, specs, images, place, folder, command, at_once=jobs, labels=labels)
         outcome = run_grid(planned, observer)
     finally:
         torch.set_num_threads(before)
     if rerun:
-        compare(folder, [spec.run_id for spec in specs], screen.say, screen.warn)
+        compare(folder, run_ids, screen.say, screen.warn)
     if outcome == "stopped":
         raise KeyboardInterrupt
-    runs = Runs([read_run(folder / spec.run_id) for spec in specs if spec.run_id not in ends.without_record])
+    runs = Runs([read_run(folder / run_id) for run_id in run_ids if run_id not in ends.without_record])
     if outcome == "failed":
         failed = [
             f"{each.method} seed {each.seed}: {ends.why[each.run_id]}" for each in specs if each.run_id in ends.why

@@ -35,7 +35,8 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
     keep_freed_memory()
     first = specs[0]
     # A sweep may be over settings of the suite.
-    streams = {id(spec.suite): make_stream(spec.suite, images, RandomStreams(first.seed)) for spec in specs}
+    suites = {id(spec.suite): spec.suite for spec in specs}
+    streams = {key: make_stream(suite, images, RandomStreams(first.seed)) for key, suite in suites.items()}
     table = Table(box=None, pad_edge=False)
     table.add_column("run id", no_wrap=True, min_width=16)
     # Where the screen is narrow it is the names that take a second line, not the numbers that lose digits.
@@ -44,7 +45,7 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         table.add_column(name, justify="right", no_wrap=True)
     rates: dict[tuple[int, str | None, int], float] = {}
     total, to_do, done = 0.0, 0, 0
-    planned = [{**spec.recorded, "modified": bool(spec.overrides), "overrides": spec.overrides} for spec in specs]
+    planned = [spec.nameable for spec in specs]
     called = names(planned)
     for spec, named in zip(specs, called, strict=True):
         stream = streams[id(spec.suite)]

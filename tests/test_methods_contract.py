@@ -7,6 +7,8 @@ import torch
 
 from clbench.check import CHECKS, Toy, learns, trains_on_a_gpu
 from clbench.errors import SettingError
+from clbench.methods.method import Method
+from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.runs.runner import accuracy
 from clbench.suites.files import SUITES
@@ -147,3 +149,22 @@ def test_its_module_names_its_source_and_its_departures(name):
     text = sys.modules[find_method(name).__module__].__doc__
     assert "\nSource:" in text
     assert "\nDeparts from it" in text
+
+
+def test_settings_that_say_nothing_of_the_optimiser_begin_anew_and_count_none_of_its_state(make_workplace):
+    class Own(Method):
+        Settings = TrainingSettings
+
+    workplace = make_workplace(**SMALL | {"epochs": 1, "optimizer": "adam"})
+    suite = workplace.suite
+    settings = TrainingSettings(
+        learning_rate=suite.learning_rate, learning_rate_schedule="constant", batch_size=suite.batch_size, epochs=1
+    )
+    method = Own(settings, workplace)
+    method.prepare()
+    for task in workplace.stream.tasks:
+        method.learn(task)
+    steps = {float(state["step"]) for state in method.strategy.optimizer.state.values()}
+    # Those of the last task alone.
+    assert steps == {-(-len(task.train) // suite.batch_size)}
+    assert method.optimizer_state_bytes() == 0

@@ -299,9 +299,8 @@ def labels_of(choice: Choice, specs: "Sequence[RunSpec]") -> list[str]:
 
     if not choice.sweep:
         return [""] * len(specs)
-    recorded = [{**spec.recorded, "modified": bool(spec.overrides), "overrides": spec.overrides} for spec in specs]
     found = []
-    for spec, name in zip(specs, names(recorded), strict=True):
+    for spec, name in zip(specs, names([spec.nameable for spec in specs]), strict=True):
         differs = name.label.removeprefix(spec.method).strip()
         found.append(f"{differs} seed {spec.seed}" if differs else "")
     return found

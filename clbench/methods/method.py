@@ -185,6 +185,11 @@ class Method:
         """
         return [Phase([task.train], self.settings.epochs)]
 
+    @property
+    def _resets_optimizer(self) -> bool:
+        """Whether every task begins with a new state of the optimiser; so does one whose settings do not say."""
+        return getattr(self.settings, "reset_optimizer", True)
+
     def benchmark(self) -> Any:
         """The tasks as Avalanche's strategy is given them."""
         return self.workplace.stream.benchmark
@@ -195,7 +200,7 @@ class Method:
         with seeded(self.workplace.seeds.derive("training", task.index), self.workplace.device):
             self.strategy.train(
                 self.benchmark().train_stream[task.index],
-                reset_optimizer_state=getattr(self.settings, "reset_optimizer", True),
+                reset_optimizer_state=self._resets_optimizer,
             )
         # A gradient that outlives its task is one more copy of the weights, of every network that is kept.
         self.model.zero_grad()
@@ -238,7 +243,7 @@ class Method:
         """Size of what the optimiser keeps from task to task; 0 where every task begins with a new one."""
         import torch
 
-        if getattr(self.settings, "reset_optimizer", False):
+        if self._resets_optimizer:
             return 0
         kept = [value for state in self.strategy.optimizer.state.values() for value in state.values()]
         return sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))

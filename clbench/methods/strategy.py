@@ -105,14 +105,15 @@ class TensorLoaders(_Template):
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's, but that events nobody hears cost nothing."""
-        if self.stream.augmentation is not None and not isinstance(self.dataloader, TensorLoader | _Limited):
-            warnings.warn(
-                "images that Avalanche's own loader gives, such as those of a memory, are not augmented",
-                MethodWarning,
-                stacklevel=2,
-            )
-        if self.steps_per_epoch is not None and not isinstance(self.dataloader, TensorLoader | _Limited):
-            self.dataloader = _Limited(self.dataloader, self.steps_per_epoch)
+        if not isinstance(self.dataloader, TensorLoader | _Limited):
+            if self.stream.augmentation is not None:
+                warnings.warn(
+                    "images that Avalanche's own loader gives, such as those of a memory, are not augmented",
+                    MethodWarning,
+                    stacklevel=2,
+                )
+            if self.steps_per_epoch is not None:
+                self.dataloader = _Limited(self.dataloader, self.steps_per_epoch)
         with told_directly(self):
             super().training_epoch(**kwargs)
 

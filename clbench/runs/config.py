@@ -37,7 +37,7 @@ def config_of(
 
     found = found or environment()
     return {
-        **spec.recorded,
+        **spec.nameable,
         "run_id": spec.run_id,
         "suite": spec.suite.name,
         "title": spec.suite.title,
@@ -45,8 +45,6 @@ def config_of(
         "stream_sha256": stream.digest,
         "samples": sample_images(stream)[0],
         **_said_of(spec.suite),
-        "modified": bool(spec.overrides),
-        "overrides": dict(spec.overrides),
         "suite_settings": spec.recorded["suite_settings"] | {"title": spec.suite.title, "source": spec.suite.source},
         "task_known_at_test": spec.suite.head == "multi" or find_method(spec.method).task_known_at_test,
         "device": str(device),

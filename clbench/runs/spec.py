@@ -94,6 +94,11 @@ class RunSpec:
             **({} if self.measured_on == "test" else {"measured_on": self.measured_on}),
         }
 
+    @property
+    def nameable(self) -> dict[str, Any]:
+        """The part of config.json that a run is named by among others (`records.naming`)."""
+        return {**self.recorded, "modified": bool(self.overrides), "overrides": dict(self.overrides)}
+
     def stream(self, images: ImageSet) -> Stream:
         """The tasks; where the run is measured on validation images, those stand in the place of the test images.
 
