@@ -30,11 +30,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods.method import Method
+from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.networks.per_sample import mean_over_samples, unsupported
 
@@ -64,7 +63,7 @@ class OnlineEWCSettings(EWCSettings):
     decay: float = Field(default=0.95, ge=0, le=1)
 
 
-class EWCPlugin(SupervisedPlugin):
+class EWCPlugin:
     """EWC for any Avalanche strategy whose network keeps its parameters in linear layers.
 
     Args:
@@ -81,7 +80,6 @@ class EWCPlugin(SupervisedPlugin):
         fisher: Literal["exact", "sample", "empirical"] = "exact",
         fisher_images: int | None = None,
     ) -> None:
-        super().__init__()
         self.strength = strength
         self.decay = decay
         self.fisher_labels = fisher
@@ -170,7 +168,7 @@ class EWC(Method):
         """Refuses layers whose gradients cannot be taken sample by sample."""
         return unsupported(network, image)
 
-    def plugins(self) -> list[SupervisedPlugin]:
+    def plugins(self) -> list[Plugin]:
         """The EWC plugin."""
         s = self.settings
         self.ewc = EWCPlugin(

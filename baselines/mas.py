@@ -24,11 +24,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.methods.method import Method
+from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.networks.per_sample import mean_over_samples, unsupported
 
@@ -45,7 +44,7 @@ class MASSettings(MethodSettings):
     importance_images: int | None = Field(default=None, ge=1)
 
 
-class MASPlugin(SupervisedPlugin):
+class MASPlugin:
     """MAS for any Avalanche strategy whose network keeps its parameters in linear layers.
 
     Args:
@@ -54,7 +53,6 @@ class MASPlugin(SupervisedPlugin):
     """
 
     def __init__(self, strength: float = 1.0, importance_images: int | None = None) -> None:
-        super().__init__()
         self.strength = strength
         self.importance_images = importance_images
         self.importance: dict[str, Tensor] = {}  # Omega, by parameter, shaped like it
@@ -109,7 +107,7 @@ class MAS(Method):
         """Refuses layers whose gradients cannot be taken sample by sample."""
         return unsupported(network, image)
 
-    def plugins(self) -> list[SupervisedPlugin]:
+    def plugins(self) -> list[Plugin]:
         """The MAS plugin."""
         self.mas = MASPlugin(self.settings.strength, self.settings.importance_images)
         return [self.mas]

@@ -28,12 +28,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
 from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.data.streams import Task
-from clbench.methods.method import Method, Phase
+from clbench.methods.method import Method, Phase, Plugin
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
 from clbench.methods.settings import MethodSettings
 from clbench.networks.initial import glorot
@@ -61,7 +60,7 @@ class SISettings(MethodSettings):
     reset_optimizer: bool = False
 
 
-class SIPlugin(SupervisedPlugin):
+class SIPlugin:
     """SI for any Avalanche strategy.
 
     Args:
@@ -70,7 +69,6 @@ class SIPlugin(SupervisedPlugin):
     """
 
     def __init__(self, strength: float = 0.1, damping: float = 0.1) -> None:
-        super().__init__()
         self.strength = strength
         self.damping = damping
         self.importance: dict[str, Tensor] = {}  # Omega, by parameter, shaped like it
@@ -176,7 +174,7 @@ class SI(Method):
             return super().build_optimizer(model)
         return PiecewiseAdam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
-    def plugins(self) -> list[SupervisedPlugin]:
+    def plugins(self) -> list[Plugin]:
         """The SI plugin."""
         self.si = SIPlugin(self.settings.strength, self.settings.damping)
         return [self.si]

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from clbench.data.streams import Task
-from clbench.methods.method import Answers, Method, answering
+from clbench.methods.method import Answers, Method, Plugin, answering
 from clbench.methods.settings import AlwaysNew, MethodSettings
 
 
@@ -29,7 +28,7 @@ class SingleTask(Method):
     resumes = True
     task_known_at_test = True
 
-    def prepare(self, observers: Sequence[SupervisedPlugin] = ()) -> None:
+    def prepare(self, observers: Sequence[Plugin] = ()) -> None:
         """Builds the untrained network; each task brings its own."""
         super().prepare(observers)
         self.networks: dict[int, nn.Module] = {}

@@ -7,7 +7,8 @@ from avalanche.models.utils import avalanche_forward
 from torch import nn
 
 from clbench.errors import SettingError
-from clbench.networks.heads import SlicedHeads, outputs_of, with_heads
+from clbench.networks.heads import outputs_of, with_heads
+from clbench.networks.several_heads import SlicedHeads
 
 # Of the networks that recorded runs were trained with, 12-7-5-3 and four heads, drawn from SEED.
 SEED = 2**62 + 5

@@ -7,9 +7,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from clbench.errors import SettingError
-from clbench.networks.heads import HeadPerTask, OneHead, SlicedHeads
+from clbench.networks.heads import OneHead
 from clbench.networks.network import Network
 from clbench.networks.settings import ConvSettings, MLPSettings, NetworkSettings, ResNetSettings
+from clbench.networks.several_heads import HeadPerTask, SlicedHeads
 from clbench.networks.table import NETWORKS, build, find_network, network_names, schema_of
 
 SHAPE = (3, 32, 32)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from clbench.errors import SettingError
-from clbench.networks.heads import SlicedHeads
 from clbench.networks.own import own_network
+from clbench.networks.several_heads import SlicedHeads
 from clbench.networks.table import find_network
 from clbench.runs.runner import train
 from clbench.runs.spec import check_unchanged, make_specs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clbench.baselines.psp import ComplexLinear, SuperposedMLP, draw_context
+from clbench.baselines.superposed import ComplexLinear, SuperposedMLP, draw_context
 
 KINDS = ["binary", "complex", "rotation"]
 

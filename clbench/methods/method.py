@@ -15,7 +15,6 @@ from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
     import torch
-    from avalanche.core import SupervisedPlugin
     from torch import Tensor, nn
 
     from clbench.data.streams import Samples, Stream, Task
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 Answers = Callable[["Tensor"], "Tensor"]
 """Images [B, ...] to logits [B, C]."""
+
+Plugin = Any
+"""An Avalanche plugin: an object with those of its methods that it needs. Avalanche asks for them by name."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Method:
         """
         return ""
 
-    def prepare(self, observers: "Sequence[SupervisedPlugin]" = ()) -> None:
+    def prepare(self, observers: "Sequence[Plugin]" = ()) -> None:
         """Builds network, optimiser, plugins and the Avalanche strategy; `observers` hear its events."""
         self.observers = observers
         self.tasks_learned = 0
@@ -115,7 +117,7 @@ class Method:
         self.model = self.build_network()
         self.strategy = self.build_strategy()
 
-    def plugins(self) -> "list[SupervisedPlugin]":
+    def plugins(self) -> "list[Plugin]":
         """The Avalanche plugins that make up the method."""
         return []
 
@@ -154,7 +156,7 @@ class Method:
         """
         from clbench.methods.strategy import LinearDecay, Plateau, TensorStrategy
 
-        schedules: dict[str, list[SupervisedPlugin]] = {
+        schedules: dict[str, list[Plugin]] = {
             "constant": [],
             "linear": [LinearDecay()],
             "plateau": [Plateau()],
@@ -275,12 +277,12 @@ EVALUATION_BATCH = 1000
 @contextmanager
 def answering(model: "nn.Module", task: "Task") -> Iterator[Answers]:
     """Within, a network is in evaluation mode and answers for a task, [B, ...] -> [B, C]."""
-    from avalanche.models.utils import avalanche_forward
+    from clbench.networks.answer import answer
 
     was_training = model.training
     model.eval()
     try:
-        yield lambda images: avalanche_forward(model, images, task.index)
+        yield lambda images: answer(model, images, task.index)
     finally:
         model.train(was_training)
 

@@ -8,10 +8,10 @@ of |delta| and |x|, so that the sum over a batch is one matrix product.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
-from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
+from clbench.networks.answer import answer
 
 Factors = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
 
@@ -63,7 +63,7 @@ def mean_over_samples(
             inputs.clear()
             outputs.clear()
             with torch.enable_grad():
-                logits = avalanche_forward(model, x, task_labels)
+                logits = answer(model, x, task_labels)
                 used = list(outputs)
                 found = factors(logits, y, [outputs[name] for name in used])
             for name, factor in zip(used, found, strict=True):
@@ -123,7 +123,7 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: T
         # An image that no unit is silent on for want of anything to see.
         noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
         with torch.enable_grad():
-            logits = avalanche_forward(model.eval(), noise, torch.zeros(1, dtype=torch.long))
+            logits = answer(model.eval(), noise, torch.zeros(1, dtype=torch.long))
             if not said and not image.is_meta:
                 said += _other_uses(logits, layers, used)
     finally:

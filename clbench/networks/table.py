@@ -156,7 +156,7 @@ def build(
     """
     import torch
 
-    from clbench.networks.heads import SlicedHeads, outputs_of, with_heads
+    from clbench.networks.heads import outputs_of, with_heads
     from clbench.seeding import seeded
 
     with seeded(seed, torch.device("cpu")):
@@ -181,7 +181,11 @@ def build(
                 f"a network for this suite must have {wanted} outputs, but {type(model).__name__} has {found}; take "
                 "the number that it is given"
             )
-    return SlicedHeads(model, n_tasks=n_tasks, n_outputs=n_outputs) if head == "multi" else model
+    if head != "multi":
+        return model
+    from clbench.networks.several_heads import SlicedHeads
+
+    return SlicedHeads(model, n_tasks=n_tasks, n_outputs=n_outputs)
 
 
 def _plugins() -> list[EntryPoint]:

@@ -69,13 +69,14 @@ def _check_training(model: "nn.Module", image: "Tensor", name: str) -> None:
         SettingError: if the network has no weights to train, or fails at it.
     """
     import torch
-    from avalanche.models.utils import avalanche_forward
+
+    from clbench.networks.answer import answer
 
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SettingError(f"the network {name} has no weights to train; give it some, or do not freeze them all")
     try:
         with seeded(0, torch.device("cpu")):
-            avalanche_forward(model, image.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)).sum().backward()
+            answer(model, image.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)).sum().backward()
     except Exception as error:
         raise SettingError(f"the network {name} cannot be trained: {said_by(error)}") from error
     model.zero_grad()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 
 from clbench.errors import DivergenceError, Interrupted
 
@@ -49,7 +48,7 @@ def seldom(seconds: float, action: Callable[..., None]) -> Callable[..., None]:
     return act
 
 
-class Watch(SupervisedPlugin):
+class Watch:
     """Counts images, asks whether to stop, and ends a run whose loss has left the finite numbers.
 
     Args:
@@ -64,7 +63,6 @@ class Watch(SupervisedPlugin):
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        super().__init__()
         self.progress = progress
         self.on_progress = on_progress
         self.should_stop = should_stop
