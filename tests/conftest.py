@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import linecache
+import runpy
 import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -46,6 +48,8 @@ ENVIRONMENT = (
     "FORCE_COLOR",
     "TTY_COMPATIBLE",
 )
+
+SMALL_NETWORKS = runpy.run_path(str(Path(__file__).with_name("small_networks.py")))["NETWORKS"]
 
 
 # Data, suites, methods
@@ -132,6 +136,19 @@ def network():
         return mlp(6, (5, 4), 3).double()
 
     return make
+
+
+@pytest.fixture(params=SMALL_NETWORKS.values(), ids=SMALL_NETWORKS)
+def small_network(request):
+    """A network of `small_networks.py` in evaluation, what it has of batch norms drawn at random, and images for it."""
+    torch.manual_seed(0)
+    made, images = request.param()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                if tensor is not None:
+                    torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    return made.eval(), images
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """What a network answers, whether or not it takes the labels of tasks."""
 
+import copy
 import sys
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,3 +23,22 @@ def answer(network: nn.Module, x: Tensor, task_labels: Tensor | int) -> Tensor:
         return logits
     found: Tensor = network(x)
     return found
+
+
+def with_memory(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
+    """The same, or where they have no memory (torch's device "meta") a copy with zeros.
+
+    The first pass on that device imports a compiler, which takes a second.
+    """
+    if not image.is_meta:
+        return network, image
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device="cpu")
+                module._parameters[name] = nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
+    return made, torch.zeros(image.shape, dtype=image.dtype, device="cpu")

@@ -1,0 +1,361 @@
+"""A network reduced to some of its units: a module of its own, built from a network that stays as it is.
+
+Units are *constant* (what leads to them no longer changes), *trainable*, or left out. Constant units read from constant
+ones only, so nothing has to be differentiated through them: of every layer's three products (forward, gradient of the
+weights, gradient of the input) the constant rows need the first alone, and what is left out needs none. Its parameters
+are the trainable rows and nothing else, so that no momentum, weight decay or penalty can move a constant weight.
+
+What stays of a layer stands in the order [constant | trainable]. Slices then serve where masks or indices would
+otherwise be applied at every step.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from clbench.networks.reduced_layers import Channels, ReducedLayer, ReducedPerChannel, constant_first, joined
+from clbench.networks.tracing import PREFIX
+from clbench.networks.unit_map import Place, Units
+
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a network takes part.
+
+    Attributes:
+        constant, trainable: bool [U], which units; the rest is left out.
+        trains_outputs: whether the output layer trains.
+        fixed_outputs: bool [U], units whose weights to the output layer are constant even where that trains, and with
+            them those of network inputs that it reads; None for none.
+        own_norms: whether the batch norms of all units train, also of the constant ones. Gradients then have to go
+            through constant units.
+    """
+
+    constant: Tensor
+    trainable: Tensor
+    trains_outputs: bool = True
+    fixed_outputs: Tensor | None = None
+    own_norms: bool = False
+
+
+def seen_only(kept: Tensor) -> Part:
+    """These units (bool [U]), and nothing to train."""
+    return Part(kept, torch.zeros_like(kept), trains_outputs=False)
+
+
+class ReducedNetwork(nn.Module):
+    """The network of some units: images [B, ...] -> logits [B, C].
+
+    Args:
+        network: the whole one. Its weights are copied.
+        units: of the network, as `find_units` found them for one of its output layers.
+        part: which of them, and what trains.
+        values: parameters and buffers, by their names in the network, to be used in the place of its own.
+
+    Attributes:
+        layers: by name, what became of linear layers and convolutions.
+        others: by name, what became of batch norms and depthwise convolutions.
+        channels: by the name of a node of its graph, what of the channels it gives.
+
+    Example:
+        units = find_units(network, image)
+        smaller = ReducedNetwork(network, units, seen_only(mask))
+        smaller(images)
+    """
+
+    def __init__(
+        self, network: nn.Module, units: Units, part: Part, values: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.units, self.part = units, _never_empty(units, part)
+        self.layers: dict[str, ReducedLayer] = {}
+        self.others: dict[str, ReducedPerChannel] = {}
+        building = _Building(self, network, {**_tensors(network), **(values or {})})
+        self.body = fx.GraphModule(building.modules, building.graph)
+        self._affected = building.affected
+        self.channels = {building.copies[node].name: building.channels[node.name]
+                         for node in building.copies if node.name in building.channels}  # fmt: skip
+
+        self._silent = self.part.constant & ~part.constant
+        self._see(None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] for images [B, ...]."""
+        logits: Tensor = self.body(x)
+        return logits
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The trainable weights of linear layers and convolutions, without biases."""
+        return [weight for layer in self.layers.values() for weight in layer.weights]
+
+    @contextmanager
+    def seen_through(self, mask: Tensor | None) -> Iterator[None]:
+        """Within, only units of a mask (bool [U]) count; None for all."""
+        self._see(mask)
+        try:
+            yield
+        finally:
+            self._see(None)
+
+    def _see(self, mask: Tensor | None) -> None:
+        counts = ~self._silent if mask is None else mask & ~self._silent
+        for layer in self.layers.values():
+            units = layer.inputs.units
+            found = (units < 0) | counts[units.clamp(min=0)]
+            layer.mask = None if bool(found.all()) else found
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Within, layers that read units remember what they are given."""
+        for layer in self.layers.values():
+            layer.notes = bool((layer.inputs.units >= 0).any())
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.notes, layer.given = False, None
+
+    def given(self) -> dict[str, Tensor]:
+        """What layers were given last, by name: [B, kept inputs, ...], whose units are `layers[name].inputs.units`."""
+        return {name: layer.given for name, layer in self.layers.items() if layer.given is not None}
+
+    def hold(self, group: int) -> None:
+        """From here on, what does not depend on units of a group and of later ones is computed once per `batch`."""
+        start = self.units.groups[group].start
+        free: set[str] = set()
+        for node, (layer, before) in self._affected.items():
+            late = layer in self.layers and bool((self.layers[layer].inputs.units >= start).any())
+            depends = any(source not in free for source in before)
+            if not depends and not late:
+                free.add(node)
+                if layer in self.layers:
+                    self.layers[layer].held = {}
+
+    def at_batch(self, number: int) -> None:
+        """Says which batch comes next, for what is held."""
+        for layer in self.layers.values():
+            layer.batch = number
+
+    def at_images(self, positions: Tensor | None) -> None:
+        """Says which of the images of `answers` make up the next batch, int64 [B]; None for others."""
+        for layer in self.layers.values():
+            layer.positions = positions
+
+    @torch.no_grad()
+    def write_back(self, network: nn.Module) -> None:
+        """Copies what was trained into the whole network; constant weights are not touched."""
+        tensors = _tensors(network)
+        for name, layer in self.layers.items():
+            layer.write_back(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+        for name, other in self.others.items():
+            other.write_back(_of_layer(name, tensors))
+            if f"{name}.num_batches_tracked" in tensors:
+                tensors[f"{name}.num_batches_tracked"].copy_(other.trained.get_buffer("num_batches_tracked"))
+
+
+def _never_empty(units: Units, part: Part) -> Part:
+    """The same part, but that a group of which nothing is kept has its first unit, which is then not read.
+
+    What pools or convolves takes no tensor without channels.
+    """
+    kept = part.constant | part.trainable
+    constant = part.constant.clone()
+    for group in units.groups:
+        if not kept[group.start : group.start + group.size].any():
+            constant[group.start] = True
+    return replace(part, constant=constant)
+
+
+class _Building:
+    """Copies the graph of a network, its layers reduced."""
+
+    def __init__(self, made: ReducedNetwork, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self.made, self.tensors = made, tensors
+        self.units, self.part = made.units, made.part
+        self.device = self.part.constant.device
+        # No operation takes a tensor without channels: of a group that is left out a unit stays, which nothing hears.
+        self.silent = torch.zeros_like(self.part.constant)
+        for group in self.units.groups:
+            if not (self.part.constant | self.part.trainable)[group.start : group.start + group.size].any():
+                self.silent[group.start] = True
+        self.constant = self.part.constant | self.silent
+        self.through = self.part.own_norms and any(each.kind == "norm" for each in self.units.layers.values())
+        self.named = dict(network.named_modules())
+        self.modules: dict[str, nn.Module] = {}
+        self.channels: dict[str, Channels] = {}
+        # Per node, in order: the layer that it is, and the nodes that it depends on.
+        self.affected: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        for node in self.units.graph.nodes:
+            place = self.units.places[node.name]
+            self.affected[node.name] = place.layer, tuple(source.name for source in node.all_input_nodes)
+            self.copies[node] = self._copy(node, place)
+
+    def _copy(self, node: fx.Node, place: Place) -> fx.Node:
+        if place.kind == "input" and place.channels is not None:
+            everything = torch.arange(len(place.channels), device=self.device)
+            none = torch.full_like(everything, -1)
+            self.channels[node.name] = Channels(everything, none, none < 0)
+        elif place.kind == "layer":
+            return self._copy_layer(node, place)
+        elif place.kind == "join":
+            parts = [(self.channels[name], len(self._whole(name))) for name in place.sources]
+            self.channels[node.name] = joined(parts)
+        elif place.kind == "tie":
+            return self._copy_tie(node, place)
+        elif place.kind == "alias":
+            # Sizes written into the code are those of the whole network.
+            self.channels[node.name] = self.channels[place.sources[0]]
+            return next(self.copies[source] for source in node.all_input_nodes if source.name == place.sources[0])
+        elif place.kind == "flatten":
+            self.channels[node.name] = self.channels[place.sources[0]].repeated(place.times)
+            source = next(source for source in node.all_input_nodes if source.name == place.sources[0])
+            return self.graph.call_function(torch.flatten, (self.copies[source], 1))
+        elif place.kind == "channelwise":
+            self.channels[node.name] = self.channels[place.sources[0]]
+            if node.target in _DROPOUTS and not node.kwargs.get("training", (*node.args, True, True, True)[2]):
+                return self._copy_dropout(node)
+        if node.op == "call_module":
+            name = str(node.target)
+            self.modules[name] = copy.deepcopy(self.named[name.removeprefix(PREFIX)])
+        elif node.op == "get_attr":
+            self.modules[str(node.target)] = self._constant(str(node.target))
+        return self.graph.node_copy(node, self.copies.__getitem__)
+
+    def _whole(self, name: str) -> Tensor:
+        channels = self.units.places[name].channels
+        assert channels is not None
+        return channels
+
+    def _constant(self, target: str) -> Any:
+        return self.units.constants.get(target, self.tensors.get(target.removeprefix(PREFIX)))
+
+    def _kept(self, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the channels of a whole tensor: places of those that are kept, their units, which are constant."""
+        units = units.to(self.device)
+        constant = (units < 0) | self.constant[units.clamp(min=0)]
+        kept = constant | self.part.trainable[units.clamp(min=0)]
+        places = kept.nonzero().squeeze(1)
+        return places, units[places], constant[places]
+
+    def _copy_layer(self, node: fx.Node, place: Place) -> fx.Node:
+        name, (source,) = place.layer, place.sources
+        layer, inputs = self.named[name], self.channels[source]
+        tensors = _of_layer(name, self.tensors)
+        kind = self.units.layers[name].kind
+        made: nn.Module
+        if kind in ("norm", "depthwise"):
+            outputs = inputs if place.times == 1 else inputs.repeated(place.times)
+            made = self.made.others[name] = ReducedPerChannel(
+                layer,
+                tensors,
+                inputs,
+                place.times,
+                all_train=self.through and kind == "norm",
+                through=self.through,
+            )
+        else:
+            writes = self.units.layers[name].writes
+            if name in self.units.outputs:
+                everything = torch.arange(len(writes), device=self.device)
+                constant = torch.full_like(everything, not self.part.trains_outputs, dtype=torch.bool)
+                outputs = Channels(everything, torch.full_like(everything, -1), constant)
+            else:
+                outputs = constant_first(*self._kept(writes))
+            fixed = None
+            if name in self.units.outputs and self.part.fixed_outputs is not None:
+                fixed = (inputs.units < 0) | self.part.fixed_outputs[inputs.units.clamp(min=0)]
+            weight, silent = tensors["weight"], (inputs.units >= 0) & self.silent[inputs.units.clamp(min=0)]
+            if silent.any():
+                weight = weight.index_fill(1, inputs.order[silent], 0)
+                fixed = silent if fixed is None else fixed | silent
+            made = self.made.layers[name] = ReducedLayer(
+                layer,
+                weight,
+                tensors.get("bias"),
+                inputs,
+                outputs,
+                fixed,
+                through=self.through,
+            )
+        self.channels[node.name] = outputs
+        target = f"{PREFIX}{name}"
+        self.modules[target] = made
+        first = next(each for each in node.all_input_nodes if each.name == source)
+        new = self.graph.call_module(target, (self.copies[first],))
+        if name in self.units.outputs and self.units.active_outputs is not None:
+            new = self.graph.call_function(_masked, (new, (~self.units.active_outputs).tolist()))
+        return new
+
+    def _copy_tie(self, node: fx.Node, place: Place) -> fx.Node:
+        """What works on several tensors needs their channels in one order, and as many of each."""
+        first = self.channels[place.sources[0]]
+        kept = constant_first(*self._kept(self._whole(node.name)))
+        by_channel, in_first = kept.order.argsort(), first.order.argsort()
+        # Of the network's inputs, all are there and all are constant, whatever is added to them.
+        if not torch.equal(kept.order[by_channel], first.order[in_first]) or not torch.equal(
+            kept.constant[by_channel], first.constant[in_first]
+        ):
+            first = kept
+        else:
+            first = Channels(first.order, self._whole(node.name).to(self.device)[first.order], first.constant)
+        self.channels[node.name] = first
+        replaced: dict[fx.Node, fx.Node] = dict(self.copies)
+        for source in node.all_input_nodes:
+            if source.name not in place.sources:
+                continue
+            given = self.channels[source.name].order
+            if torch.equal(given, first.order):
+                continue
+            where = {int(channel): position for position, channel in enumerate(given.tolist())}
+            picked = [where.get(channel, -1) for channel in first.order.tolist()]
+            replaced[source] = self.graph.call_function(_picked, (self.copies[source], picked))
+        return self.graph.node_copy(node, replaced.__getitem__)
+
+    def _copy_dropout(self, node: fx.Node) -> fx.Node:
+        """Traced in evaluation, a call that depends on the mode says that it is off."""
+        p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        name = f"dropouts.{node.name}"
+        self.modules[name] = _DROPOUTS[node.target](p)
+        source = node.args[0] if node.args else node.kwargs["input"]
+        return self.graph.call_module(name, (self.copies[source],))  # type: ignore[index]
+
+
+def _picked(x: Tensor, channels: list[int]) -> Tensor:
+    """Channels of a tensor [B, ..] in an order; zeros in the place of -1."""
+    index = torch.tensor(channels, device=x.device)
+    found = x.index_select(1, index.clamp(min=0))
+    return found if bool((index >= 0).all()) else found * (index >= 0).view(1, -1, *[1] * (x.ndim - 2))
+
+
+def _masked(logits: Tensor, masked: list[bool]) -> Tensor:
+    """As Avalanche's heads give outputs that no task has had yet."""
+    return logits.masked_fill(torch.tensor(masked, device=logits.device), -1000.0)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def _of_layer(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a layer that have an entry for each of its channels or rows."""
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    found = {kind: tensors.get(f"{name}.{kind}" if name else kind) for kind in kinds}
+    return {kind: tensor for kind, tensor in found.items() if tensor is not None}

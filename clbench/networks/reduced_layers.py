@@ -1,0 +1,321 @@
+"""Layers of a reduced network: each computes with some rows and columns of a whole one, and trains some of those."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What of a tensor's channels is there, and in what order.
+
+    Attributes:
+        order: int64 [kept], which channels of the whole tensor.
+        units: int64 [kept], whose they are; -1 for those of the network's inputs.
+        constant: bool [kept], which do not train.
+    """
+
+    order: Tensor
+    units: Tensor
+    constant: Tensor
+
+    def repeated(self, times: int) -> "Channels":
+        """Every channel so often in a row, as flattening gives positions."""
+        steps = torch.arange(times, device=self.order.device)
+        order = (self.order[:, None] * times + steps).flatten()
+        return Channels(order, self.units.repeat_interleave(times), self.constant.repeat_interleave(times))
+
+
+def joined(parts: list[tuple[Channels, int]]) -> Channels:
+    """Channels one after the other; each part with how many the whole tensor has."""
+    offsets, orders = 0, []
+    for channels, whole in parts:
+        orders.append(channels.order + offsets)
+        offsets += whole
+    return Channels(
+        torch.cat(orders), torch.cat([c.units for c, _ in parts]), torch.cat([c.constant for c, _ in parts])
+    )
+
+
+def constant_first(order: Tensor, units: Tensor, constant: Tensor) -> Channels:
+    """The same channels, the constant ones before the others."""
+    place = torch.cat([constant.nonzero().squeeze(1), (~constant).nonzero().squeeze(1)])
+    return Channels(order[place], units[place], constant[place])
+
+
+class Split:
+    """Takes the constant and the other channels of a tensor [B, kept, ...] apart, by slices where they lie so."""
+
+    def __init__(self, constant: Tensor) -> None:
+        self.n_constant = int(constant.sum())
+        self.constant = constant.nonzero().squeeze(1)
+        self.others = (~constant).nonzero().squeeze(1)
+        self._in_order = bool(constant[: self.n_constant].all())
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts."""
+        if self._in_order:
+            return x[:, : self.n_constant], x[:, self.n_constant :]
+        return x.index_select(1, self.constant), x.index_select(1, self.others)
+
+    def together(self, constant: Tensor, others: Tensor) -> Tensor:
+        """One tensor of both parts."""
+        if self._in_order:
+            return torch.cat([constant, others.to(constant.dtype)], 1)
+        whole = constant.new_empty(len(constant), len(self.constant) + len(self.others), *constant.shape[2:])
+        return whole.index_copy(1, self.constant, constant).index_copy(1, self.others, others.to(constant.dtype))
+
+
+class ReducedLayer(nn.Module):
+    """A linear layer or a convolution: [B, kept inputs, ...] -> [B, kept outputs, ...].
+
+    Args:
+        layer: the whole one, for its geometry.
+        weight, bias: of the whole layer, [out, in, ...] and [out].
+        inputs, outputs: what arrives and what is given.
+        fixed: bool [kept inputs], columns that are constant in trainable rows too (what earlier tasks use of a shared
+            output layer); None for none.
+        through: whether gradients go through constant units.
+
+    Attributes:
+        from_constant, from_others, bias: the trainable weights: of columns of constant inputs, of other columns.
+        answers: what its constant rows give for each of N images, [N, constant outputs]; None to compute it.
+        positions: which of the N images make up the batch at hand, int64 [B]; None if it holds others.
+        mask: bool [kept inputs], which inputs count; None for all.
+        given: its latest input, while `notes` is set.
+        held: outputs by batch, of a layer that always gives the same; None to compute.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        weight: Tensor,
+        bias: Tensor | None,
+        inputs: Channels,
+        outputs: Channels,
+        fixed: Tensor | None = None,
+        *,
+        through: bool = False,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self._operation = _operation(layer)
+        self._split = Split(inputs.constant)
+        self._through = through
+        constant, others = outputs.order[outputs.constant], outputs.order[~outputs.constant]
+        self.n_constant, self.n_others = len(constant), len(others)
+        rows = weight.index_select(0, others)
+        self.from_constant: nn.Parameter | None = None
+        self.from_others: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
+        self._fixed: Tensor | None = None
+        self._open = None if fixed is None else ~fixed[inputs.constant]
+        if len(rows) and len(self._split.constant):
+            columns = rows.index_select(1, inputs.order[inputs.constant])
+            if self._open is not None:
+                beside = self._open.view(1, -1, *[1] * (weight.ndim - 2))
+                self._fixed, columns, self._open = columns * ~beside, columns * beside, beside
+            # Without a bias, a full network would leave the loss nothing to be differentiated by.
+            if self._open is None or bool(self._open.any()) or bias is None:
+                self.from_constant = nn.Parameter(columns)
+        if len(rows) and len(self._split.others):
+            self.from_others = nn.Parameter(rows.index_select(1, inputs.order[~inputs.constant]))
+        if len(rows) and bias is not None:
+            self.bias = nn.Parameter(bias.index_select(0, others))
+        # Constant rows read constant inputs only; of the others they would read zeros.
+        self._constant = (
+            weight.index_select(0, constant).index_select(1, inputs.order[inputs.constant]),
+            None if bias is None else bias.index_select(0, constant),
+        )
+        self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self._whole_bias = bias
+        self.answers: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.notes = False
+        self.given: Tensor | None = None
+        self.held: dict[int, Tensor] | None = None
+        self.batch = 0
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The trainable weights, without the bias."""
+        return [part for part in (self.from_constant, self.from_others) if part is not None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the kept rows give."""
+        if self.held is not None:
+            if self.batch not in self.held:
+                self.held[self.batch] = self._computed(x)
+            # A copy, because an activation function may work in place.
+            return self.held[self.batch].clone()
+        return self._computed(x)
+
+    def _computed(self, x: Tensor) -> Tensor:
+        if self.mask is not None:
+            x = x * self.mask.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+        if self.notes:
+            self.given = x
+        if not self.n_others and not len(self._split.others):
+            return self._frozen(x)
+        constant, others = self._split(x)
+        if not self._through:
+            constant = constant.detach()
+        if not self.n_others:
+            return self._frozen(constant)
+        y: Tensor | None = None
+        if self.from_others is not None:
+            y = self._operation(others, self.from_others, self.bias)
+        weight = self._weight_from_constant()
+        if weight is not None:
+            part = self._operation(constant, weight, self.bias if y is None else None)
+            y = part if y is None else y + part
+        if y is None:
+            y = self._nothing(x, self.n_others, self.bias)
+        if not self.n_constant:
+            return y
+        frozen = self._frozen(constant)
+        return torch.cat([frozen, y.to(frozen.dtype)], 1)
+
+    def _frozen(self, constant: Tensor) -> Tensor:
+        """What the constant rows give, [B, constant outputs, ...]."""
+        if self.answers is not None and self.positions is not None:
+            return self.answers[self.positions]
+        with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
+            weight, bias = self._constant_in(constant)
+            if not len(weight):
+                return self._nothing(constant, 1, None)[:, :0]
+            if not weight.shape[1]:
+                return self._nothing(constant, self.n_constant, bias)
+            return self._operation(constant, weight, bias)
+
+    def _nothing(self, x: Tensor, n: int, bias: Tensor | None) -> Tensor:
+        """What rows without inputs give: their biases, at every position."""
+        # One input of 0 in the place of none.
+        blank = x.new_zeros(len(x), 1, *x.shape[2:])
+        shape = (n, 1, *self._constant[0].shape[2:])
+        return self._operation(blank, blank.new_zeros(shape), None if bias is None else bias.to(blank.dtype))
+
+    def _weight_from_constant(self) -> Tensor | None:
+        if self._fixed is None or self._open is None:
+            return self.from_constant
+        return self._fixed if self.from_constant is None else self._fixed + self.from_constant * self._open
+
+    def _constant_in(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The constant rows in the type that will be computed with; autocast would cast them at every step."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self._constant[0].dtype
+        if dtype not in self._cast:
+            weight, bias = self._constant
+            self._cast[dtype] = weight.to(dtype), None if bias is None else bias.to(dtype)
+        return self._cast[dtype]
+
+    @torch.no_grad()
+    def write_back(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Copies what was trained into the whole layer; constant weights are not touched."""
+        rows = self.outputs.order[~self.outputs.constant][:, None]
+        if self.from_constant is not None:
+            columns, values = self.inputs.order[self.inputs.constant], self.from_constant
+            if self._open is not None:
+                of_open = self._open.flatten()
+                weight[rows, columns[of_open][None, :]] = values[:, of_open]
+            else:
+                weight[rows, columns[None, :]] = values
+        if self.from_others is not None:
+            weight[rows, self.inputs.order[~self.inputs.constant][None, :]] = self.from_others
+        if self.bias is not None and bias is not None:
+            bias[rows[:, 0]] = self.bias
+
+
+class ReducedPerChannel(nn.Module):
+    """A batch norm or a depthwise convolution: what each channel becomes depends on that channel alone.
+
+    Args:
+        layer: the whole one, for its geometry.
+        tensors: `weight`, `bias`, `running_mean`, `running_var` of the whole layer, [C, ...], those that there are.
+        inputs: what arrives, in its order.
+        times: how many channels it gives for each, in a row.
+        all_train: whether constant channels train as well.
+        through: whether gradients go through constant channels.
+
+    Attributes:
+        trained: the layer of the channels that train.
+    """
+
+    def __init__(
+        self, layer: Any, tensors: dict[str, Tensor], inputs: Channels, times: int, *, all_train: bool, through: bool
+    ) -> None:
+        super().__init__()
+        channels = inputs.repeated(times)
+        constant = torch.zeros_like(channels.constant) if all_train else channels.constant
+        self._split, self._split_outputs = Split(constant[::times]), Split(constant)
+        self._through = through
+        self._rows = channels.order[~constant]
+        self._fixed = {name: tensor.index_select(0, channels.order[constant]) for name, tensor in tensors.items()}
+        self.trained = _narrowed(layer, {name: tensor.index_select(0, self._rows) for name, tensor in tensors.items()})
+        self._frozen_layer = _narrowed(layer, self._fixed).requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, kept, ...] -> [B, kept, ...]."""
+        if not len(self._rows):
+            return self._constant(x)
+        if not self._split.n_constant:
+            return self.trained(x)
+        constant, others = self._split(x)
+        return self._split_outputs.together(self._constant(constant), self.trained(others))
+
+    def _constant(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
+            return self._frozen_layer(x)
+
+    def train(self, mode: bool = True) -> "ReducedPerChannel":
+        """Sets the mode of what trains; constant channels keep to their stored statistics."""
+        super().train(mode)
+        self._frozen_layer.eval()
+        return self
+
+    @torch.no_grad()
+    def write_back(self, tensors: dict[str, Tensor]) -> None:
+        """Copies what was trained, and its statistics, into the whole layer."""
+        for name, tensor in tensors.items():
+            tensor[self._rows] = getattr(self.trained, name)
+
+
+def _narrowed(layer: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """A layer like this one, with other weights and as many channels as these have."""
+    n = len(next(iter(tensors.values())))
+    made: Any
+    if isinstance(layer, nn.Conv2d):
+        made = copy.copy(layer)
+        made._parameters = dict(layer._parameters)
+        made.in_channels = made.groups = n // (layer.out_channels // layer.in_channels)
+        made.out_channels = n
+    else:
+        made = type(layer)(n, eps=layer.eps, momentum=layer.momentum, affine=layer.affine, device="meta")
+    for name, tensor in tensors.items():
+        if name in ("weight", "bias"):
+            setattr(made, name, nn.Parameter(tensor))
+        else:
+            setattr(made, name, tensor)
+    if getattr(layer, "num_batches_tracked", None) is not None:
+        made.num_batches_tracked = layer.num_batches_tracked.clone()
+    return made
+
+
+def _operation(layer: Any) -> Operation:
+    """What a layer does with its input, weights and bias."""
+    if isinstance(layer, nn.Linear):
+        return F.linear
+    if layer.padding_mode != "zeros":
+        padding, mode = layer._reversed_padding_repeated_twice, layer.padding_mode
+        geometry = layer.stride, 0, layer.dilation
+        return lambda x, weight, bias: F.conv2d(F.pad(x, padding, mode), weight, bias, *geometry)
+    geometry = layer.stride, layer.padding, layer.dilation
+    return lambda x, weight, bias: F.conv2d(x, weight, bias, *geometry)
