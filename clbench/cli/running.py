@@ -170,17 +170,24 @@ def _finish(
     rerun: bool,
 ) -> None:
     """Summary, report, and how to go on; then the exit code."""
-    from clbench.tracking.glance import page_of
+    from clbench.reports.fresh import fresh, made_of, remember
+    from clbench.tracking.glance import page_of, state_of
 
     if outcome == "stopped":
         again = "clbench resume" if rerun else "The same command"
         screen.warn(f"stopped; whole tasks are recorded. {again} goes on after them")
         raise SystemExit(INTERRUPTED)
-    if not no_report:
+    # What was there before the runs are read: what comes in between is in the next report.
+    found = "" if no_report or tracker.is_behind else made_of(state_of(uri, suite.name))
+    unchanged = fresh(output, reports, suite.name, found)
+    for path in [] if no_report else unchanged:
+        screen.show(f"report:  {path} (up to date)")
+    if not no_report and not unchanged:
         try:
             # The run folders have everything, also where MLflow lacks some of it.
             runs = recorded_runs(suite.name, output if tracker.is_behind else None, uri)
             paths = write_suite_report(runs, suite.name, reports, screen)
+            remember(output, reports, suite.name, found, paths)
         except (RecordError, TrackingError) as error:
             # Nothing finished, or the folder or the store is gone: what was trained is recorded all the same.
             screen.warn(f"no report: {error}")

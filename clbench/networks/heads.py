@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import SettingError
+from clbench.networks.answer import with_memory
 from clbench.networks.network import ImageShape
 from clbench.own.code import said_by
 
@@ -75,11 +76,14 @@ def outputs_of(module: nn.Module, image_shape: ImageShape) -> int:
         SettingError: unless it turns images [B, C, H, W] into [B, numbers].
     """
     name = type(module).__name__
+    parameter = next(module.parameters(), None)
+    image = torch.zeros(1, *image_shape, device="cpu" if parameter is None else parameter.device)
+    module, image = with_memory(module, image)
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         with torch.no_grad():
-            found = module(torch.zeros(1, *image_shape))
+            found = module(image)
     except SettingError:
         raise
     except Exception as error:

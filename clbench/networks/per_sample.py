@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
-from clbench.networks.answer import answer
+from clbench.networks.answer import answer, with_memory
 
 Factors = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
 
@@ -104,6 +104,10 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
 
 
 def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: Tensor) -> str:
+    is_defined = not image.is_meta
+    if image.is_meta:
+        model, image = with_memory(model, image)
+        layers = _linear_layers(model)
     used: dict[str, tuple[Tensor, Tensor]] = {}
     said: list[str] = []
 
@@ -124,7 +128,7 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: T
         noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
         with torch.enable_grad():
             logits = answer(model.eval(), noise, torch.zeros(1, dtype=torch.long))
-            if not said and not image.is_meta:
+            if not said and is_defined:
                 said += _other_uses(logits, layers, used)
     finally:
         for hook in hooks:

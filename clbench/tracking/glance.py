@@ -16,6 +16,9 @@ _WHOLE = f"SELECT run_uuid {_RUNS_OF} AND tags.key = 'clbench.complete' AND tags
 _LEFT_OPEN = f"SELECT count(*) {_RUNS_OF} AND tags.key = 'clbench.kind' AND runs.status = 'RUNNING'"
 
 
+_STATE = (
+    f"SELECT tags.value, run_uuid, runs.status, runs.end_time {_RUNS_OF} AND tags.key = 'clbench.run_id' ORDER BY 1, 2"
+)
 _EXPERIMENT = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
 
 
@@ -55,6 +58,21 @@ def holds_all(uri: str, suite: str, run_ids: Collection[str]) -> bool:
     except (sqlite3.Error, ValueError):
         return False
     return not left_open and held.issuperset(run_ids)
+
+
+def state_of(uri: str, suite: str) -> str:
+    """The runs that a store has of a suite, in a text that is another once they are; empty where it cannot be told.
+
+    Args:
+        uri: of the store.
+        suite: name of the suite.
+    """
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or suite
+    try:
+        with _opened(uri) as store:
+            return repr([uri, *store.execute(_STATE, (name,))])
+    except (sqlite3.Error, ValueError):
+        return ""
 
 
 def _opened(uri: str) -> "closing[sqlite3.Connection]":
