@@ -14,8 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from clbench.networks.mlp import mlp
+from clbench.networks.reduced import Part, ReducedNetwork, seen_only
+from clbench.networks.units import find_units
 from clbench.runs.memory import keep_freed_memory
-from clbench.strategies.compact import CompactChain, Neurons
 
 FROZEN = ((0, 0), (400, 250), (800, 500), (1200, 750), (1600, 1000))  # neurons of each layer, of 2000
 IMAGES = 55_000
@@ -27,28 +28,43 @@ REPEATS = 3
 def images_per_second(frozen: tuple[int, ...], precision: str, looked_up: bool) -> float:
     torch.manual_seed(0)
     model = mlp(784, (2000, 2000), 10)
-    linears = [model.trunk[0], model.trunk[2], model.head]
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
-    chain = CompactChain(linears, [Neurons(torch.arange(n), torch.arange(n, 2000)) for n in frozen])
-    chain.enter(optimizer)
+    units = find_units(model, torch.zeros(1, 784))
+    constant = torch.cat([torch.arange(2000) < n for n in frozen])
+    network = ReducedNetwork(model, units, Part(constant, ~constant))
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
     x, y = torch.rand(IMAGES, 784), torch.randint(10, (IMAGES,))
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            return model(batch).float()
+            logits: torch.Tensor = network(batch)
+        return logits.float()
 
     if looked_up:
-        chain.look_up(chain.answers(forward, x, 1000, 2**30))
+        keep_answers(network, ReducedNetwork(model, units, seen_only(constant)), x, precision)
     start = 0.0
     for step, chosen in enumerate(torch.randperm(IMAGES).split(BATCH)[: WARM_UP + STEPS]):
         if step == WARM_UP:
             start = time.perf_counter()
         if looked_up:
-            chain.at(chosen)
+            network.at_images(chosen)
         optimizer.zero_grad()
         F.cross_entropy(forward(x[chosen]), y[chosen]).backward()
         optimizer.step()
     return STEPS * BATCH / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def keep_answers(network: ReducedNetwork, of_frozen: ReducedNetwork, x: torch.Tensor, precision: str) -> None:
+    """Gives the network what its frozen neurons answer to the images x, as CLNP does before a task."""
+    found: dict[str, list[torch.Tensor]] = {"trunk.0": [], "trunk.2": []}
+    for name, outputs in found.items():
+        of_frozen.layers[name].register_forward_hook(lambda _, __, output, outputs=outputs: outputs.append(output))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        for batch in x.split(1000):
+            of_frozen(batch)
+    for name, outputs in found.items():
+        if outputs[0].shape[1]:
+            network.layers[name].answers = torch.cat(outputs)
 
 
 def main() -> None:

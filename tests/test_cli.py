@@ -79,11 +79,11 @@ def assert_nothing_recorded(folder):
         ),
         (
             ["--methods", "naive,clnp", "--set", "clnp.margin_shares=1,2,3"],
-            ["clnp cannot run here: margin_shares has 3 values for 2 hidden layers; give one for each"],
+            ["clnp cannot run here: CLNP's margin_shares has 3 values for 2 groups of units"],
         ),
         (
             ["--methods", "clnp", "--set", "clnp.l1_activities=0.1,0.2", "--set", "hidden_sizes=9,9,9"],
-            ["l1_activities has 2 values for 3 hidden layers"],
+            ["l1_activities has 2 values for 3 groups of units"],
         ),
         (["--set", "naive.learning_rate=inf"], ["naive.learning_rate=inf does not fit: expected a finite number"]),
         (["--set", "naive.learning_rate=NaN"], ["naive.learning_rate=nan does not fit: expected a finite number"]),

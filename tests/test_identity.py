@@ -10,7 +10,7 @@ from clbench.methods.table import find_method, resolve_settings
 from clbench.records.identity import added_later, recorded_identity, recorded_settings, run_id_of, settings_of
 from clbench.records.reading import read_runs
 from clbench.runs.spec import make_specs
-from clbench.strategies.clnp import CLNP
+from clbench.strategies.clnp.method import CLNP
 from clbench.suites.files import SUITES
 from clbench.suites.suite import Suite
 
@@ -81,7 +81,15 @@ def test_the_version_of_clbench_is_no_part_of_an_id(monkeypatch, digits):
 
 
 def test_a_setting_that_came_later_is_left_out_at_its_first_value_by_the_method_that_has_it():
-    assert added_later(CLNP.Settings) == {"margin_shares": None, "initial_scale": 1.0, "frozen_cache_mib": 1024}
+    assert added_later(CLNP.Settings) == {
+        "margin_shares": None,
+        "initial_scale": 1.0,
+        "frozen_cache_mib": 1024,
+        "budget": None,
+        "rank": "activity",
+        "activity_norm": "l1",
+        "batch_norm": "frozen",
+    }
     assert added_later(EWC.Settings) == {}
     recorded = recorded_settings({"method": "ewc", "suite_settings": {}, "method_settings": {"strength": 1.0}})
     assert recorded["method_settings"] == {"strength": 1.0}

@@ -440,8 +440,13 @@ def test_ewc_holds_on_to_slices_as_it_does_to_heads(write, digits, split_digits)
 
 @pytest.mark.parametrize("method", ["clnp", "ewc", "mas", "psp"])
 def test_a_method_that_cannot_train_a_network_refuses_before_anything_is_trained(write, spec_of, method):
+    text = CONV.replace("nn.BatchNorm2d(4)", "nn.GroupNorm(2, 4)") if method == "clnp" else CONV
     with pytest.raises(SettingError, match=f"{method} cannot run here: .*(linear|buffers)"):
-        spec_of(write(CONV), method=method)
+        spec_of(write(text), method=method)
+
+
+def test_clnp_learns_filters_with_batch_norm(write, spec_of, trained):
+    assert {"0.weight", "1.running_mean"} <= set(trained(spec_of(write(CONV), method="clnp")))
 
 
 SHARED = NET.replace(
@@ -486,7 +491,7 @@ def test_a_frozen_weight_stays_as_it_is_or_the_method_refuses(write, spec_of, tr
 def test_settings_for_another_number_of_layers_are_refused_before_anything_is_trained(write, spec_of):
     path = write(NET)
     assert spec_of(path, method="clnp", **{"clnp.l1_activities": [0.1]})
-    with pytest.raises(SettingError, match="l1_activities has 2 values for 1 hidden layers"):
+    with pytest.raises(SettingError, match="l1_activities has 2 values for one group of units"):
         spec_of(path, method="clnp", **{"clnp.l1_activities": [0.1, 0.2]})
 
 

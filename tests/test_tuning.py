@@ -338,8 +338,8 @@ def test_the_accuracies_are_those_of_the_validation_images_by_hand(tune, tmp_pat
     assert float(row["forgetting"]) == pytest.approx(before - after[0], abs=2 * one)
     if name == "clnp":
         report = method.clnp.reports[1]
-        assert row["free_neurons"] == " ".join(f"{layer.free}/{layer.neurons}" for layer in report)
-        assert [layer.neurons for layer in report] == [1000, 1000]
+        assert row["free_neurons"] == " ".join(f"{layer.free}/{layer.units}" for layer in report)
+        assert [layer.units for layer in report] == [1000, 1000]
         assert all(0 < layer.free < 1000 for layer in report)
 
 

@@ -145,7 +145,7 @@ def test_the_methods_that_cannot_learn_convolutions_are_left_out_or_refused(clbe
     listed = clbench(place, *arguments, *BRIEF, "--dry-run")
     assert listed.code == 0
     assert [line.split(" is left out: ")[0] for line in listed.err.splitlines()] == [
-        f"clbench: warning: {name}" for name in ("clnp", "ewc")
+        f"clbench: warning: {name}" for name in ("ewc",)
     ]
     assert_refused(clbench(place, *arguments, *BRIEF, "--methods", "naive,ewc"), "linear layers only")
     assert_refused(clbench(place, *arguments, *BRIEF, "--methods", "psp"), "psp superposes linear layers")
@@ -175,10 +175,11 @@ def test_a_plan_without_images_has_the_methods_that_can_run(clbench, tmp_path):
     arguments = ["run", "--dry-run", "--suite", "split-cifar10", "--data-root", tmp_path / "sets"]
     planned = clbench(tmp_path, *arguments)
     assert planned.code == 0
-    assert "clnp is left out: " in planned.err
+    assert "ewc is left out: " in planned.err
     assert "could not be downloaded" not in planned.err
-    assert "clnp" not in planned.out
-    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "clnp"), "clnp cannot run here")
+    assert "clnp" in planned.out
+    assert "ewc" not in planned.out
+    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "ewc"), "ewc cannot run here")
     assert_refused_later(clbench(tmp_path, *arguments, "--methods", "naive", "--set", "naive.foo=3"), "'foo'")
 
 

@@ -45,7 +45,7 @@ _CITED = "lomonaco2021avalanche"
 
 METHODS: Mapping[str, Entry] = {
     "clnp": Entry(
-        "clbench.strategies.clnp:CLNP",
+        "clbench.strategies.clnp.method:CLNP",
         "Continual Learning via Neural Pruning: sparse training, pruning under a margin, frozen neurons",
         ("golkar2019clnp",),
     ),

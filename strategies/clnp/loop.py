@@ -1,0 +1,94 @@
+"""What CLNP asks of an Avalanche strategy: its images, its precision, and an epoch of its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.models import MultiTaskModule
+from avalanche.training.utils import trigger_plugins
+from torch import Tensor
+
+from clbench.data.loading import TensorLoader
+from clbench.errors import MethodError
+from clbench.strategies.clnp.validation import ONE_LABEL
+
+
+def sample_of(strategy: Any) -> tuple[Tensor, Tensor]:
+    """An image of the experience [1, ...] and its task label [1], on the device.
+
+    Raises:
+        MethodError: if images are no tensors, or have several labels.
+    """
+    image, target, *_, label = strategy.experience.dataset[0]
+    if getattr(target, "ndim", 0) > 0 or isinstance(target, list | tuple):
+        raise MethodError(ONE_LABEL)
+    return tensor_of(image).unsqueeze(0).to(strategy.device), torch.tensor([int(label)], device=strategy.device)
+
+
+def tensor_of(image: Any) -> Tensor:
+    """The image, which must be a tensor or an array.
+
+    Raises:
+        MethodError: if it is none.
+    """
+    try:
+        return torch.as_tensor(image)
+    except (RuntimeError, TypeError, ValueError):
+        raise MethodError(
+            f"CLNP needs images as tensors, but the experience gives {type(image).__module__}.{type(image).__name__}; "
+            "give its data set a transform, such as torchvision.transforms.ToTensor(), for training and for evaluation"
+        ) from None
+
+
+def check_images(source: Any) -> None:
+    """Refuses a data set to prune on whose images are no tensors.
+
+    Raises:
+        MethodError: if so.
+    """
+    if isinstance(source, AvalancheDataset):
+        tensor_of(source[0][0])
+
+
+def images_of(strategy: Any) -> Iterator[Tensor]:
+    """The task's training images in batches, on the device."""
+    for batch in strategy.dataloader:
+        yield batch[0].to(strategy.device)
+
+
+def may_mix_heads(strategy: Any) -> bool:
+    """Whether the network answers by task labels, and batches may come from several tasks."""
+    return isinstance(strategy.model, MultiTaskModule) and not isinstance(strategy.dataloader, TensorLoader)
+
+
+def precision_of(strategy: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """The precision of training, where the strategy has one of its own."""
+    return strategy.autocast if hasattr(strategy, "autocast") else nullcontext
+
+
+def fine_tuning_epoch(strategy: Any, observers: Sequence[Any]) -> None:
+    """Avalanche's epoch, of which no plugin hears that counts epochs or iterations.
+
+    Args:
+        strategy: with a data loader.
+        observers: hear of its iterations all the same.
+    """
+    for batch in strategy.dataloader:
+        strategy.mbatch = batch
+        strategy._unpack_minibatch()
+        strategy.optimizer.zero_grad()
+        strategy.loss = strategy._make_empty_loss()
+        trigger_plugins(strategy, "before_forward")
+        strategy.mb_output = strategy.forward()
+        trigger_plugins(strategy, "after_forward")
+        strategy.loss += strategy.criterion()
+        trigger_plugins(strategy, "before_backward")
+        strategy.backward()
+        trigger_plugins(strategy, "after_backward")
+        trigger_plugins(strategy, "before_update")
+        strategy.optimizer_step()
+        trigger_plugins(strategy, "after_update")
+        for observer in observers:
+            observer.after_training_iteration(strategy)

@@ -1,0 +1,82 @@
+"""What one task did to the groups of units, in numbers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clbench.strategies.clnp.claims import Claims
+from clbench.strategies.clnp.measuring import Activity
+from clbench.strategies.clnp.pruning import Pruned
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What one task did to one group of units.
+
+    Attributes:
+        group, unit: its name, and `neuron` or `filter`.
+        units, free, new, reused: counts after the task; `reused` are units of earlier tasks that are active on this one
+            and reach a newly claimed unit, or the head, through a weight that is not 0.
+        threshold: theta, the score up to which free units were pruned.
+        margin_spent: accuracy in percentage points that pruning this group cost on the validation data.
+    """
+
+    group: str
+    unit: str
+    units: int
+    free: int
+    new: int
+    reused: int
+    threshold: float
+    margin_spent: float
+
+    @property
+    def used(self) -> int:
+        """Units that some task has claimed."""
+        return self.units - self.free
+
+
+def reports_of(claims: Claims, pruned: Pruned, activity: Activity, new: Tensor, head: str) -> list[GroupReport]:
+    """A report for each group, of a task that is about to claim units.
+
+    Args:
+        claims: as they are before it.
+        pruned, activity: what was found.
+        new: bool [U], what it claims.
+        head: name of its output layer.
+    """
+    read = _read_by(claims, new, head)
+    found = []
+    for number, group in enumerate(claims.units.groups):
+        of_group = slice(group.start, group.start + group.size)
+        threshold = pruned.thresholds[number]
+        awake = claims.active[of_group] & (activity.size[of_group] > threshold)
+        n_new = int(new[of_group].sum())
+        found.append(
+            GroupReport(
+                group=group.name,
+                unit=group.unit,
+                units=group.size,
+                free=claims.free_of(number) - n_new,
+                new=n_new,
+                reused=int((awake & read[of_group]).sum()),
+                threshold=threshold,
+                margin_spent=pruned.spent[number],
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def _read_by(claims: Claims, new: Tensor, head: str) -> Tensor:
+    """bool [U], units that new units or the output layer read through a weight that is not 0."""
+    found = torch.zeros_like(new)
+    tensors = claims.tensors()
+    for name in claims.readers():
+        weight = tensors[f"{name}.weight"]
+        rows = weight if name == head else weight[claims.rows(name, new)]
+        columns = (rows != 0).transpose(0, 1).flatten(1).any(1)
+        reads = claims.layers[name].reads.to(columns.device)
+        found[reads[columns & (reads >= 0)]] = True
+    return found

@@ -1,0 +1,121 @@
+"""The images on which CLNP prunes: held out of a task's training data, or given; and the accuracy on them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from avalanche.benchmarks import CLExperience
+from avalanche.benchmarks.utils import AvalancheDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from clbench.data.loading import TensorLoader
+from clbench.errors import MethodError
+from clbench.methods.method import EVALUATION_BATCH
+from clbench.networks.reduced import ReducedNetwork, seen_only
+from clbench.networks.units import Units
+
+ONE_LABEL = "CLNP prunes by the share of images classified right, which needs one label an image"
+Batches = Iterable[Sequence[Tensor]]
+
+
+def hold_out(dataset: Any, share: float, generator: torch.Generator) -> tuple[Any, Any]:
+    """Divides a task's data set: what is left to train on, and what is held out, drawn class by class.
+
+    A class of two images or more has at least one on either side.
+
+    Args:
+        dataset: of Avalanche, with `targets`.
+        share: to hold out, above 0 and below 1.
+        generator: draws.
+
+    Raises:
+        MethodError: if nothing would be left on one side, or images have several labels.
+    """
+    try:
+        labels = torch.as_tensor([int(label) for label in dataset.targets])
+    except (TypeError, ValueError):
+        raise MethodError(ONE_LABEL) from None
+    out = torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=generator)
+    for label in labels.unique().tolist():
+        members = order[labels[order] == label]
+        wanted = round(len(members) * share)
+        out[members[: min(max(wanted, 1), len(members) - 1)]] = True
+    if not out.any():
+        raise MethodError(
+            f"CLNP cannot hold out validation images from {len(labels)} training images, one of a class; give it a "
+            "validation_stream"
+        )
+    return (dataset.subset(order[~out[order]].tolist()), dataset.subset(order[out[order]].tolist()).eval())
+
+
+def source_of(given: Any) -> Any:
+    """What validation images are in: a data set, a loader, or batches, also where an experience was given."""
+    return given.dataset.eval() if isinstance(given, CLExperience) else given
+
+
+def batches_of(source: Any, device: torch.device) -> Batches:
+    """The task's `[x, y, task_labels]`, on the device; the same ones whenever they are iterated over."""
+    if isinstance(source, TensorLoader) and source.resident() is None:
+        # Too many to keep them all as floats.
+        return source
+    if isinstance(source, AvalancheDataset):
+        source = DataLoader(source, batch_size=EVALUATION_BATCH)
+    return [[part.to(device) for part in (batch[0], batch[1], batch[-1])] for batch in source]
+
+
+class Accuracy:
+    """Accuracy of a network on validation data under masks, computing again only what may have changed.
+
+    Args:
+        network: the whole one, with what the task has learned in it.
+        units: of the network, seen for the task.
+        batches: `[x, y, task_labels]` on the network's device.
+        mask: bool [U], the units that there are; None for all.
+    """
+
+    def __init__(self, network: nn.Module, units: Units, batches: Batches, mask: Tensor | None = None) -> None:
+        self._network, self._units, self._batches = network, units, batches
+        everything = torch.ones(units.n_units, dtype=torch.bool, device=next(network.parameters()).device)
+        self._reduced = self._reduced_to(everything if mask is None else mask)
+
+    def _reduced_to(self, mask: Tensor) -> ReducedNetwork:
+        return ReducedNetwork(self._network, self._units, seen_only(mask)).eval()
+
+    @cached_property
+    def n_images(self) -> int:
+        """How many images the accuracy is measured on."""
+        return sum(len(y) for _, y, _ in self._batches)
+
+    @cached_property
+    def chance(self) -> float:
+        """The accuracy of who always says the most frequent class."""
+        labels = torch.cat([y for _, y, _ in self._batches])
+        return float(labels.unique(return_counts=True)[1].max()) / len(labels)
+
+    @torch.no_grad()
+    def accuracy(self, mask: Tensor | None) -> float:
+        """Share of the validation images classified correctly by units (bool [U]); None stands for all there are."""
+        correct = 0
+        with self._reduced.seen_through(mask):
+            for number, (x, y, _) in enumerate(self._batches):
+                self._reduced.at_batch(number)
+                correct += int((self._reduced(x).argmax(1) == y).sum())
+        return correct / self.n_images
+
+    @contextmanager
+    def searching(self, group: int, mask: Tensor) -> Iterator[None]:
+        """Within, masks differ from this one in units of a group and of later ones only.
+
+        The network is reduced to the mask, and what lies before the group's readers is computed once per batch.
+        """
+        before = self._reduced
+        self._reduced = self._reduced_to(mask)
+        self._reduced.hold(group)
+        try:
+            yield
+        finally:
+            self._reduced = before
