@@ -121,7 +121,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["CLNP first", "CLNP last"])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["CLNP first", "CLNP last"])
 @pytest.mark.parametrize("others", BESIDE.values(), ids=BESIDE)
 def test_beside_other_plugins_a_task_is_learned_as_without_and_kept_to_the_bit(others, first):
     b = two_tasks()

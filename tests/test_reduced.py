@@ -205,7 +205,13 @@ def check_training(network, units, images, part, optimizer=OPTIMIZERS["adam"]):
     torch.testing.assert_close(reduced(images), whole(images), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(make, id=name, marks=[] if name == "momentum and decay" else pytest.mark.slow)
+        for name, make in OPTIMIZERS.items()
+    ],
+)
 def test_training_equals_that_of_the_whole_network_with_its_constants_put_back(optimizer, found):
     constant = drawn(found[1], 0.4, 1)
     check_training(*found, Part(constant, ~constant), optimizer)

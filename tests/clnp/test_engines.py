@@ -47,7 +47,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"momentum and decay", "decay, no biases", "the effective norm", "by contribution"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_the_reduced_network_learns_what_the_whole_one_does_with_its_constants_held(case, in_avalanche, naive_strategy):
     build, optimizer, options = CASES[case]
     # In double precision rounding does not grow to where it decides which units go.

@@ -58,6 +58,7 @@ def test_with_its_defaults_nothing_is_forgotten(build, labels, engine, in_avalan
     assert any(report.new > 0 for report in plugin.reports[1])
 
 
+@pytest.mark.slow
 def test_its_defaults_leave_room_for_four_tasks(in_avalanche, naive_strategy, evaluated):
     torch.manual_seed(0)
     benchmark, _ = in_avalanche(4)
