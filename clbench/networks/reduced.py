@@ -12,7 +12,7 @@ otherwise be applied at every step.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class ReducedNetwork(nn.Module):
         self, network: nn.Module, units: Units, part: Part, values: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.units, self.part = units, _never_empty(units, part)
+        self.units, self.part = units, part
         self.layers: dict[str, ReducedLayer] = {}
         self.others: dict[str, ReducedPerChannel] = {}
         building = _Building(self, network, {**_tensors(network), **(values or {})})
@@ -89,9 +89,6 @@ class ReducedNetwork(nn.Module):
         self._affected = building.affected
         self.channels = {building.copies[node].name: building.channels[node.name]
                          for node in building.copies if node.name in building.channels}  # fmt: skip
-
-        self._silent = self.part.constant & ~part.constant
-        self._see(None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] for images [B, ...]."""
@@ -106,18 +103,15 @@ class ReducedNetwork(nn.Module):
     @contextmanager
     def seen_through(self, mask: Tensor | None) -> Iterator[None]:
         """Within, only units of a mask (bool [U]) count; None for all."""
-        self._see(mask)
+        if mask is not None:
+            for layer in self.layers.values():
+                units = layer.inputs.units
+                layer.mask = (units < 0) | mask[units.clamp(min=0)]
         try:
             yield
         finally:
-            self._see(None)
-
-    def _see(self, mask: Tensor | None) -> None:
-        counts = ~self._silent if mask is None else mask & ~self._silent
-        for layer in self.layers.values():
-            units = layer.inputs.units
-            found = (units < 0) | counts[units.clamp(min=0)]
-            layer.mask = None if bool(found.all()) else found
+            for layer in self.layers.values():
+                layer.mask = None
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -166,19 +160,6 @@ class ReducedNetwork(nn.Module):
             other.write_back(_of_layer(name, tensors))
             if f"{name}.num_batches_tracked" in tensors:
                 tensors[f"{name}.num_batches_tracked"].copy_(other.trained.get_buffer("num_batches_tracked"))
-
-
-def _never_empty(units: Units, part: Part) -> Part:
-    """The same part, but that a group of which nothing is kept has its first unit, which is then not read.
-
-    What pools or convolves takes no tensor without channels.
-    """
-    kept = part.constant | part.trainable
-    constant = part.constant.clone()
-    for group in units.groups:
-        if not kept[group.start : group.start + group.size].any():
-            constant[group.start] = True
-    return replace(part, constant=constant)
 
 
 class _Building:

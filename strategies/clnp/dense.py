@@ -109,7 +109,7 @@ class Dense:
     Args:
         claims: of the network.
         own_norms: whether every task has its own batch norms.
-        notes_activities: whether what units give in training is asked for.
+        notes: whether what units give in training is asked for.
     """
 
     def __init__(self, claims: Claims, *, own_norms: bool, notes: bool) -> None:

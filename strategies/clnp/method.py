@@ -97,7 +97,9 @@ class CLNP(Method):
         super().prepare(observers)
         self._view: tuple[int, ReducedNetwork] | None = None
         image = torch.zeros(1, *self.workplace.stream.image_shape, device=self.workplace.device)
-        for task in self.workplace.stream.tasks:
+        tasks = self.workplace.stream.tasks
+        # With one output layer all tasks see the same network.
+        for task in tasks if self.workplace.suite.head == "multi" else tasks[:1]:
             self.clnp.attach(self.model, image, task.index)
 
     def learn(self, task: Task) -> None:

@@ -348,7 +348,6 @@ class CLNPPlugin(SupervisedPlugin):
     def _fine_tune(self, strategy: Any, mask: Tensor) -> None:
         """Trains what the task has claimed, the rest removed; undone if validation accuracy falls."""
         claims = self._claims
-
         before = self._accuracy(strategy, mask)
         state = {name: tensor.clone() for name, tensor in claims.network.state_dict().items()}
         full_rates = [group["lr"] for group in strategy.optimizer.param_groups]

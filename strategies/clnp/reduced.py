@@ -14,8 +14,7 @@ from clbench.data.loading import TensorLoader
 from clbench.methods.method import EVALUATION_BATCH
 from clbench.networks.reduced import Part, ReducedNetwork, seen_only
 from clbench.strategies.clnp.claims import Claims
-
-Step = Callable[[list[nn.Parameter]], None]
+from clbench.strategies.clnp.dense import Step
 
 
 class Reduced:
