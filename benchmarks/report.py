@@ -20,6 +20,7 @@ from clbench.records.folder import RunFolder
 from clbench.records.format import CAPACITY_COLUMNS, FORMAT, TASK_COLUMNS
 from clbench.records.identity import run_id_of
 from clbench.records.reading import read_run, run_paths
+from clbench.records.result import RunResult
 
 METHODS = ("clnp", "ewc", "online-ewc", "mas", "si", "psp", "naive", "joint", "single-task", "avalanche-ewc")
 RECORDED = Path(__file__).parent.parent / "docs" / "results" / "permuted-mnist"  # whose configuration serves for all
@@ -69,7 +70,7 @@ def write_runs(root: Path) -> None:
             ]
             folder = RunFolder(root, config["run_id"])
             folder.begin(config, "")
-            folder.write_tables(matrix, tasks, capacity if method == "clnp" else [])
+            folder.write_tables(RunResult(matrix, tasks, capacity if method == "clnp" else []))
             folder.set_status("finished", "")
 
 

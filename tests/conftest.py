@@ -26,8 +26,9 @@ from clbench.methods.own import BROUGHT
 from clbench.methods.table import find_method, resolve_settings
 from clbench.networks.mlp import mlp
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, TASK_COLUMNS
+from clbench.records.format import CAPACITY_COLUMNS, FORMAT, PRUNING_COLUMNS, TASK_COLUMNS, capacity_table
 from clbench.records.reading import RecordedRun, read_run
+from clbench.records.result import result_of
 from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 from clbench.suites.suite import Suite
@@ -227,14 +228,15 @@ def run(clbench):
 
 @pytest.fixture(scope="session")
 def outcome_of():
-    """(run folder) -> what must not depend on circumstances: accuracy, capacity, and every bit that was learned."""
+    """(run folder) -> what must not depend on circumstances: accuracy, units, and every bit that was learned."""
 
     def read(folder: RunFolder):
         found = read_run(folder.path)
         status = json.loads((folder.path / "status.json").read_text())
         assert found.status == "finished"
         assert len(status["weights_sha256"]) == 64
-        return found.accuracy_matrix.tobytes(), found.capacity.to_csv(), status["weights_sha256"]
+        tables = found.capacity.to_csv(), found.pruning.to_csv()
+        return found.accuracy_matrix.tobytes(), *tables, status["weights_sha256"]
 
     return read
 
@@ -363,7 +365,7 @@ def recorded_run():
         memory = {"peak_memory_bytes": 2.0**30, "extra_state_bytes": 40000}
         tasks = pd.DataFrame([{"task": task, **numbers, **memory} for task in (1, 2)], columns=list(TASK_COLUMNS))
         config = {
-            "format": 2,
+            "format": FORMAT,
             "run_id": f"{method[:3]}{seed}",
             "suite": "permuted-mnist",
             "title": "Permuted MNIST",
@@ -393,9 +395,22 @@ def recorded_run():
             accuracy_matrix=matrix,
             tasks=tasks,
             capacity=pd.DataFrame(columns=list(CAPACITY_COLUMNS)),
+            pruning=pd.DataFrame(columns=list(PRUNING_COLUMNS)),
             started=f"2025-01-01T0{seed % 10}:00:00+00:00",
             ended=f"2025-01-01T0{seed % 10}:30:00+00:00",
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """(rows) -> a capacity table of (task, group, unit, units, free, new, reused, threshold, margin_spent)."""
+
+    def make(rows) -> pd.DataFrame:
+        names = ("task", "group", "unit", "units", "free", "new", "reused", "threshold", "margin_spent")
+        named = [dict(zip(names, row, strict=False)) for row in rows]
+        return capacity_table(named).reindex(columns=list(CAPACITY_COLUMNS))
 
     return make
 
@@ -420,7 +435,7 @@ def write_run():
         folder.begin(run.config, run.environment, run.files)
         if run.samples:
             folder.write_bytes("samples.png", run.samples)
-        folder.write_tables(run.accuracy_matrix, run.tasks.to_dict("records"), run.capacity.to_dict("records"))
+        folder.write_tables(result_of(run))
         folder.set_status(run.status, run.reason)
         return folder.path
 

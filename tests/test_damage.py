@@ -15,8 +15,9 @@ import torch
 from clbench.errors import ClbenchError, RecordError
 from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, OPTIONAL_FILES, REQUIRED_FILES
+from clbench.records.format import ALL_GROUPS, CAPACITY_COLUMNS, OPTIONAL_FILES, PRUNING_COLUMNS, REQUIRED_FILES
 from clbench.records.reading import RecordedRun, read_run
+from clbench.records.result import RunResult
 from clbench.records.samples import sample_strip
 from clbench.search.trials import LOG_COLUMNS, _append, _logged
 
@@ -59,6 +60,7 @@ def same(one: RecordedRun, other: RecordedRun) -> bool:
         and np.array_equal(one.accuracy_matrix, other.accuracy_matrix, equal_nan=True)
         and one.tasks.equals(other.tasks)
         and one.capacity.equals(other.capacity)
+        and one.pruning.equals(other.pruning)
     )
 
 
@@ -72,7 +74,9 @@ def folder(recorded_run: Callable[..., RecordedRun], tmp_path: Path) -> Path:
     words = {"group": "layer_1", "unit": "neuron"}
     counts = {"units": 3, "free": 3, "new": 0, "reused": 0}
     capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | words | counts | {"task": task} for task in (1, 2)]
-    made.write_tables(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity)
+    whole = {"validation_images": 1, "changed": 0, "chosen": 0, "kept": 3}
+    pruning = [dict.fromkeys(PRUNING_COLUMNS, 1 / 3) | whole | {"group": ALL_GROUPS, "task": task} for task in (1, 2)]
+    made.write_tables(RunResult(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity, pruning))
     made.write("traceback.txt", "Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
     made.set_status("failed", "ZeroDivisionError: division by zero")
     return made.path
@@ -169,5 +173,5 @@ def test_a_number_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     for _ in range(5):
         matrix = chosen.random((31, 30))
         folder.begin({**config, "suite_settings": {"n_tasks": 30}}, "")
-        folder.write_tables(matrix, [], [])
+        folder.write_tables(RunResult(matrix))
         np.testing.assert_array_equal(read_run(folder.path).accuracy_matrix, matrix)

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
+from clbench.records.format import CAPACITY_COLUMNS, capacity_table
 from clbench.records.reading import read_runs
-from clbench.reports.analysis.forecast import forecasts
+from clbench.reports.analysis.forecast import Budget, forecasts
 
 
 def table(claims_by_layer, neurons=100):
@@ -19,9 +19,17 @@ def table(claims_by_layer, neurons=100):
         for task, new in enumerate(claims, start=1):
             free -= new
             rows.append(
-                {"task": task, "group": f"layer_{layer}", "unit": "neuron", "units": neurons, "free": free, "new": new}
+                {
+                    "task": task,
+                    "group": f"layer_{layer}",
+                    "unit": "neuron",
+                    "units": neurons,
+                    "free": free,
+                    "new": new,
+                    "reused": 0,
+                }
             )
-    return pd.DataFrame(rows)
+    return capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS))
 
 
 def test_steady_claims_fill_a_layer_when_the_division_says():
@@ -80,6 +88,31 @@ def test_the_interval_of_the_next_task_is_students_for_a_new_observation():
     assert free - median == pytest.approx(expected, abs=0.5)
     assert free - high == pytest.approx(max(0, expected - half_width), abs=0.7)
     assert free - low == pytest.approx(expected + half_width, abs=0.7)
+
+
+def test_an_even_budget_limits_what_the_next_tasks_may_claim():
+    # Six tasks of ten have left 70 of 100, of which the four to come may claim an even share each: 17, then 17 of 53.
+    claims = table([[1, 2, 3, 8, 8, 8]])
+    (free,) = forecasts([claims])
+    (within,) = forecasts([claims], budget=Budget.of("even", ["layer_1"], 10))
+    assert within.left[:, 1].min() >= (70 - 17) / 100 > free.left[0, 1]
+    assert within.left[:, 4].min() >= 0
+    assert within.next_claim <= 17
+
+
+@pytest.mark.parametrize("setting", [[0.1], [0.5, 0.1], {"layer_2": 0.1}])
+def test_a_share_limits_what_every_further_task_may_claim(setting):
+    claims = table([[1, 1, 1, 2, 8, 2], [5, 5, 5, 5, 9, 1]])
+    _, second = forecasts([claims], budget=Budget.of(setting, ["layer_1", "layer_2"], 6))
+    left = 70.0
+    for step in range(1, 20):
+        left -= max(math.floor(left * 0.1), min(left, 1))
+        assert second.left[:, step].min() >= left / 100 - 1e-9
+
+
+@pytest.mark.parametrize("setting", [None, "none", [0.1, 0.2, 0.3]])
+def test_what_is_no_budget_for_these_groups_limits_nothing(setting):
+    assert Budget.of(setting, ["layer_1", "layer_2"], 6) is None
 
 
 def test_full_layers_say_when_each_seed_was_full():
@@ -175,8 +208,7 @@ def test_the_report_says_when_each_layer_will_be_full(recorded_run):
     from clbench.reports.model import Figure, Table
 
     claims = table([[10] * 6, [30, 30, 40, 0, 0, 0], [5, 5, 0, 0, 0, 0], [1, 1, 1, 0, 9, 0]])
-    capacity = claims.assign(reused=0, threshold=0.0, margin_spent=0.0)
-    run = replace(recorded_run("clnp"), capacity=capacity)
+    run = replace(recorded_run("clnp"), capacity=claims)
     report = compose(select([run], "permuted-mnist"), "permuted-mnist")
     (section,) = (section for section in report.sections if section.name == "capacity")
     (found,) = (item for item in section.items if isinstance(item, Table))
@@ -205,8 +237,7 @@ def test_seeds_that_filled_a_layer_already_are_counted(recorded_run):
     from clbench.reports.model import Table
 
     claims = ([40, 40, 20, 0, 0, 0], [20, 20, 20, 20, 20, 0], [10] * 6)
-    extra = {"reused": 0, "threshold": 0.0, "margin_spent": 0.0}
-    runs = [replace(recorded_run("clnp", n), capacity=table([c]).assign(**extra)) for n, c in enumerate(claims)]
+    runs = [replace(recorded_run("clnp", n), capacity=table([c])) for n, c in enumerate(claims)]
 
     def note(chosen):
         report = compose(select(chosen, "permuted-mnist"), "permuted-mnist")

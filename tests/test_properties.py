@@ -27,6 +27,7 @@ from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
 from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import read_run
+from clbench.records.result import RunResult
 from clbench.reports.analysis.groups import select
 from clbench.reports.formats.terminal import summary_table
 from clbench.reports.sections.provenance import left_out_table, provenance
@@ -529,7 +530,7 @@ def test_a_matrix_is_refused_or_recorded_to_the_last_bit_and_measured_as_by_hand
             assert got.keys() == wanted.keys()
             assert all(got[name] == pytest.approx(wanted[name], abs=1e-12) for name in wanted)
         (folder.path / "config.json").write_text(json.dumps({**known, "suite_settings": {"n_tasks": matrix.shape[1]}}))
-        folder.write_tables(matrix, [], [])
+        folder.write_tables(RunResult(matrix))
         np.testing.assert_array_equal(read_run(folder.path).accuracy_matrix, matrix)
 
     holds()
@@ -566,7 +567,7 @@ def test_a_record_with_any_configuration_is_read_and_reported_or_refused_by_name
     run = recorded_run("clnp")
     folder = RunFolder(tmp_path, "run")
     folder.begin(config, "")
-    folder.write_tables(run.accuracy_matrix, run.tasks.to_dict("records"), [])
+    folder.write_tables(RunResult(run.accuracy_matrix, run.tasks.to_dict("records")))
     status = {"status": "finished", "started": "2026-01-01T00:00:00+00:00", "ended": "", "reason": ""}
     accepted = 0
 

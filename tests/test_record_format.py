@@ -1,6 +1,7 @@
 """Formats of a record: the old reads as before, the new holds groups of units and files, a newer one is refused."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from clbench.errors import RecordError
 from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, FORMAT, STATUS_KEYS, TABLES
+from clbench.records.format import ALL_GROUPS, CAPACITY_COLUMNS, FORMAT, PRUNING_COLUMNS, STATUS_KEYS, TABLES
 from clbench.records.reading import read_run, read_runs
 from clbench.records.result import RunResult, result_of
 
@@ -40,6 +41,7 @@ def row(task, group, unit, units=10, free=8, new=2, reused=0, **more):
         "free": free,
         "new": new,
         "reused": reused,
+        "used": units - free,
         **more,
     }
 
@@ -49,19 +51,45 @@ def two_tasks(group, unit):
 
 
 CAPACITY = [*two_tasks("conv1+conv2", "filter"), *two_tasks("2", "neuron"), *two_tasks("head", "weight")]
+OPTIONAL = ["threshold", "margin_spent", "weights_used"]
+
+
+def look(task, group, kept, accuracy, changed=0, chosen=0, images=100):
+    return {
+        "task": task,
+        "group": group,
+        "kept": kept,
+        "validation_accuracy": accuracy,
+        "validation_images": images,
+        "changed": changed,
+        "chosen": chosen,
+    }
+
+
+def two_searches():
+    """Looks of the searches that end at the units that `two_tasks` of one group uses."""
+    found = []
+    for task, used in ((1, 2), (2, 5)):
+        found += [
+            look(task, ALL_GROUPS, 10, 0.9) | {"test_accuracy": 0.8},
+            look(task, "conv", 7, 0.9, 2),
+            look(task, "conv", used, 0.88, 4, 1),
+            look(task, ALL_GROUPS, used, 0.88, 4, 1) | {"test_accuracy": 0.79},
+        ]
+    return found
 
 
 @pytest.fixture
 def record(tmp_path):
-    """(capacity, config, files) -> the folder of a finished run."""
+    """(capacity, config, files, pruning) -> the folder of a finished run."""
 
-    def make(capacity=(), config=CONFIG, files=FILES):
+    def make(capacity=(), config=CONFIG, files=FILES, pruning=()):
         folder = RunFolder(tmp_path / "runs", CONFIG["run_id"])
         folder.begin(config, "python: 3.11\n", files)
         folder.write_bytes("samples.png", SAMPLES)
         columns = TABLES[FORMAT]["tasks.csv"].all
         tasks = [dict.fromkeys(columns, 1.0) | {"task": task} for task in (1, 2)]
-        folder.write_tables(MATRIX, tasks, list(capacity))
+        folder.write_tables(RunResult(MATRIX, tasks, list(capacity), list(pruning)))
         folder.set_status("finished")
         return folder
 
@@ -87,37 +115,38 @@ def test_a_table_of_format_1_reads_as_groups_of_neurons_with_the_same_numbers():
             assert list(run.capacity["units"]) == list(written["neurons"])
             same = ["task", "free", "new", "reused", "threshold", "margin_spent"]
             pd.testing.assert_frame_equal(run.capacity[same], written[same])
+            assert list(run.capacity["used"]) == list(written["neurons"] - written["free"])
     assert counted > 10
 
 
 def test_groups_of_any_unit_come_back_in_their_order_without_what_the_method_does_not_have(record):
     folder = record(CAPACITY)
     header, *lines = (folder.path / "capacity.csv").read_text().splitlines()
-    assert header == "task,group,unit,units,free,new,reused"
+    assert header == "task,group,unit,units,free,new,reused,used"
     assert len(lines) == 6
     found = read_run(folder.path).capacity
     assert list(found.columns) == list(CAPACITY_COLUMNS)
     assert found[list(CAPACITY[0])].to_dict("records") == CAPACITY
-    assert found[["threshold", "margin_spent"]].isna().to_numpy().all()
+    assert found[OPTIONAL].isna().to_numpy().all()
 
 
-@pytest.mark.parametrize("optional", ["threshold", "margin_spent"])
-def test_either_optional_column_may_be_there_alone(record, optional):
+@pytest.mark.parametrize("optional", OPTIONAL)
+def test_each_optional_column_may_be_there_alone(record, optional):
     folder = record([{**item, optional: 0.25} for item in CAPACITY])
     found = read_run(folder.path).capacity
-    other = {"threshold": "margin_spent", "margin_spent": "threshold"}[optional]
     assert (found[optional] == 0.25).all()
-    assert found[other].isna().all()
-    assert (folder.path / "capacity.csv").read_text().startswith(f"task,group,unit,units,free,new,reused,{optional}\n")
+    assert found[[name for name in OPTIONAL if name != optional]].isna().to_numpy().all()
+    header = (folder.path / "capacity.csv").read_text().splitlines()[0]
+    assert header == f"task,group,unit,units,free,new,reused,used,{optional}"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("reused\n", "reused,something\n", "expected the columns task, group, unit, units, free, new, reused, but got"),
+        ("used\n", "used,new\n", "expected the columns task, group, unit, units, free, new, reused, used, but got"),
         ("group,unit,", "unit,group,", "expected the columns task, group, unit"),
         ("units,free", "free,units", "expected the columns task, group, unit"),
-        (",reused\n", "\n", "expected the columns task, group, unit"),
+        (",used\n", "\n", "expected the columns task, group, unit"),
         ("filter", "neurons", "a unit among neuron, filter, weight, but got 'neurons'"),
         ("conv1+conv2", "", "expected a group of letters"),
         ("conv1+conv2", "../conv", "expected a group of letters"),
@@ -136,15 +165,25 @@ def test_a_table_that_the_format_does_not_know_is_refused(record, old, new, said
     assert said in str(error.value)
 
 
-def test_a_table_of_format_1_in_a_record_of_format_2_is_refused_and_the_other_way_round(record, tmp_path):
+def test_a_table_of_format_1_in_a_record_of_format_3_is_refused_and_the_other_way_round(record, tmp_path):
     folder = record(CAPACITY, {key: value for key, value in CONFIG.items() if key != "format"})
     with pytest.raises(RecordError, match="expected the columns task, layer, neurons"):
         read_run(folder.path)
     (folder.path / "capacity.csv").write_text(f"{','.join(TABLES[1]['capacity.csv'].all)}\n1,1,10,8,2,0,0.5,0.25\n")
     folder.set_status("finished")
     assert read_run(folder.path).capacity.to_dict("records") == [
-        row(1, "layer_1", "neuron", threshold=0.5, margin_spent=0.25)
+        row(1, "layer_1", "neuron", threshold=0.5, margin_spent=0.25, weights_used=pytest.approx(math.nan, nan_ok=True))
     ]
+
+
+def test_a_table_of_format_2_reads_with_the_units_used_counted(record):
+    folder = record(CAPACITY, {**CONFIG, "format": 2})
+    path = folder.path / "capacity.csv"
+    with pytest.raises(RecordError, match=r"new, reused, but got .*, used"):
+        read_run(folder.path)
+    pd.read_csv(path).drop(columns="used").to_csv(path, index=False)
+    folder.set_status("finished")
+    assert read_run(folder.path).capacity[list(CAPACITY[0])].to_dict("records") == CAPACITY
 
 
 @pytest.mark.parametrize(
@@ -199,6 +238,54 @@ def test_the_audit_finds_groups_that_do_not_add_up_and_passes_those_that_do(reco
     ]
 
 
+# Pruning
+
+
+def test_the_looks_of_a_search_come_back_with_test_accuracy_where_it_was_measured(record):
+    run = read_run(record(two_tasks("conv", "filter"), pruning=two_searches()).path)
+    assert list(run.pruning.columns) == list(PRUNING_COLUMNS)
+    written = pd.DataFrame(two_searches(), columns=list(PRUNING_COLUMNS))
+    pd.testing.assert_frame_equal(run.pruning, written)
+    assert list(written["test_accuracy"].dropna()) == [0.8, 0.79] * 2
+    pd.testing.assert_frame_equal(pd.DataFrame(result_of(run).pruning), written)
+
+
+def test_a_method_that_does_not_search_has_no_file_of_looks(record):
+    folder = record(CAPACITY)
+    assert not (folder.path / "pruning.csv").exists()
+    assert read_run(folder.path).pruning.empty
+
+
+@pytest.mark.parametrize("wrong", [{"group": "a/b"}, {"kept": None, "layer": 1}])
+def test_looks_of_a_method_that_cannot_be_recorded_are_refused_in_one_sentence(record, wrong):
+    with pytest.raises(RecordError, match=r"a method's pruning\(\) gives rows that cannot be recorded: expected"):
+        record(pruning=[look(1, "conv", 7, 0.9) | wrong])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((2, "kept", 3), "task 1 keeps other units of conv than capacity.csv counts as used"),
+        ((7, "kept", 4), "task 2 keeps other units of all than capacity.csv counts as used"),
+        ((7, "chosen", 0), "does not say of each task where its search ended"),
+        ((1, "validation_accuracy", 1.5), "has an accuracy that is no share"),
+        ((0, "test_accuracy", -0.5), "has an accuracy that is no share"),
+        ((1, "changed", 101), "counts what cannot be"),
+    ],
+)
+def test_the_audit_finds_searches_that_do_not_fit_what_was_claimed(record, change, said):
+    def faults(looks):
+        found = audit(record(two_tasks("conv", "filter"), pruning=looks).path).faults
+        return [fault for fault in found if fault.startswith("pruning.csv")]
+
+    looks = two_searches()
+    assert faults(looks) == []
+    place, column, value = change
+    looks[place][column] = value
+    (fault,) = faults(looks)
+    assert said in fault
+
+
 # Formats
 
 
@@ -210,7 +297,7 @@ def test_a_record_of_a_newer_format_is_refused_in_one_sentence_that_says_to_upgr
         with pytest.raises(RecordError) as error:
             read()
         assert str(error.value) == (
-            f"{path} is of format 3, which a newer clbench wrote, and this one reads formats up to 2; upgrade clbench "
+            f"{path} is of format 4, which a newer clbench wrote, and this one reads formats up to 3; upgrade clbench "
             "to read it"
         )
 
@@ -218,7 +305,7 @@ def test_a_record_of_a_newer_format_is_refused_in_one_sentence_that_says_to_upgr
 @pytest.mark.parametrize("wrong", [0, "2", True, 1.0, None])
 def test_what_is_no_format_is_refused(record, wrong):
     folder = record(config={**CONFIG, "format": wrong})
-    with pytest.raises(RecordError, match="expected a format from 1 to 2"):
+    with pytest.raises(RecordError, match="expected a format from 1 to 3"):
         read_run(folder.path)
 
 

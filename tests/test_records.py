@@ -15,13 +15,14 @@ import pytest
 from clbench.errors import RecordError
 from clbench.records.files import check_writable
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, REQUIRED_FILES, TASK_COLUMNS
+from clbench.records.format import CAPACITY_COLUMNS, FORMAT, REQUIRED_FILES, TASK_COLUMNS
 from clbench.records.identity import run_id_of
 from clbench.records.reading import read_run, read_runs
+from clbench.records.result import RunResult
 
 RUN_ID = "0123456789abcdef"
 CONFIG = {
-    "format": 2,
+    "format": FORMAT,
     "run_id": RUN_ID,
     "suite": "permuted-digits",
     "method": "clnp",
@@ -53,8 +54,10 @@ CAPACITY = [
         "free": 8,
         "new": 5,
         "reused": 3,
+        "used": 8,
         "threshold": 1 / 7,
         "margin_spent": 0.0,
+        "weights_used": 1 / 3,
     }
     for task in (1, 2)
     for layer in (1, 2)
@@ -66,7 +69,7 @@ def folder(tmp_path):
     """A finished run."""
     made = RunFolder(tmp_path / "runs", RUN_ID)
     made.begin(CONFIG, ENVIRONMENT)
-    made.write_tables(MATRIX, TASKS, CAPACITY)
+    made.write_tables(RunResult(MATRIX, TASKS, CAPACITY))
     made.set_status("finished")
     return made
 
@@ -108,7 +111,7 @@ def test_a_run_comes_back_as_it_was_recorded(folder):
 def test_a_run_without_units_to_count_has_an_empty_capacity_table(tmp_path):
     folder = RunFolder(tmp_path, RUN_ID)
     folder.begin(CONFIG, ENVIRONMENT)
-    folder.write_tables(MATRIX, TASKS, [])
+    folder.write_tables(RunResult(MATRIX, TASKS))
     run = read_run(folder.path)
     assert not (folder.path / "capacity.csv").exists()
     assert list(run.capacity.columns) == list(CAPACITY_COLUMNS)
@@ -120,7 +123,7 @@ def test_a_run_that_has_learned_nothing_yet_can_be_read(tmp_path):
     folder.begin(CONFIG, ENVIRONMENT)
     matrix = np.full((4, 3), np.nan)
     matrix[0] = 0.1
-    folder.write_tables(matrix, [], [])
+    folder.write_tables(RunResult(matrix))
     run = read_run(folder.path)
     assert run.status == "running"
     assert run.ended == ""
@@ -261,7 +264,7 @@ def test_every_run_below_a_folder_is_read_in_the_order_of_its_name(folder):
     for run_id, status in (("ffff", "stopped"), ("0000", "running")):
         other = RunFolder(folder.path.parent, run_id)
         other.begin(CONFIG | {"run_id": run_id}, ENVIRONMENT)
-        other.write_tables(MATRIX, TASKS, [])
+        other.write_tables(RunResult(MATRIX, TASKS))
         other.set_status(status)
         others.append(other)
     runs = read_runs(folder.path.parent)
@@ -277,7 +280,7 @@ def test_every_run_below_a_folder_is_read_in_the_order_of_its_name(folder):
 def test_attempts_set_aside_and_whatever_else_lies_there_are_no_runs(folder):
     again = RunFolder(folder.path.parent, RUN_ID)
     again.begin(CONFIG, ENVIRONMENT)
-    again.write_tables(MATRIX, TASKS, CAPACITY)
+    again.write_tables(RunResult(MATRIX, TASKS, CAPACITY))
     again.set_status("finished")
     assert len(list(folder.path.parent.iterdir())) == 2
     (folder.path.parent / "notes").mkdir()
@@ -408,7 +411,7 @@ def test_a_status_that_cannot_be_read_is_refused_by_name(folder, text):
 def test_the_end_of_a_run_seals_every_recorded_file(tmp_path):
     folder = RunFolder(tmp_path, RUN_ID)
     folder.begin(CONFIG, ENVIRONMENT)
-    folder.write_tables(MATRIX, TASKS, CAPACITY)
+    folder.write_tables(RunResult(MATRIX, TASKS, CAPACITY))
     folder.write("traceback.txt", "Traceback (most recent call last)\n")
     assert read_run(folder.path).seal
     assert json.loads((folder.path / "status.json").read_text())["sha256"] == {}
@@ -428,7 +431,7 @@ def test_runs_that_differ_in_one_digit_have_different_seals(tmp_path, monkeypatc
     for number, matrix in enumerate([MATRIX, MATRIX, np.where(MATRIX == 0.95, np.nextafter(0.95, 1), MATRIX)]):
         folder = RunFolder(tmp_path / str(number), RUN_ID)
         folder.begin(CONFIG, ENVIRONMENT)
-        folder.write_tables(matrix, TASKS, CAPACITY)
+        folder.write_tables(RunResult(matrix, TASKS, CAPACITY))
         folder.set_status("finished")
         seals.append(read_run(folder.path).seal)
     assert seals[0] == seals[1] != seals[2]
@@ -437,9 +440,9 @@ def test_runs_that_differ_in_one_digit_have_different_seals(tmp_path, monkeypatc
 def test_a_file_that_came_after_the_end_is_refused_by_name(tmp_path):
     folder = RunFolder(tmp_path, RUN_ID)
     folder.begin(CONFIG, ENVIRONMENT)
-    folder.write_tables(MATRIX, TASKS, [])
+    folder.write_tables(RunResult(MATRIX, TASKS))
     folder.set_status("finished")
-    folder.write_tables(MATRIX, TASKS, CAPACITY)
+    folder.write_tables(RunResult(MATRIX, TASKS, CAPACITY))
     with pytest.raises(RecordError, match=r"capacity\.csv is not as clbench recorded it .*status\.json has none"):
         read_run(folder.path)
 

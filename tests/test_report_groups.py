@@ -7,7 +7,6 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from clbench.records.format import CAPACITY_COLUMNS
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import select
 from clbench.reports.compose import compose
@@ -21,16 +20,16 @@ FILTERS = tuple((f"conv{number}", "filter") for number in (2, 10, 1))
 
 
 @pytest.fixture
-def counting(recorded_run: Callable[..., RecordedRun]) -> Callable[..., RecordedRun]:
+def counting(
+    recorded_run: Callable[..., RecordedRun], counted: Callable[..., pd.DataFrame]
+) -> Callable[..., RecordedRun]:
     """(groups, seed, tasks) -> a run that counted these groups, a tenth of each claimed by every task."""
 
     def make(groups: Sequence[tuple[str, str]], seed: int = 0, tasks: int = 2) -> RecordedRun:
         rows = [
-            {"task": task, "group": group, "unit": unit, "units": 100, "free": 100 - 10 * task, "new": 10, "reused": 0}
-            for task in range(1, tasks + 1)
-            for group, unit in groups
+            (task, group, unit, 100, 100 - 10 * task, 10, 0) for task in range(1, tasks + 1) for group, unit in groups
         ]
-        return replace(recorded_run("clnp", seed), capacity=pd.DataFrame(rows).reindex(columns=list(CAPACITY_COLUMNS)))
+        return replace(recorded_run("clnp", seed), capacity=counted(rows))
 
     return make
 
@@ -83,7 +82,7 @@ def test_units_of_several_kinds_are_told_apart_and_never_added(counting: Callabl
     section = capacity_of([counting(MIXED, tasks=6)])
     table = table_of(section)
     assert [column.heading for column in table.columns] == [
-        *("Group", "Task", "Of", "Units", "Free", "Free, %", "New", "Reused")
+        *("Group", "Task", "Of", "Units", "Used", "Free", "Free, %", "New", "Reused")
     ]
     of_task_1 = [[cell.text for cell in row[:4]] for row in table.rows if row[1].text == "1"]
     assert of_task_1 == [

@@ -21,7 +21,6 @@ import pytest
 import torch
 from PIL import Image
 
-from clbench.records.format import CAPACITY_COLUMNS
 from clbench.records.reading import RecordedRun
 from clbench.records.samples import sample_strip
 from clbench.reports import write_report
@@ -38,7 +37,9 @@ HOSTILE = "<img src=x onerror=document.title='run'>=1+1"
 
 
 @pytest.fixture(scope="module")
-def page(recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(
+    recorded_seeds: MakeRuns, counted: Callable[..., pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A report on five methods, one of which counts neurons and has sample images, and one has a hostile name."""
     rows = [
         (task, group, "neuron", 100, 90 - 10 * task, 10, 5 * task, 0.5, 0.1)
@@ -49,7 +50,7 @@ def page(recorded_seeds: MakeRuns, tmp_path_factory: pytest.TempPathFactory) -> 
     picture = sample_strip(colours[..., None, None].expand(-1, -1, -1, 8, 8))
     named = {"tasks": ["one", HOSTILE], "per_task": 2, "side": 8}
     clnp = recorded_seeds("clnp", 0.90, 0.91, 0.92, task_known_at_test=True, samples=named)
-    capacity = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
+    capacity = counted(rows)
     runs = [
         *(replace(run, capacity=capacity, samples=picture) for run in clnp),
         *recorded_seeds("ewc", 0.80, 0.85, 0.83),

@@ -20,7 +20,6 @@ from scipy import stats
 
 from clbench.errors import RecordError, SettingError
 from clbench.methods.table import METHODS, resolve_settings
-from clbench.records.format import CAPACITY_COLUMNS
 from clbench.records.identity import settings_of
 from clbench.records.reading import RecordedRun
 from clbench.reports import figures, write_report
@@ -37,6 +36,7 @@ from clbench.suites.files import SUITES, find_suite
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
 MakeRuns = Callable[..., list[RecordedRun]]
+Counted = Callable[..., pd.DataFrame]
 HOSTILE = "<script>alert('x')</script> $a_b$ #emph[x] \\{}*_`"
 
 
@@ -393,17 +393,17 @@ def test_every_published_entry_is_listed_with_its_source(recorded_seeds: MakeRun
     assert len(published.rows) == 9
 
 
-def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun) -> None:
+def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun, counted: Counted) -> None:
     runs = []
     for seed, free in enumerate((60, 70, 80)):
         rows = [
             (1, "layer_1", "neuron", 100, free, 100 - free, 0, 0.5, 0.25),
             (2, "layer_1", "neuron", 100, free - 50, 50, 30, 0.125, -0.5),
         ]
-        capacity = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
-        runs.append(replace(recorded_run("clnp", seed), capacity=capacity))
+        runs.append(replace(recorded_run("clnp", seed), capacity=counted(rows)))
     shown = table(report_on(runs), "capacity")
     assert column(shown, "Task") == ["1", "2"]
+    assert column(shown, "Used") == ["30.0", "80.0"]
     assert column(shown, "Free") == ["70.0", "20.0"]
     assert column(shown, "New") == ["30.0", "50.0"]
     assert column(shown, "Reused") == ["0.0", "30.0"]
@@ -411,14 +411,14 @@ def test_capacity_is_the_mean_over_seeds_by_layer_and_task(recorded_run: MakeRun
     assert column(shown, "Margin spent, points") == ["0.25", "−0.50"]
 
 
-def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun) -> None:
+def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun, counted: Counted) -> None:
     # Task 1 claims 40 of 100; task 2 claims 10 more and reuses 30 of the 40; task 3 reuses 20 of the 50.
     rows = [
         (1, "layer_1", "neuron", 100, 60, 40, 0, 0.5, 0.5),
         (2, "layer_1", "neuron", 100, 50, 10, 30, 0.5, 0.5),
         (3, "layer_1", "neuron", 100, 50, 0, 20, 0.5, 1.5),
     ]
-    run = replace(recorded_run("clnp"), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+    run = replace(recorded_run("clnp"), capacity=counted(rows))
     run = replace(run, config={**run.config, "method_settings": {"margin": 2}})
     (group,) = select([run], SUITE).groups
     # Nothing was claimed before the first task, so it has no share.
@@ -427,7 +427,7 @@ def test_reuse_is_the_share_of_what_earlier_tasks_claimed(recorded_run: MakeRun)
     assert "may spend 2 points on all layers together; spent were 0.83 on average over tasks and seeds, 1.50 at" in note
 
 
-def test_reuse_and_margin_are_taken_by_run_before_any_mean(recorded_run: MakeRun) -> None:
+def test_reuse_and_margin_are_taken_by_run_before_any_mean(recorded_run: MakeRun, counted: Counted) -> None:
     runs = []
     # Means over three seeds that no binary fraction is equal to: 2000 less them is not exactly 0.
     for seed, (claimed, spent) in enumerate(((70, 0.1), (69, 0.1), (70, 2.0))):
@@ -435,7 +435,7 @@ def test_reuse_and_margin_are_taken_by_run_before_any_mean(recorded_run: MakeRun
             (1, "layer_1", "neuron", 2000, 2000 - claimed, claimed, 0, 0.5, spent),
             (2, "layer_1", "neuron", 2000, 2000 - claimed, 0, 35, 0.5, 0.1),
         ]
-        run = replace(recorded_run("clnp", seed), capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS)))
+        run = replace(recorded_run("clnp", seed), capacity=counted(rows))
         runs.append(replace(run, config={**run.config, "method_settings": {"margin": 1}}))
     (group,) = select(runs, SUITE).groups
     assert group.reused_shares["layer_1"].to_dict() == {2: pytest.approx((35 / 70 + 35 / 69 + 35 / 70) / 3)}

@@ -218,7 +218,7 @@ def test_the_artifacts_are_the_files_of_the_run_folder(ran, tmp_path):
     for child in ran.children:
         names = {"accuracy_matrix.csv", "config.json", "environment.txt", "samples.png", "tasks.csv", "status.json"}
         if child.data.tags["clbench.method"] == "clnp":
-            names.add("capacity.csv")
+            names |= {"capacity.csv", "pruning.csv"}
         fetched = Path(ran.client.download_artifacts(child.info.run_id, "", str(tmp_path)))
         for name in names:
             assert (fetched / name).read_bytes() == (folder_of(ran, child) / name).read_bytes()
@@ -261,7 +261,7 @@ def test_what_is_loaded_is_what_the_folders_hold(ran):
     assert load_runs("split-mnist", uri_of(ran.folder)) == []
 
 
-def test_files_sample_images_and_groups_of_other_units_go_there_and_come_back(place, recorded_run, write_run):
+def test_files_sample_images_and_groups_of_other_units_go_there_and_come_back(place, recorded_run, write_run, counted):
     rows = [
         (task, group, unit, 16, 16 - 4 * task, 4, 0)
         for task in (1, 2)
@@ -271,7 +271,7 @@ def test_files_sample_images_and_groups_of_other_units_go_there_and_come_back(pl
         recorded_run(suite=SUITE, suite_settings=SETTINGS),
         files={"net.py": b"raise SystemExit\n", "helpers/blocks.py": b"\xff"},
         samples=b"\x89PNG",
-        capacity=pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS[:7])),
+        capacity=counted(rows),
     )
     folder = write_run(place / "clbench-runs", run)
     said = []

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from clbench.methods.table import resolve_settings
-from clbench.records.format import CAPACITY_COLUMNS
+from clbench.records.format import CAPACITY_COLUMNS, capacity_table
 from clbench.records.identity import settings_of
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures
@@ -52,7 +52,9 @@ def capacity_of(*free: int) -> pd.DataFrame:
         for task in (1, 2)
         for layer, left in enumerate(free, start=1)
     ]
-    return pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
+    names = ("task", "group", "unit", "units", "free", "new", "reused", "threshold", "margin_spent")
+    table = capacity_table([dict(zip(names, row, strict=True)) for row in rows])
+    return table.reindex(columns=list(CAPACITY_COLUMNS))
 
 
 @pytest.fixture(scope="session")

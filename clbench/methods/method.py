@@ -225,6 +225,10 @@ class Method:
         """Rows (`records.format.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""
         return []
 
+    def pruning(self) -> list[dict[str, Any]]:
+        """Rows (`records.format.PRUNING_COLUMNS`) of what the task just learned cost to prune; empty without."""
+        return []
+
     def extra_state(self) -> "Mapping[str, Tensor]":
         """What must be kept between tasks beside the network's weights and the optimiser, by name."""
         return {}

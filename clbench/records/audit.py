@@ -15,7 +15,7 @@ import numpy as np
 
 from clbench.errors import RecordError
 from clbench.metrics import summarise, tasks_learned
-from clbench.records.format import REQUIRED_FILES
+from clbench.records.format import ALL_GROUPS, REQUIRED_FILES
 from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import RecordedRun, read_run
 
@@ -87,7 +87,12 @@ def audit(folder: Path) -> Finding:
     except RecordError as error:
         return Finding(folder, None, (str(error),), {})
     metrics = summarise(run.accuracy_matrix) if tasks_learned(run.accuracy_matrix) else {}
-    return Finding(folder, run, (*_identity_faults(folder, run), *_table_faults(run), *_capacity_faults(run)), metrics)
+    return Finding(
+        folder,
+        run,
+        (*_identity_faults(folder, run), *_table_faults(run), *_capacity_faults(run), *_pruning_faults(run)),
+        metrics,
+    )
 
 
 def _identity_faults(folder: Path, run: RecordedRun) -> Iterator[str]:
@@ -147,13 +152,35 @@ def _capacity_faults(run: RecordedRun) -> Iterator[str]:
         if of_group["units"].nunique() > 1 or of_group["unit"].nunique() > 1:
             yield f"capacity.csv does not have the same units of {group} in every task"
         used = of_group["new"].cumsum()
-        if (of_group["free"] + used != of_group["units"]).any():
+        if (of_group["free"] + used != of_group["units"]).any() or (of_group["used"] != used).any():
             yield f"capacity.csv: free and claimed units of {group} do not add up to its units"
         if (of_group["reused"] > used - of_group["new"]).any():
             yield f"capacity.csv: {group} reuses more units than earlier tasks claimed"
         # What a method does not have is NaN, and no fault.
         if (of_group[["free", "new", "reused", "threshold"]] < 0).to_numpy().any():
             yield f"capacity.csv has a negative number in {group}"
+
+
+def _pruning_faults(run: RecordedRun) -> Iterator[str]:
+    """Every task's search ends at the units that capacity.csv counts as used."""
+    import pandas as pd
+
+    looks = run.pruning
+    if looks.empty:
+        return
+    shares = looks[["validation_accuracy", "test_accuracy"]]
+    if ((shares < 0) | (shares > 1)).to_numpy().any():
+        yield "pruning.csv has an accuracy that is no share"
+    if (looks["changed"] > looks["validation_images"]).any() or (looks[["kept", "changed"]] < 0).to_numpy().any():
+        yield "pruning.csv counts what cannot be"
+    chosen = looks[looks["chosen"] == 1]
+    counted = run.capacity[["task", "group", "used"]]
+    everything = counted.groupby("task", as_index=False)["used"].sum().assign(group=ALL_GROUPS)
+    ends = chosen.merge(pd.concat([counted, everything]), on=["task", "group"], how="left")
+    for _, end in ends[ends["kept"] != ends["used"]].iterrows():
+        yield f"pruning.csv: task {end['task']} keeps other units of {end['group']} than capacity.csv counts as used"
+    if list(chosen["task"][chosen["group"] == ALL_GROUPS]) != list(run.tasks["task"]):
+        yield "pruning.csv does not say of each task where its search ended"
 
 
 def _of(run: RecordedRun, key: str) -> dict[str, Any]:

@@ -8,8 +8,10 @@ always lands in the same folder.
     environment.txt       the machine and the installed packages
     accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
     tasks.csv             per task: seconds, images per second, memory
-    capacity.csv          per task and group of units: unit, units, free, new, reused, and where the method has them
-                          threshold and margin_spent; absent for methods that count nothing
+    capacity.csv          per task and group of units: unit, units, free, new, reused, used, and where the method has
+                          them threshold, margin_spent and weights_used; absent for methods that count nothing
+    pruning.csv           per task, each look of the search for what to prune: group, units kept, accuracy on validation
+                          images; absent for methods that do not search
     samples.png           images of each task, where there are any
     files/                copies of the user's own files that the run used, such as its network; nothing runs them
     traceback.txt         of a run that failed for a reason that clbench does not know
@@ -42,12 +44,13 @@ from clbench.records.format import (
     check_file_name,
     format_of,
     parse_status,
+    pruning_table,
     status_text,
 )
 from clbench.records.lease import Lease
 
 if TYPE_CHECKING:
-    from clbench.metrics import Matrix
+    from clbench.records.result import RunResult
 
 
 class RunFolder:
@@ -225,18 +228,19 @@ class RunFolder:
         """Removes the checkpoint of a run that needs it no more."""
         self.checkpoint.unlink(missing_ok=True)
 
-    def write_tables(self, matrix: "Matrix", tasks: list[dict[str, Any]], capacity: list[dict[str, Any]]) -> None:
-        """Writes the three tables as they stand after the last task learned."""
+    def write_tables(self, result: "RunResult") -> None:
+        """Writes the tables as they stand after the last task learned."""
         import pandas as pd
 
         from clbench.metrics import task_columns
 
-        frame = pd.DataFrame(matrix, columns=list(task_columns(matrix.shape[1])))
-        frame.insert(0, "tasks_learned", range(matrix.shape[0]))
+        frame = pd.DataFrame(result.matrix, columns=list(task_columns(result.matrix.shape[1])))
+        frame.insert(0, "tasks_learned", range(result.matrix.shape[0]))
         tables = {
             "accuracy_matrix.csv": frame,
-            "tasks.csv": pd.DataFrame(tasks, columns=list(TASK_COLUMNS)),
-            **({"capacity.csv": capacity_table(capacity)} if capacity else {}),
+            "tasks.csv": pd.DataFrame(result.tasks, columns=list(TASK_COLUMNS)),
+            **({"capacity.csv": capacity_table(result.capacity)} if result.capacity else {}),
+            **({"pruning.csv": pruning_table(result.pruning)} if result.pruning else {}),
         }
         for name, table in tables.items():
             # A run goes on from its checkpoint. What it shows meanwhile need not survive a power cut.

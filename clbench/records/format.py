@@ -9,7 +9,8 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
 
     from clbench.metrics import Matrix
 
-FORMAT = 2
+FORMAT = 3
 """The format that is written; those before it are read as well."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table: those that every record has, then those that it may have; of all, which may be empty."""
+    """The columns of a table: those that every record has, then those that it may have.
+
+    Of all, some may hold nothing in any row, and some nothing in some rows.
+    """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     may_be_empty: tuple[str, ...] = ()
+    may_have_gaps: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -45,17 +50,27 @@ _TASKS = Columns(
     # Of a method that does not declare its state.
     may_be_empty=("extra_state_bytes", "optimizer_state_bytes"),
 )
-_CAPACITY = Columns(("task", "group", "unit", "units", "free", "new", "reused"), ("threshold", "margin_spent"))
+_COUNTED = ("task", "group", "unit", "units", "free", "new", "reused")
+_CAPACITY = Columns((*_COUNTED, "used"), ("threshold", "margin_spent", "weights_used"))
+_PRUNING = Columns(
+    ("task", "group", "kept", "validation_accuracy", "validation_images", "changed", "chosen"),
+    ("test_accuracy",),
+    may_have_gaps=("test_accuracy",),
+)
 TABLES: Mapping[int, Mapping[str, Columns]] = {
     1: {
         "tasks.csv": _TASKS,
         "capacity.csv": Columns(("task", "layer", "neurons", "free", "new", "reused", "threshold", "margin_spent")),
     },
-    2: {"tasks.csv": _TASKS, "capacity.csv": _CAPACITY},
+    2: {"tasks.csv": _TASKS, "capacity.csv": Columns(_COUNTED, ("threshold", "margin_spent"))},
+    3: {"tasks.csv": _TASKS, "capacity.csv": _CAPACITY, "pruning.csv": _PRUNING},
 }
 """By format, the columns of each table."""
 TASK_COLUMNS = _TASKS.all
 CAPACITY_COLUMNS = _CAPACITY.all
+PRUNING_COLUMNS = _PRUNING.all
+ALL_GROUPS = "all"
+"""In pruning.csv, the group of a look at the whole network."""
 UNITS = ("neuron", "filter", "weight")
 """What a method may count."""
 _WORDS = ("group", "unit")
@@ -63,7 +78,7 @@ _WORDS = ("group", "unit")
 _GROUP = re.compile(r"\w[\w.+ -]{0,199}")
 
 REQUIRED_FILES = ("config.json", "environment.txt", "accuracy_matrix.csv", "tasks.csv", "status.json")
-OPTIONAL_FILES = ("capacity.csv", "samples.png", "traceback.txt")
+OPTIONAL_FILES = ("capacity.csv", "pruning.csv", "samples.png", "traceback.txt")
 OWN_FILES = "files"
 """The folder of copies of the user's own files."""
 STATUSES = ("running", "finished", "stopped", "failed")
@@ -239,7 +254,9 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
     import pandas as pd
 
     words = {name: str for name in columns.all if name in _WORDS}
-    frame = pd.read_csv(io.StringIO(_text(content)), dtype=words, keep_default_na=not words)
+    # A group may be called NA.
+    gaps = {name: [""] for name in columns.may_have_gaps}
+    frame = pd.read_csv(io.StringIO(_text(content)), dtype=words, keep_default_na=not words, na_values=gaps)
     there = tuple(name for name in columns.all if name in columns.required or name in frame.columns)
     if tuple(frame.columns) != there:
         raise ValueError(f"expected the columns {', '.join(there)}, but got {', '.join(frame.columns)}")
@@ -247,19 +264,25 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
     numbers = frame[[name for name in there if name not in words and name not in empty]]
     kinds = [dtype.kind for dtype in numbers.dtypes]
     # All at once, because column by column takes longer than reading the file.
-    if len(frame) and (set(kinds) - set("iuf") or not np.isfinite(numbers.to_numpy(dtype=float)).all()):
+    without_gaps = numbers.drop(columns=[name for name in columns.may_have_gaps if name in numbers])
+    if len(frame) and (set(kinds) - set("iuf") or not np.isfinite(without_gaps.to_numpy(dtype=float)).all()):
         for column, kind in zip(numbers, kinds, strict=True):
-            if kind not in "iuf" or not np.isfinite(numbers[column]).all():
+            if kind not in "iuf" or (column in without_gaps and not np.isfinite(numbers[column]).all()):
                 raise ValueError(f"the column {column} holds something that is no number")
     if words:
-        for group, unit in dict.fromkeys(zip(frame["group"], frame["unit"], strict=True)):
-            _check_group(group, unit)
+        for group in frame["group"].unique():
+            _check_group(group)
+        for unit in frame["unit"].unique() if "unit" in words else ():
+            _check_unit(unit)
     return frame.reindex(columns=list(columns.all))
 
 
-def _check_group(group: Any, unit: Any) -> None:
+def _check_group(group: Any) -> None:
     if not isinstance(group, str) or not _GROUP.fullmatch(group):
         raise ValueError(f"expected a group of letters, digits, ., +, - and blanks, but got {group!r}")
+
+
+def _check_unit(unit: Any) -> None:
     if unit not in UNITS:
         raise ValueError(f"expected a unit among {', '.join(UNITS)}, but got {unit!r}")
 
@@ -273,6 +296,8 @@ def parse_capacity(content: bytes, record_format: int) -> "pd.DataFrame":
     if record_format == 1:
         names = [f"layer_{number:g}" for number in frame["layer"]]
         frame = frame.rename(columns={"neurons": "units"}).assign(group=names, unit="neuron")
+    if record_format < 3:
+        frame = frame.assign(used=frame["units"] - frame["free"])
     if (frame["units"] < 1).any():
         raise ValueError("expected at least one unit in every group")
     return frame.reindex(columns=list(CAPACITY_COLUMNS))
@@ -284,17 +309,47 @@ def capacity_table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     Raises:
         RecordError: if a row lacks a column or has one of another name, or its group or unit does not fit.
     """
-    import pandas as pd
-
-    for row in rows:
-        try:
-            if not {*_CAPACITY.required} <= row.keys() <= {*CAPACITY_COLUMNS}:
-                needed, may = (", ".join(names) for names in (_CAPACITY.required, _CAPACITY.optional))
-                raise ValueError(f"expected {needed} and perhaps {may}, but got {', '.join(row)}")
-            _check_group(row["group"], row["unit"])
+    counted = [{**row, "used": row["units"] - row["free"]} if {"units", "free"} <= row.keys() else row for row in rows]
+    with _of_a_method("capacity"):
+        for row in counted:
+            _check_names(row, _CAPACITY)
+            _check_group(row["group"])
+            _check_unit(row["unit"])
             if row["units"] < 1:
                 raise ValueError(f"expected at least one unit in the group {row['group']}, but got {row['units']}")
-        except ValueError as error:
-            raise RecordError(f"a method's capacity() gives rows that cannot be recorded: {error}") from None
-    frame = pd.DataFrame(rows, columns=list(CAPACITY_COLUMNS))
-    return frame.drop(columns=[name for name in _CAPACITY.optional if frame[name].isna().all()])
+        return _table_of(counted, _CAPACITY)
+
+
+def pruning_table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """pruning.csv as it is written.
+
+    Raises:
+        RecordError: if a row lacks a column or has one of another name, or its group does not fit.
+    """
+    with _of_a_method("pruning"):
+        for row in rows:
+            _check_names(row, _PRUNING)
+            _check_group(row["group"])
+        return _table_of(rows, _PRUNING)
+
+
+@contextmanager
+def _of_a_method(name: str) -> Iterator[None]:
+    """Within, what is wrong was given by a method."""
+    try:
+        yield
+    except ValueError as error:
+        raise RecordError(f"a method's {name}() gives rows that cannot be recorded: {error}") from None
+
+
+def _check_names(row: Mapping[str, Any], columns: Columns) -> None:
+    if not {*columns.required} <= row.keys() <= {*columns.all}:
+        needed, may = (", ".join(names) for names in (columns.required, columns.optional))
+        raise ValueError(f"expected {needed} and perhaps {may}, but got {', '.join(row)}")
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> "pd.DataFrame":
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(columns.all))
+    return frame.drop(columns=[name for name in columns.optional if frame[name].isna().all()])

@@ -14,6 +14,7 @@ from clbench.records.format import (
     CAPACITY_COLUMNS,
     OPTIONAL_FILES,
     OWN_FILES,
+    PRUNING_COLUMNS,
     REQUIRED_FILES,
     STATUS_KEYS,
     TABLES,
@@ -46,6 +47,8 @@ class RecordedRun:
         tasks: one row per learned task, columns `format.TASK_COLUMNS`.
         capacity: one row per (task, group of units), columns `format.CAPACITY_COLUMNS`, NaN in those that were not
             recorded; empty for methods without units to count.
+        pruning: one row for each look of a search for what to prune, columns `format.PRUNING_COLUMNS`; empty for
+            methods that do not search, and in records of formats before 3.
         started, ended: ISO 8601 in UTC; `ended` is empty while it runs.
         reason: why it failed or stopped, else empty.
         seal: SHA-256 over status.json, which holds that of every other file; empty for a run recorded without.
@@ -60,6 +63,7 @@ class RecordedRun:
     accuracy_matrix: "Matrix"
     tasks: "pd.DataFrame"
     capacity: "pd.DataFrame"
+    pruning: "pd.DataFrame"
     started: str
     ended: str
     reason: str = ""
@@ -132,6 +136,10 @@ def read_run(folder: Path) -> RecordedRun:
     if "capacity.csv" in contents:
         with _blaming(folder / "capacity.csv"):
             capacity = parse_capacity(contents["capacity.csv"], record_format)
+    pruning = pd.DataFrame(columns=list(PRUNING_COLUMNS))
+    if "pruning.csv" in contents:
+        with _blaming(folder / "pruning.csv"):
+            pruning = parse_table(contents["pruning.csv"], TABLES[record_format]["pruning.csv"])
     with _blaming(folder / "environment.txt"):
         environment = contents["environment.txt"].decode()
     own = {name: content for name, content in contents.items() if name.startswith(f"{OWN_FILES}/")}
@@ -142,6 +150,7 @@ def read_run(folder: Path) -> RecordedRun:
         accuracy_matrix=matrix,
         tasks=tasks,
         capacity=capacity,
+        pruning=pruning,
         seal=status.get("seal", ""),
         files={name.removeprefix(f"{OWN_FILES}/"): content for name, content in own.items()},
         samples=contents.get("samples.png", b""),

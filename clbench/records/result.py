@@ -21,22 +21,29 @@ class RunResult:
         matrix: accuracy [T + 1, T], NaN where not measured (see `clbench.metrics`).
         tasks: per task learned, the columns `format.TASK_COLUMNS`.
         capacity: per task and group of units, the columns `format.CAPACITY_COLUMNS`.
+        pruning: per look of a search for what to prune, the columns `format.PRUNING_COLUMNS`.
     """
 
     matrix: metrics.Matrix
     tasks: list[dict[str, Any]] = field(default_factory=list)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+    pruning: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "RunResult":
         """What `state` was made of."""
-        return cls(state["matrix"].numpy(), list(state["tasks"]), list(state["capacity"]))
+        return cls(state["matrix"].numpy(), *(list(state[name]) for name in ("tasks", "capacity", "pruning")))
 
     def state(self) -> dict[str, Any]:
         """Everything in it, as a checkpoint takes it."""
         import torch
 
-        return {"matrix": torch.from_numpy(self.matrix), "tasks": self.tasks, "capacity": self.capacity}
+        return {
+            "matrix": torch.from_numpy(self.matrix),
+            "tasks": self.tasks,
+            "capacity": self.capacity,
+            "pruning": self.pruning,
+        }
 
     @property
     def learned(self) -> int:
@@ -71,7 +78,7 @@ class RunResult:
 
 def result_of(recorded: RecordedRun) -> "RunResult":
     """What a recorded run measured."""
-    return RunResult(recorded.accuracy_matrix, _rows(recorded.tasks), _rows(recorded.capacity))
+    return RunResult(recorded.accuracy_matrix, _rows(recorded.tasks), _rows(recorded.capacity), _rows(recorded.pruning))
 
 
 def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -105,6 +105,7 @@ def train(
             }
         )
         result.capacity += method.capacity()
+        result.pruning += method.pruning()
         # Nothing is left to go on with after the last task.
         if method.resumes and result.learned < n_tasks:
             save({"method": method.state_dict(), "result": result.state()})
@@ -195,12 +196,12 @@ def execute(
             folder.write_bytes("samples.png", sample_strip(samples))
         # A run that fails before anything was measured leaves whole, empty tables.
         n_tasks = spec.suite.n_tasks
-        folder.write_tables(np.full((n_tasks + 1, n_tasks), np.nan), [], [])
+        folder.write_tables(RunResult(np.full((n_tasks + 1, n_tasks), np.nan)))
     else:
         folder.resume()
 
     def record(result: RunResult) -> None:
-        folder.write_tables(result.matrix, result.tasks, result.capacity)
+        folder.write_tables(result)
         on_task(result)
 
     def save(state: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ The model: what a task claims is a straight line in the number of neurons that a
 that is flat is a network that fills up task by task; one through 0 is a network that claims less and less and reuses
 more. It is fitted by least squares to the tasks of the second half so far (the first ones find little to reuse), every
 seed's. From what each seed has left, continuations are then simulated, each with a line and a noise that the fit leaves
-possible (Student's t), and their quantiles are the forecast: an interval for a run like these, not for a mean.
+possible (Student's t), and their quantiles are the forecast: an interval for a run like these, not for a mean. Where a
+budget limits what a task may claim, it limits the continuations as well.
 
 What it leaves out: a line that bends, and noise that lasts longer than a task. On the recorded runs of 25 tasks the 95
 % intervals for what is free in the end, made after 5, 6, ... 24 tasks, held 33, 31 and 27 times of 40, and where they
@@ -17,7 +18,7 @@ is gone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,12 +64,43 @@ class Forecast:
         return None not in self.full_seeds
 
 
-def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> list[Forecast]:
+@dataclass(frozen=True)
+class Budget:
+    """How much of a group a task may claim at most, as CLNP's `budget` says.
+
+    Attributes:
+        shares: of what is free, by group; None for an even one, by the tasks still to come.
+        n_tasks: of the suite.
+    """
+
+    shares: Mapping[str, float] | None
+    n_tasks: int
+
+    @classmethod
+    def of(cls, setting: object, groups: Sequence[str], n_tasks: int) -> "Budget | None":
+        """The budget that a recorded setting means for these groups; None for no limit."""
+        if setting == "even":
+            return cls(None, n_tasks)
+        if isinstance(setting, list) and len(setting) in (1, len(groups)):
+            each = setting * len(groups) if len(setting) == 1 else setting
+            return cls(dict(zip(groups, each, strict=True)), n_tasks)
+        return cls(setting, n_tasks) if isinstance(setting, dict) else None
+
+    def limit(self, group: str, learned: int, free: Floats) -> Floats:
+        """Units that the next task may claim, after so many tasks and of so many free ones."""
+        share = 1 / max(1, self.n_tasks - learned) if self.shares is None else self.shares.get(group, 1.0)
+        return np.maximum(np.floor(share * free + 1e-9), np.minimum(free, 1))
+
+
+def forecasts(
+    capacities: Sequence[pd.DataFrame], tasks: int | None = None, budget: Budget | None = None
+) -> list[Forecast]:
     """A forecast for every group, in order of appearance; none while there are too few tasks for one.
 
     Args:
         capacities: one table per seed, columns as in capacity.csv.
         tasks: how many of the tasks to look at; None for all.
+        budget: what limited the claims; None for nothing.
     """
     seen = min(int(table["task"].max()) for table in capacities) if tasks is None else tasks
     tables = [table[table["task"] <= seen] for table in capacities]
@@ -76,12 +108,12 @@ def forecasts(capacities: Sequence[pd.DataFrame], tasks: int | None = None) -> l
     if later < _FEWEST_TASKS or len(tables) * later < _FEWEST_CLAIMS:
         return []
     return [
-        _forecast(group, [table[table["group"] == group] for table in tables], seen)
+        _forecast(group, [table[table["group"] == group] for table in tables], seen, budget)
         for group in dict.fromkeys(tables[0]["group"])
     ]
 
 
-def _forecast(group: str, tables: Sequence[pd.DataFrame], seen: int) -> Forecast:
+def _forecast(group: str, tables: Sequence[pd.DataFrame], seen: int, budget: Budget | None) -> Forecast:
     units, unit = float(tables[0]["units"].iloc[0]), str(tables[0]["unit"].iloc[0])
     bound = FULL * units
     full_seeds = tuple(_first(table["free"].to_numpy() <= bound, table["task"].to_numpy()) for table in tables)
@@ -90,7 +122,10 @@ def _forecast(group: str, tables: Sequence[pd.DataFrame], seen: int) -> Forecast
     before = later["free"].to_numpy(dtype=float) + claims
     last = np.array([float(table["free"].iloc[-1]) for table in tables])
 
-    paths, next_claim = _continued(before, claims, last, seen)
+    def at_most(learned: int, free: Floats) -> Floats:
+        return free if budget is None else budget.limit(group, learned, free)
+
+    paths, next_claim = _continued(before, claims, last, seen, at_most)
     # Which seed a continuation goes on from: each as often.
     seeds = np.arange(_CONTINUATIONS) % len(last)
     below = paths <= bound
@@ -104,8 +139,13 @@ def _forecast(group: str, tables: Sequence[pd.DataFrame], seen: int) -> Forecast
     return Forecast(group, unit, next_claim, float(median), float(low), float(high), full_seeds, left)
 
 
-def _continued(before: Floats, claims: Floats, last: Floats, seen: int) -> tuple[Floats, float]:
-    """Free neurons along simulated continuations, [steps, `_CONTINUATIONS`], and what the next task should claim."""
+def _continued(
+    before: Floats, claims: Floats, last: Floats, seen: int, at_most: Callable[[int, Floats], Floats]
+) -> tuple[Floats, float]:
+    """Free neurons along simulated continuations, [steps, `_CONTINUATIONS`], and what the next task should claim.
+
+    `at_most` says how many it may claim, after so many tasks and of so many free ones.
+    """
     columns = [np.ones_like(before)] + ([before] if np.ptp(before) else [])
     design = np.stack(columns, axis=1)
     line, *_ = np.linalg.lstsq(design, claims)
@@ -119,12 +159,12 @@ def _continued(before: Floats, claims: Floats, last: Floats, seen: int) -> tuple
     lines = line + (draw.standard_normal((_CONTINUATIONS, len(line))) @ root.T) * noise[:, None]
     free = last[np.arange(_CONTINUATIONS) % len(last)]
     paths = [free]
-    for _ in range((FARTHEST - 1) * seen):
+    for learned in range(seen, FARTHEST * seen):
         expected = lines[:, 0] + (lines[:, 1] * free if lines.shape[1] > 1 else 0.0)
-        free = free - np.clip(expected + noise * draw.standard_normal(_CONTINUATIONS), 0, free)
+        free = free - np.clip(expected + noise * draw.standard_normal(_CONTINUATIONS), 0, at_most(learned, free))
         paths.append(free)
     slope = line[1] if len(line) > 1 else 0.0
-    return np.stack(paths), float(np.clip(line[0] + slope * last, 0, last).mean())
+    return np.stack(paths), float(np.clip(line[0] + slope * last, 0, at_most(seen, last)).mean())
 
 
 def _first(is_full: npt.NDArray[np.bool_], tasks: npt.NDArray[np.int64]) -> int | None:

@@ -11,6 +11,7 @@ from clbench.reports.figures.accuracy import (
 from clbench.reports.figures.capacity import MOST_GROUPS, capacity, filling, reuse
 from clbench.reports.figures.comparison import critical_difference, task_differences
 from clbench.reports.figures.costs import Tradeoff, costs, state_growth, tradeoffs
+from clbench.reports.figures.pruning import searched, trade_off
 from clbench.reports.figures.samples import samples
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "forgetting",
     "reuse",
     "samples",
+    "searched",
     "state_growth",
     "task_differences",
+    "trade_off",
     "tradeoffs",
     "trajectories",
 ]

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clbench.reports import figures
-from clbench.reports.analysis.forecast import FARTHEST, FULL, Forecast, forecasts
+from clbench.reports.analysis.forecast import FARTHEST, FULL, Budget, Forecast, forecasts
 from clbench.reports.analysis.groups import Group
 from clbench.reports.cells import UNDEFINED
 from clbench.reports.formatting import counted, group_words, layer_number, tenths, units_words
 from clbench.reports.model import Cell, Column, Figure, Section, Table
+from clbench.reports.sections.pruning import pruning_items
 
 Row = Mapping[str, Any]
 
@@ -59,7 +60,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             f"line per {by}. Mean over tasks: {reused}.",
             figures.reuse(group, f"{name}-reuse"),
         )
-    found = forecasts([run.capacity for run in group.runs if len(run.capacity)])
+    found = forecasts([run.capacity for run in group.runs if len(run.capacity)], budget=_budget(group, names))
     if any(not forecast.is_full for forecast in found):
         yield Figure(
             f"{name}-forecast",
@@ -70,6 +71,12 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             figures.filling(group, found, f"{name}-forecast"),
         )
     yield _table(group, rows, name, mark, found)
+    yield from pruning_items(group, name, mark)
+
+
+def _budget(group: Group, names: Sequence[str]) -> Budget | None:
+    setting = (group.config.get("method_settings") or {}).get("budget")
+    return Budget.of(setting, names, int(group.config["suite_settings"]["n_tasks"]))
 
 
 def _are_layers(rows: Sequence[Row]) -> bool:
@@ -84,7 +91,7 @@ def _table(group: Group, rows: Sequence[Row], name: str, mark: str, found: Seque
         f"{mark}{group.label}: capacity by {by} and task, mean over {counted(len(group.runs), 'seed')}",
         tuple(column for column, _ in columns),
         tuple(tuple(cell(row) for _, cell in columns) for row in rows),
-        (*_margin_notes(group), *_forecast_notes(found)),
+        (*_margin_notes(group), *_weights_notes(rows), *_forecast_notes(found)),
     )
 
 
@@ -103,12 +110,14 @@ def _columns(rows: Sequence[Row]) -> Iterator[tuple[Column, Callable[[Row], Cell
     if units == "units":
         yield Column("Of", "text", 0.8), lambda row: Cell(f"{row['unit']}s")
     yield Column(units.capitalize()), number("units", ".0f")
+    yield Column("Used"), number("used", ".1f")
     yield Column("Free"), number("free", ".1f")
     yield Column("Free, %"), lambda row: _number(100 * row["free"] / row["units"], ".1f")
     yield Column("New"), number("new", ".1f")
     yield Column("Reused"), number("reused", ".1f")
     yield Column("Threshold"), number("threshold", ".3g")
     yield Column("Margin spent, points", width=1.3), number("margin_spent", ".2f")
+    yield Column("Weights used, %"), lambda row: _number(100 * row["weights_used"], ".1f")
 
 
 def _number(value: float, pattern: str) -> Cell:
@@ -132,6 +141,14 @@ def _margin_notes(group: Group) -> Iterator[str]:
         f"Margin: a task may spend {allowed:g} point{'' if allowed == 1 else 's'} on all layers together; spent were "
         f"{mean} on average over tasks and seeds, {most} at most."
     )
+
+
+def _weights_notes(rows: Sequence[Row]) -> Iterator[str]:
+    if not all(math.isnan(row["weights_used"]) for row in rows):
+        yield (
+            "Weights used: of the weights that lead to the group, those between claimed units. The tasks' masks are "
+            "added, a bit for each unit and task, where a weight has 32."
+        )
 
 
 def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
@@ -161,5 +178,6 @@ def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
         yield (
             f"Full: at most {100 * FULL:g} % of a layer's {units} are free. Forecast: the claims of a task are a "
             f"straight line in the number of {units} still free, fitted to the second half of the tasks and continued "
-            f"with its noise. What is not full within {FARTHEST} times as many tasks counts as never filling up."
+            "with its noise, within the budget where there is one. What is not full within "
+            f"{FARTHEST} times as many tasks counts as never filling up."
         )

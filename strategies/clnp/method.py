@@ -4,18 +4,21 @@ Source: Golkar, Kagan and Cho 2019, "Continual learning via neural pruning" (arX
 Departs from it as the package's own text says (`strategies/clnp/__init__.py`), which has the algorithm.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench.data.loading import TensorLoader
-from clbench.data.streams import Stream, Task
+from clbench.data.streams import Samples, Stream, Task
 from clbench.errors import MethodError
 from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin
 from clbench.networks.units import find_units
+from clbench.records.format import ALL_GROUPS
 from clbench.strategies.clnp.settings import CLNPSettings, misfit
 from clbench.suites.suite import Suite
 
@@ -37,6 +40,18 @@ class _ValidationStream(Sequence[TensorLoader]):
 
     def __getitem__(self, index: Any) -> Any:
         return TensorLoader([self.stream.tasks[index].validation], EVALUATION_BATCH, self.device)
+
+
+@dataclass(frozen=True)
+class _InBatches:
+    """Images of a task, made anew whenever they are asked for, so that they take no memory meanwhile."""
+
+    samples: Samples
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for positions in torch.arange(len(self.samples)).split(EVALUATION_BATCH):
+            yield self.samples.batch(positions, device=self.device)
 
 
 class CLNP(Method):
@@ -81,8 +96,19 @@ class CLNP(Method):
             seed=self.workplace.seeds.derive("clnp"),
             engine="reduced",
             observers=self.observers,
+            when_pruned=self._try_on_test_images,
         )
         return [self.clnp]
+
+    def _try_on_test_images(self, mask: Tensor) -> None:
+        """What the present task's pruning costs on its test images, for the record alone: nothing depends on it."""
+        from clbench.strategies.clnp.validation import Accuracy
+
+        claims = self.clnp.claims
+        assert claims is not None
+        images = _InBatches(self.workplace.stream.tasks[self.tasks_learned].test, self.workplace.device)
+        accuracy = Accuracy(claims.network, claims.units, images)
+        self._on_test = accuracy.accuracy(None), accuracy.accuracy(mask)
 
     def phases(self, task: Task) -> list[Phase]:
         """The epochs before pruning, and those of fine-tuning."""
@@ -135,8 +161,31 @@ class CLNP(Method):
                 "reused": row.reused,
                 "threshold": row.threshold,
                 "margin_spent": row.margin_spent,
+                "weights_used": row.weights_used,
             }
             for row in rows
+        ]
+
+    def pruning(self) -> list[dict[str, Any]]:
+        """Each look of the last task's search for thresholds."""
+        pruned, claims = self.clnp.pruned, self.clnp.claims
+        if pruned is None or claims is None:
+            return []
+        names = [group.name for group in claims.units.groups]
+        # The first and the last look are at the whole network, before and after.
+        on_test = {0: self._on_test[0], len(pruned.probes) - 1: self._on_test[1]}
+        return [
+            {
+                "task": self.tasks_learned,
+                "group": ALL_GROUPS if look.group is None else names[look.group],
+                "kept": look.kept,
+                "validation_accuracy": look.accuracy,
+                "validation_images": pruned.n_images,
+                "changed": look.changed,
+                "chosen": int(look.is_chosen),
+                "test_accuracy": on_test.get(number, math.nan),
+            }
+            for number, look in enumerate(pruned.probes)
         ]
 
     def extra_state(self) -> Mapping[str, Tensor]:

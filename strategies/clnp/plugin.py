@@ -35,7 +35,7 @@ from clbench.strategies.clnp.norms import Norms
 from clbench.strategies.clnp.pruning import Pruned, choose, limits_of
 from clbench.strategies.clnp.reduced import Reduced
 from clbench.strategies.clnp.reporting import GroupReport, reports_of
-from clbench.strategies.clnp.settings import CLNPOptions, misfit, of_groups
+from clbench.strategies.clnp.settings import CLNPOptions, settled
 from clbench.strategies.clnp.starting import draw_free, given_units
 from clbench.strategies.clnp.tasks import Seen, Tasks
 from clbench.strategies.clnp.validation import Accuracy, batches_of, hold_out, source_of
@@ -65,6 +65,7 @@ class CLNPPlugin(SupervisedPlugin):
         engine: `dense` trains the model's own parameters. `reduced` trains a smaller network in their place, which is
             faster and hides from other plugins what trains.
         observers: plugins that hear of the iterations of fine-tuning as well.
+        when_pruned: called with what stays of the network, bool [U], before anything is cut, for who wants to measure.
         changes: options by name.
 
     Attributes:
@@ -90,6 +91,7 @@ class CLNPPlugin(SupervisedPlugin):
         seed: int = 0,
         engine: Literal["dense", "reduced"] = "dense",
         observers: Sequence[Any] = (),
+        when_pruned: Callable[[Tensor], None] = lambda mask: None,
         **changes: Any,
     ) -> None:
         super().__init__()
@@ -109,6 +111,7 @@ class CLNPPlugin(SupervisedPlugin):
         self.engine_name = engine
         self._own_weights = self.options.output_weights == "per-task"
         self.observers = observers
+        self.when_pruned = when_pruned
         self.claims: Claims | None = None
         self.tasks = Tasks(task_of, n_tasks)
         self.reports: dict[int, list[GroupReport]] = {}
@@ -136,8 +139,7 @@ class CLNPPlugin(SupervisedPlugin):
         image, labels = sample_of(strategy)
         head = self.attach(strategy.model, image, labels)
         claims = self._claims
-        names = [group.name for group in claims.units.groups]
-        self._settle(names)
+        self._groups = settled(self.options, [group.name for group in claims.units.groups])
         self._source = source_of(
             self._validation_data if self.validation_stream is None else self.validation_stream[len(self.tasks)]
         )
@@ -168,9 +170,9 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the norm of the free units' activities, if asked for, to the loss."""
-        if self._phase == "train" and any(self._strengths):
+        if self._phase == "train" and any(self._groups.strengths):
             assert self._engine is not None
-            strategy.loss += self._norms.of_activities(self._engine.activities(self._strengths))
+            strategy.loss += self._norms.of_activities(self._engine.activities(self._groups.strengths))
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Prunes, fine-tunes, and freezes what the task has claimed."""
@@ -185,6 +187,7 @@ class CLNPPlugin(SupervisedPlugin):
         scores = activity.size if self.options.rank == "activity" else contribution(activity, claims)
         validation = Accuracy(claims.network, claims.units, batches_of(self._source, strategy.device))
         pruned = self._prune(scores, validation, strategy)
+        self.when_pruned(pruned.mask)
         new = pruned.mask & ~claims.active
         warn_if_empty(claims, pruned.mask)
         claims.cut(pruned.mask, new)
@@ -303,20 +306,11 @@ class CLNPPlugin(SupervisedPlugin):
         assert self.claims is not None
         return self.claims
 
-    def _settle(self, names: list[str]) -> None:
-        """Settings of groups, for those of the network."""
-        o = self.options
-        if reason := misfit(o, names):
-            raise MethodError(reason)
-        self._strengths = of_groups(o.l1_activities, names, 0.0)
-        self._shares = None if o.margin_shares is None else of_groups(o.margin_shares, names, 1.0)
-        self._budget = o.budget if o.budget is None or isinstance(o.budget, str) else of_groups(o.budget, names, 1.0)
-
     def _enter(self, strategy: Any, kept: Tensor) -> None:
         claims, o = self._claims, self.options
         if self._engine is None:
             kind = Dense if self.engine_name == "dense" else Reduced
-            self._engine = kind(claims, own_norms=o.batch_norm == "per-task", notes=any(self._strengths))
+            self._engine = kind(claims, own_norms=o.batch_norm == "per-task", notes=any(self._groups.strengths))
         head = claims.units.outputs[0]
         fixed = self._taken(head)
         self._engine.enter(
@@ -332,15 +326,15 @@ class CLNPPlugin(SupervisedPlugin):
         claims = self._claims
         groups = claims.units.groups
         free = [claims.free_of(number) for number in range(len(groups))]
-        to_come = self.tasks.to_come(strategy.experience) if self._budget == "even" else 1
+        to_come = self.tasks.to_come(strategy.experience) if self._groups.budget == "even" else 1
         return choose(
             scores,
             claims.active,
             [slice(group.start, group.start + group.size) for group in groups],
             validation,
             self.options.margin,
-            shares=self._shares,
-            limits=limits_of(self._budget, free, to_come),
+            shares=self._groups.shares,
+            limits=limits_of(self._groups.budget, free, to_come),
             names=[group.name for group in groups],
             global_threshold=self.options.thresholds == "global",
         )

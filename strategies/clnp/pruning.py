@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -20,12 +20,8 @@ from clbench.errors import MethodWarning
 class Validation(Protocol):
     """Measures a network on the task's validation images."""
 
-    @property
-    def n_images(self) -> int:
-        """How many."""
-
-    def accuracy(self, mask: Tensor | None) -> float:
-        """Share of the images that units (bool [U]) classify correctly; None stands for the whole network."""
+    def right(self, mask: Tensor | None) -> Tensor:
+        """Which images units (bool [U]) classify correctly, bool [N]; None stands for the whole network."""
 
     def searching(self, group: int, mask: Tensor) -> AbstractContextManager[None]:
         """A context in which masks differ from this one in units of a group and of later ones only."""
@@ -36,14 +32,18 @@ class Probe:
     """One look of the search.
 
     Attributes:
-        group: number of the group.
+        group: number of the group; None for all groups together.
         kept: units of it in force.
         accuracy: on the validation images, from 0 to 1.
+        changed: how many of them the unpruned network gets right and this one wrong, or the other way about.
+        is_chosen: whether the search ended here.
     """
 
-    group: int
+    group: int | None
     kept: int
     accuracy: float
+    changed: int
+    is_chosen: bool = False
 
 
 @dataclass
@@ -54,13 +54,15 @@ class Pruned:
         mask: bool [U], what stays.
         thresholds: per group, the score up to which free units were pruned.
         spent: per group, the points of validation accuracy that it cost.
+        n_images: how many the accuracy was measured on.
         cut: points that the budget cost, all groups together.
-        probes: every look of the search.
+        probes: every look of the search. The first is at the unpruned network, the last at what stays.
     """
 
     mask: Tensor
     thresholds: list[float]
     spent: list[float]
+    n_images: int
     cut: float = 0.0
     probes: list[Probe] = field(default_factory=list)
 
@@ -92,18 +94,27 @@ def choose(
         names: of the groups, for warnings.
         global_threshold: one threshold for all groups, instead of one for each; it takes no shares.
     """
-    base = validation.accuracy(None)
-    if 0 < margin < 100 / validation.n_images:
+    unpruned = validation.right(None)
+    base = _share(unpruned)
+    if 0 < margin < 100 / len(unpruned):
         warnings.warn(
-            f"CLNP's margin of {margin:g} points is less than one of its {validation.n_images} validation images; in "
+            f"CLNP's margin of {margin:g} points is less than one of its {len(unpruned)} validation images; in "
             "effect it is 0",
             MethodWarning,
             stacklevel=2,
         )
-    found = Pruned(torch.ones_like(active), [0.0] * len(groups), [0.0] * len(groups))
+    found = Pruned(torch.ones_like(active), [0.0] * len(groups), [0.0] * len(groups), len(unpruned))
+
+    def look(mask: Tensor, group: int | None) -> Probe:
+        right = validation.right(mask)
+        kept = int((mask if group is None else mask[groups[group]]).sum())
+        return Probe(group, kept, _share(right), int((right != unpruned).sum()))
+
+    found.probes.append(Probe(None, len(active), base, 0))
     accuracy = base
     if limits is not None and _cut(found.mask, scores, active, groups, limits):
-        accuracy = validation.accuracy(found.mask)
+        found.probes.append(look(found.mask, None))
+        accuracy = found.probes[-1].accuracy
         found.cut = 100 * (base - accuracy)
     together = [list(range(len(groups)))] if global_threshold else [[number] for number in range(len(groups))]
     parts = [1.0] * len(together) if shares is None or global_threshold else list(shares)
@@ -112,26 +123,36 @@ def choose(
         inside = torch.zeros_like(active)
         for number in numbers:
             inside[groups[number]] = True
+        looks: dict[float, Probe] = {}
 
         def pruned(theta: float, mask: Tensor = found.mask, inside: Tensor = inside) -> Tensor:
             return mask & (active | ~inside | (scores > theta))
 
-        def look(theta: float, pruned: Callable[[float], Tensor] = pruned, numbers: list[int] = numbers) -> float:
-            mask = pruned(theta)
-            reached = validation.accuracy(mask)
-            kept = sum(int(mask[groups[number]].sum()) for number in numbers)
-            found.probes.append(Probe(numbers[0], kept, reached))
-            return reached
+        def reach(
+            theta: float,
+            pruned: Callable[[float], Tensor] = pruned,
+            looks: dict[float, Probe] = looks,
+            group: int | None = None if global_threshold else numbers[0],
+        ) -> float:
+            looks[theta] = look(pruned(theta), group)
+            return looks[theta].accuracy
 
         candidates = scores[inside & ~active & found.mask].unique()
         # Silent units go whatever the threshold; from here on they need not be computed with.
         with validation.searching(numbers[0], pruned(0.0)):
-            theta, reached = largest_threshold([0.0, *candidates[candidates > 0].tolist()], look, allowed)
+            theta, reached = largest_threshold([0.0, *candidates[candidates > 0].tolist()], reach, allowed)
         if reached is None and found.cut > 0:
             # The budget has cost more than the margin allows, so nothing but silent units is left to prune.
-            found.mask = pruned(0.0)
-            continue
-        if reached is None:
+            reached = looks[0.0].accuracy
+        elif reached is not None:
+            for number in numbers:
+                found.thresholds[number] = theta
+                found.spent[number] = 100 * (accuracy - reached) / len(numbers)
+            accuracy = reached
+        if reached is not None:
+            found.mask = pruned(theta)
+            looks[theta] = replace(looks[theta], is_chosen=True)
+        else:
             name = names[numbers[0]] if names else f"group {numbers[0] + 1}"
             warnings.warn(
                 f"CLNP pruned nothing in {name}: even without its silent units the validation accuracy falls below "
@@ -139,13 +160,13 @@ def choose(
                 MethodWarning,
                 stacklevel=2,
             )
-            continue
-        found.mask = pruned(theta)
-        for number in numbers:
-            found.thresholds[number] = theta
-            found.spent[number] = 100 * (accuracy - reached) / len(numbers)
-        accuracy = reached
+        found.probes += looks.values()
+    found.probes.append(replace(look(found.mask, None), is_chosen=True))
     return found
+
+
+def _share(right: Tensor) -> float:
+    return int(right.sum()) / len(right)
 
 
 def _cut(mask: Tensor, scores: Tensor, active: Tensor, groups: Sequence[slice], limits: Sequence[int]) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clbench.networks.unit_map import Group
 from clbench.strategies.clnp.claims import Claims
 from clbench.strategies.clnp.measuring import Activity
 from clbench.strategies.clnp.pruning import Pruned
@@ -20,6 +21,8 @@ class GroupReport:
             and reach a newly claimed unit, or the head, through a weight that is not 0.
         threshold: theta, the score up to which free units were pruned.
         margin_spent: accuracy in percentage points that pruning this group cost on the validation data.
+        weights_used: of the weights that lead to the group, the share that lie between claimed units; and the masks of
+            the tasks, a bit a unit, as a share of 32 bits a weight.
     """
 
     group: str
@@ -30,6 +33,7 @@ class GroupReport:
     reused: int
     threshold: float
     margin_spent: float
+    weights_used: float
 
     @property
     def used(self) -> int:
@@ -63,9 +67,30 @@ def reports_of(claims: Claims, pruned: Pruned, activity: Activity, new: Tensor, 
                 reused=int((awake & read[of_group]).sum()),
                 threshold=threshold,
                 margin_spent=pruned.spent[number],
+                weights_used=_weights_used(claims, claims.active | new, group),
             )
         )
     return found
+
+
+def _weights_used(claims: Claims, active: Tensor, group: Group) -> float:
+    """Of the weights that lead to a group, the share that tasks use up, the present one counted."""
+    inside = torch.zeros_like(active)
+    inside[group.start : group.start + group.size] = True
+    tensors = claims.tensors()
+    used = there = 0
+    for name, layer in claims.units.layers.items():
+        rows = claims.rows(name, inside)
+        if layer.kind == "norm" or not rows.any():
+            continue
+        each = tensors[f"{name}.weight"][0, 0].numel()
+        claimed = int(claims.rows(name, inside & active).sum())
+        # A filter that sees one channel belongs to it alone.
+        columns = torch.ones(1) if layer.kind == "depthwise" else claims.columns(name, active)
+        used += each * claimed * int(columns.sum())
+        there += each * int(rows.sum()) * len(columns)
+    bits = group.size * (len(claims.masks) + 1)
+    return (used + bits / 32) / there if there else 0.0
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """The hyper-parameters of CLNP, for the plugin and for the method."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from clbench.errors import MethodError
 from clbench.methods.settings import AlwaysNew, MethodSettings
 
 
@@ -183,3 +185,34 @@ def misfit(options: "CLNPOptions | CLNPSettings", names: list[str]) -> str:
         except ValueError as error:
             return f"CLNP's {key} {error}"
     return ""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The settings of groups, for those of one network: a number each.
+
+    Attributes:
+        strengths: `l1_activities`.
+        shares: `margin_shares`; None for even ones.
+        budget: None for no limit.
+    """
+
+    strengths: list[float]
+    shares: list[float] | None
+    budget: Literal["even"] | list[float] | None
+
+
+def settled(options: CLNPOptions, names: list[str]) -> Settled:
+    """The settings of groups for those of a network.
+
+    Raises:
+        MethodError: if they are for other groups.
+    """
+    if reason := misfit(options, names):
+        raise MethodError(reason)
+    budget = options.budget
+    return Settled(
+        of_groups(options.l1_activities, names, 0.0),
+        None if options.margin_shares is None else of_groups(options.margin_shares, names, 1.0),
+        budget if budget is None or isinstance(budget, str) else of_groups(budget, names, 1.0),
+    )

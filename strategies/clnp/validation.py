@@ -68,12 +68,12 @@ def batches_of(source: Any, device: torch.device) -> Batches:
 
 
 class Accuracy:
-    """Accuracy of a network on validation data under masks, computing again only what may have changed.
+    """Accuracy of a network on images under masks, computing again only what may have changed.
 
     Args:
         network: the whole one, with what the task has learned in it.
         units: of the network, seen for the task.
-        batches: `[x, y, task_labels]` on the network's device.
+        batches: `[x, y, ...]` on the network's device.
         mask: bool [U], the units that there are; None for all.
     """
 
@@ -86,25 +86,25 @@ class Accuracy:
         return ReducedNetwork(self._network, self._units, seen_only(mask)).eval()
 
     @cached_property
-    def n_images(self) -> int:
-        """How many images the accuracy is measured on."""
-        return sum(len(y) for _, y, _ in self._batches)
-
-    @cached_property
     def chance(self) -> float:
         """The accuracy of who always says the most frequent class."""
-        labels = torch.cat([y for _, y, _ in self._batches])
+        labels = torch.cat([y for _, y, *_ in self._batches])
         return float(labels.unique(return_counts=True)[1].max()) / len(labels)
 
     @torch.no_grad()
-    def accuracy(self, mask: Tensor | None) -> float:
-        """Share of the validation images classified correctly by units (bool [U]); None stands for all there are."""
-        correct = 0
+    def right(self, mask: Tensor | None) -> Tensor:
+        """Which images units (bool [U]) classify correctly, bool [N] on the CPU; None stands for all there are."""
+        found = []
         with self._reduced.seen_through(mask):
-            for number, (x, y, _) in enumerate(self._batches):
+            for number, (x, y, *_) in enumerate(self._batches):
                 self._reduced.at_batch(number)
-                correct += int((self._reduced(x).argmax(1) == y).sum())
-        return correct / self.n_images
+                found.append(self._reduced(x).argmax(1) == y)
+        return torch.cat(found).cpu()
+
+    def accuracy(self, mask: Tensor | None) -> float:
+        """Share of the images that units (bool [U]) classify correctly; None stands for all there are."""
+        right = self.right(mask)
+        return int(right.sum()) / len(right)
 
     @contextmanager
     def searching(self, group: int, mask: Tensor) -> Iterator[None]:

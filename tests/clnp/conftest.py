@@ -71,10 +71,9 @@ def in_the_midst():
 class ACostPerUnit:
     """Stands for a validation in which every unit that is pruned costs one point."""
 
-    n_images = 1000
-
-    def accuracy(self, mask):
-        return 1.0 if mask is None else 1.0 - int((~mask).sum()) / 100
+    def right(self, mask):
+        gone = 0 if mask is None else int((~mask).sum())
+        return torch.arange(1000) >= 10 * gone
 
     def searching(self, group, mask):
         return contextlib.nullcontext()

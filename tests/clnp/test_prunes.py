@@ -82,11 +82,24 @@ def test_reused_are_neurons_of_earlier_tasks_that_are_awake_and_read(by_hand):
     # 2 sleeps on this task, as does the second layer's 1.
     size = torch.tensor([0.5, 0.5, 0.1, 0.5, 0.5, 0.1, 0.5])
     for threshold, reused in ((0.2, [1, 1]), (0.05, [2, 2])):
-        pruned = Pruned(torch.ones(7, dtype=torch.bool), [threshold] * 2, [0.0, 0.5])
+        pruned = Pruned(torch.ones(7, dtype=torch.bool), [threshold] * 2, [0.0, 0.5], n_images=100)
         reports = reports_of(claims, pruned, Activity(size, size), new, "4")
         assert [report.reused for report in reports] == reused
         assert [(report.units, report.free, report.new) for report in reports] == [(4, 0, 1), (3, 0, 1)]
         assert [report.margin_spent for report in reports] == [0.0, 0.5]
+
+
+def test_the_weights_used_lie_between_claimed_units_and_the_masks_count_a_bit_a_unit(by_hand):
+    claims, _ = by_hand
+    pruned = Pruned(torch.ones(7, dtype=torch.bool), [0.0] * 2, [0.0] * 2, n_images=100)
+    claims.active[[0, 4]] = True
+    claims.masks[0] = claims.active.clone()
+    new = torch.zeros(7, dtype=torch.bool).index_fill(0, torch.tensor([1, 5]), True)
+    first, second = reports_of(claims, pruned, Activity(torch.ones(7), torch.ones(7)), new, "4")
+    # Two of four neurons, each with all four inputs; masks of two tasks.
+    assert first.weights_used == (2 * 4 + 2 * 4 / 32) / 16
+    # Two of three neurons, each with the two inputs that are claimed.
+    assert second.weights_used == (2 * 2 + 2 * 3 / 32) / 12
 
 
 # -- Activity ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""What pruning cost, read from a run's pruning.csv."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from clbench.records.format import ALL_GROUPS
+from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.statistics import Estimate, estimate
+
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The accuracy that pruning for one task cost, before fine-tuning, as a share.
+
+    Attributes:
+        task: its number, from 1.
+        validation, test: on either images; mean over seeds.
+        uncertainty: half the 95 % interval of one run's cost on validation images, from the number of images whose
+            answer became right or wrong; mean over seeds.
+    """
+
+    task: int
+    validation: Estimate
+    test: Estimate | None
+    uncertainty: float
+
+
+def spent(runs: Sequence[RecordedRun]) -> list[Spent]:
+    """What each task's pruning cost, of runs that all have a pruning.csv."""
+    costs = pd.concat([_costs(run.pruning) for run in runs])
+    found = []
+    for task, rows in costs.groupby("task"):
+        on_test = [] if rows["test"].isna().any() else [float(cost) for cost in rows["test"]]
+        validation = estimate([float(cost) for cost in rows["validation"]])
+        found.append(
+            Spent(int(str(task)), validation, estimate(on_test) if on_test else None, float(rows["uncertainty"].mean()))
+        )
+    return found
+
+
+def _costs(looks: pd.DataFrame) -> pd.DataFrame:
+    """By task, what one run's pruning cost on validation and test images, and how sure the first is."""
+    whole = looks[looks["group"] == ALL_GROUPS].groupby("task")
+    before, after = whole.first(), whole.last()
+    cost = before["validation_accuracy"] - after["validation_accuracy"]
+    n = after["validation_images"]
+    # Of n answers, each turned wrong (1), right (-1) or stayed (0).
+    variance = (after["changed"] / n - cost**2).clip(lower=0) / n
+    return pd.DataFrame(
+        {
+            "validation": cost,
+            "test": before["test_accuracy"] - after["test_accuracy"],
+            "uncertainty": _NORMAL * variance.map(math.sqrt),
+        }
+    ).reset_index()
