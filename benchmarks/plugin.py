@@ -22,7 +22,7 @@ from torch import nn
 
 from clbench.strategies.clnp.plugin import CLNPPlugin
 
-IMAGES, EPOCHS, BATCH = 6_000, 2, 128
+IMAGES, EPOCHS, BATCH = 20_000, 2, 128
 NETWORKS = {
     "mlp": ((784,), lambda: SimpleMLP(num_classes=10)),
     "wide": (

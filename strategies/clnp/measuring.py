@@ -17,10 +17,10 @@ class Activity:
 
     Attributes:
         size: float64 [U], mean absolute activity.
-        spread: float64 [U], standard deviation.
+        spread: float64 [U], standard deviation; None where it was not measured.
     """
 
-    def __init__(self, size: Tensor, spread: Tensor) -> None:
+    def __init__(self, size: Tensor, spread: Tensor | None = None) -> None:
         self.size = size
         self.spread = spread
 
@@ -31,6 +31,8 @@ def measure(
     before: Callable[[Tensor], None],
     images: Iterable[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
+    *,
+    spread: bool,
 ) -> Activity:
     """The activity of units over images.
 
@@ -39,6 +41,7 @@ def measure(
         before: is told of every batch.
         images: in batches, on the network's device.
         precision: in which to compute.
+        spread: whether to measure that as well, which takes as long again.
     """
     was_training = network.training
     network.eval()
@@ -52,11 +55,9 @@ def measure(
             for name, given in network.given().items():
                 # Each number for a unit has the same weight: as many images, as many positions.
                 axes, positions = [0, *range(2, given.ndim)], given[0, 0].numel()
-                found = [
-                    given.abs().sum(axes, dtype=torch.float32),
-                    (given.float() ** 2).sum(axes),
-                    given.float().sum(axes),
-                ]
+                found = [given.abs().sum(axes, dtype=torch.float32)]
+                if spread:
+                    found += [(given.float() ** 2).sum(axes), given.float().sum(axes)]
                 found = [total.double() / positions for total in found]
                 sums[name] = found if name not in sums else [a + b for a, b in zip(sums[name], found, strict=True)]
         count += len(x)
@@ -64,13 +65,15 @@ def measure(
     network.train(was_training)
     n_units = len(network.part.constant)
     size = torch.zeros(n_units, dtype=torch.float64, device=device)
-    spread = size.clone()
+    deviation = size.clone()
     for name, totals in sums.items():
         reads = network.layers[name].inputs.units
-        absolute, squared, plain = (_mean_of(total / count, reads, n_units) for total in totals)
+        absolute, *others = (_mean_of(total / count, reads, n_units) for total in totals)
         size = torch.maximum(size, absolute)
-        spread = torch.maximum(spread, (squared - plain**2).clamp(min=0).sqrt())
-    return Activity(size, spread)
+        if spread:
+            squared, plain = others
+            deviation = torch.maximum(deviation, (squared - plain**2).clamp(min=0).sqrt())
+    return Activity(size, deviation if spread else None)
 
 
 def _mean_of(values: Tensor, reads: Tensor, n_units: int) -> Tensor:
@@ -84,6 +87,7 @@ def _mean_of(values: Tensor, reads: Tensor, n_units: int) -> Tensor:
 @torch.no_grad()
 def contribution(activity: Activity, claims: Claims) -> Tensor:
     """Spread of each unit's activity times the norm of its outgoing weights, float64 [U]; 0 for silent units."""
+    assert activity.spread is not None
     squares = torch.zeros_like(activity.size)
     found = claims.tensors()
     for name in claims.readers():

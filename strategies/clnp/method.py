@@ -7,16 +7,16 @@ Departs from it as the package's own text says (`strategies/clnp/__init__.py`), 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench.data.loading import TensorLoader
-from clbench.data.streams import Samples, Stream, Task
+from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError
 from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin
+from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import find_units
 from clbench.records.format import ALL_GROUPS
 from clbench.strategies.clnp.settings import CLNPSettings, misfit
@@ -24,8 +24,6 @@ from clbench.suites.suite import Suite
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from clbench.networks.reduced import ReducedNetwork
 
 
 class _ValidationStream(Sequence[TensorLoader]):
@@ -40,18 +38,6 @@ class _ValidationStream(Sequence[TensorLoader]):
 
     def __getitem__(self, index: Any) -> Any:
         return TensorLoader([self.stream.tasks[index].validation], EVALUATION_BATCH, self.device)
-
-
-@dataclass(frozen=True)
-class _InBatches:
-    """Images of a task, made anew whenever they are asked for, so that they take no memory meanwhile."""
-
-    samples: Samples
-    device: torch.device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for positions in torch.arange(len(self.samples)).split(EVALUATION_BATCH):
-            yield self.samples.batch(positions, device=self.device)
 
 
 class CLNP(Method):
@@ -96,19 +82,34 @@ class CLNP(Method):
             seed=self.workplace.seeds.derive("clnp"),
             engine="reduced",
             observers=self.observers,
-            when_pruned=self._try_on_test_images,
+            when_pruned=self._remember_unpruned,
         )
         return [self.clnp]
 
-    def _try_on_test_images(self, mask: Tensor) -> None:
-        """What the present task's pruning costs on its test images, for the record alone: nothing depends on it."""
-        from clbench.strategies.clnp.validation import Accuracy
-
+    def _remember_unpruned(self, mask: Tensor) -> None:
+        """Keeps the network as it is before anything is cut, until `pruning` has measured it."""
         claims = self.clnp.claims
         assert claims is not None
-        images = _InBatches(self.workplace.stream.tasks[self.tasks_learned].test, self.workplace.device)
-        accuracy = Accuracy(claims.network, claims.units, images)
-        self._on_test = accuracy.accuracy(None), accuracy.accuracy(mask)
+        self._unpruned = mask.clone(), {name: tensor.clone() for name, tensor in claims.tensors().items()}
+        self._on_test: tuple[float, float] | None = None
+
+    def _tried_on_test(self, task: Task) -> tuple[float, float]:
+        """Accuracy on the task's test images before pruning and after it, for the record alone."""
+        if self._on_test is None:
+            claims, (mask, unpruned) = self.clnp.claims, self._unpruned
+            assert claims is not None
+            found = []
+            for kept in (torch.ones_like(mask), mask):
+                network = ReducedNetwork(claims.network, claims.units, seen_only(kept), unpruned).eval()
+                right = 0
+                with torch.inference_mode():
+                    for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
+                        x, y = task.test.batch(positions, device=self.workplace.device)
+                        right += int((network(x).argmax(1) == y).sum())
+                found.append(right / len(task.test))
+            self._on_test = found[0], found[1]
+            del self._unpruned
+        return self._on_test
 
     def phases(self, task: Task) -> list[Phase]:
         """The epochs before pruning, and those of fine-tuning."""
@@ -172,8 +173,9 @@ class CLNP(Method):
         if pruned is None or claims is None:
             return []
         names = [group.name for group in claims.units.groups]
-        # The first and the last look are at the whole network, before and after.
-        on_test = {0: self._on_test[0], len(pruned.probes) - 1: self._on_test[1]}
+        before, after = self._tried_on_test(self.workplace.stream.tasks[self.tasks_learned - 1])
+        # The first and the last look are at the whole network.
+        on_test = {0: before, len(pruned.probes) - 1: after}
         return [
             {
                 "task": self.tasks_learned,

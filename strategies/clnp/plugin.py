@@ -181,10 +181,11 @@ class CLNPPlugin(SupervisedPlugin):
         assert self._present is not None
         head = claims.units.outputs[0]
         self._phase = "idle"
-        activity = measure(*engine.measuring(), images_of(strategy), precision_of(strategy))
+        by_activity = self.options.rank == "activity"
+        activity = measure(*engine.measuring(), images_of(strategy), precision_of(strategy), spread=not by_activity)
         engine.leave()
         self._check_finite()
-        scores = activity.size if self.options.rank == "activity" else contribution(activity, claims)
+        scores = activity.size if by_activity else contribution(activity, claims)
         validation = Accuracy(claims.network, claims.units, batches_of(self._source, strategy.device))
         pruned = self._prune(scores, validation, strategy)
         self.when_pruned(pruned.mask)

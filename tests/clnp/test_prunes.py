@@ -131,8 +131,9 @@ def test_a_filters_activity_is_the_mean_size_over_images_and_positions_of_what_i
     x = torch.randn(11, 1, 8, 8, dtype=torch.double)
     network = ReducedNetwork(model, find_units(model, x), seen_only(torch.ones(8, dtype=torch.bool)))
     told = []
-    found = measure(network, lambda batch: told.append(len(batch)), x.split(4), contextlib.nullcontext)
+    found = measure(network, lambda batch: told.append(len(batch)), x.split(4), contextlib.nullcontext, spread=True)
     assert told == [4, 4, 3]
+    assert measure(network, told.append, x.split(4), contextlib.nullcontext, spread=False).spread is None
     with torch.no_grad():
         filters = model[:3](x).transpose(0, 1).flatten(1)
         neurons = model[:6](x).T
