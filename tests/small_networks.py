@@ -215,5 +215,9 @@ NETWORKS = {
     "gates": of_digits(Gates),
     "added to the inputs": lambda: (AddsToInputs(), torch.randn(6, 8)),
     "inputs beside neurons": lambda: (ReadsInputsAgain(), torch.randn(6, 8)),
-    "torchvision's resnet18": lambda: (torchvision.models.resnet18(num_classes=3), torch.randn(2, 3, 16, 16)),
+    # With a block at each of its four sizes, which is half of resnet18.
+    "torchvision's resnet": lambda: (
+        torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3),
+        torch.randn(2, 3, 16, 16),
+    ),
 }  # fmt: skip

@@ -10,8 +10,10 @@ from avalanche.models import MTSimpleCNN, MTSimpleMLP, MTSlimResNet18, SimpleCNN
 from torch import nn
 from torch.func import functional_call
 
+from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.settings import MLPSettings
 from clbench.networks.table import NETWORKS, build, find_network
+from clbench.networks.unit_map import Masking
 from clbench.networks.units import find_units
 
 PER_ROW = ("weight", "bias", "running_mean", "running_var")
@@ -149,11 +151,16 @@ def test_avalanches_networks_have_units(make, shape, n_units, output):
 
 
 def test_outputs_that_a_head_of_avalanches_masks_are_known():
-    network = MTSimpleMLP(input_size=6, hidden_size=5)
+    network, x = MTSimpleMLP(input_size=6, hidden_size=5).eval(), torch.randn(3, 6)
+    network.classifier.mask_value = -7.0
     network.classifier.active_units_T0[:] = torch.tensor([1, 0])
-    assert find_units(network, torch.zeros(1, 6)).active_outputs.tolist() == [True, False]
+    units = find_units(network, x[:1])
+    assert units.masking == Masking("classifier.active_units_T0", -7.0)
+    whole = ReducedNetwork(network, units, seen_only(torch.ones(units.n_units, dtype=torch.bool))).eval()
+    assert whole(x)[:, 1].tolist() == [-7.0] * 3
+    torch.testing.assert_close(whole(x), network(x, torch.zeros(3, dtype=torch.long)))
     network.classifier.masking = False
-    assert find_units(network, torch.zeros(1, 6)).active_outputs is None
+    assert find_units(network, x[:1]).masking is None
 
 
 def test_groups_are_called_after_the_layers_that_write_them():

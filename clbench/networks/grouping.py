@@ -1,5 +1,6 @@
 """From layers and tied units to groups: which units the same layers write, under which names and numbers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from clbench.errors import MethodError
 from clbench.networks.unit_map import Group, Kind
+
+# In records, the whole network.
+_RESERVED = ("all",)
+_LONGEST = 80
 
 
 @dataclass
@@ -73,6 +78,7 @@ def grouped(layers: Mapping[str, Writer], last: set[int], roots: Tensor) -> tupl
     labels = _labels({name: layer.unit for name, layer in layers.items() if layer.gives_units})
     numbers: dict[int, int] = {}
     groups = []
+    taken: set[str] = set(_RESERVED)
     for names, members in order.items():
         start, first = len(numbers), layers[names[0]]
         if len(members) < 2 and len(first.writes) < 2:
@@ -83,7 +89,7 @@ def grouped(layers: Mapping[str, Writer], last: set[int], roots: Tensor) -> tupl
         shown = [labels[name] for name in (names if len(names) < 3 else (names[0], names[-1]))]
         groups.append(
             Group(
-                name="+".join(shown),
+                name=_unlike("+".join(shown), taken),
                 unit=first.unit,
                 start=start,
                 size=len(members),
@@ -110,9 +116,22 @@ def _labels(layers: Mapping[str, str]) -> dict[str, str]:
     """A name for each layer, also where its own is but a number."""
     counts = {"neuron": 0, "filter": 0}
     found = {}
+    taken: set[str] = set(_RESERVED)
     for name, unit in layers.items():
         counts[unit] += 1
         last = name.rsplit(".", 1)[-1]
         kind = "layer" if unit == "neuron" else "conv"
-        found[name] = f"{kind}_{counts[unit]}" if last.isdigit() else name.removeprefix("trunk.")
+        plain = f"{kind}_{counts[unit]}" if last.isdigit() else name.removeprefix("trunk.").removeprefix("network.")
+        # Names stand in records, and go into those of MLflow's metrics.
+        found[name] = _unlike(re.sub(r"[^\w.-]", "_", plain)[:_LONGEST], taken)
+    return found
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it if it is taken; it is now."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
     return found

@@ -17,19 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from clbench.networks.modes import DROPOUTS
 from clbench.networks.reduced_layers import Channels, ReducedLayer, ReducedPerChannel, constant_first, joined
 from clbench.networks.tracing import PREFIX
 from clbench.networks.unit_map import Place, Units
-
-_DROPOUTS: dict[Any, type[nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-}
 
 
 @dataclass(frozen=True)
@@ -210,7 +202,7 @@ class _Building:
             return self.graph.call_function(torch.flatten, (self.copies[source], 1))
         elif place.kind == "channelwise":
             self.channels[node.name] = self.channels[place.sources[0]]
-            if node.target in _DROPOUTS and not node.kwargs.get("training", (*node.args, True, True, True)[2]):
+            if node.name in self.units.dropouts:
                 return self._copy_dropout(node)
         if node.op == "call_module":
             name = str(node.target)
@@ -280,8 +272,10 @@ class _Building:
         self.modules[target] = made
         first = next(each for each in node.all_input_nodes if each.name == source)
         new = self.graph.call_module(target, (self.copies[first],))
-        if name in self.units.outputs and self.units.active_outputs is not None:
-            new = self.graph.call_function(_masked, (new, (~self.units.active_outputs).tolist()))
+        masking = self.units.masking
+        if name in self.units.outputs and masking is not None:
+            masked = (self.tensors[masking.buffer] == 0).tolist()
+            new = self.graph.call_function(_masked, (new, masked, masking.value))
         return new
 
     def _copy_tie(self, node: fx.Node, place: Place) -> fx.Node:
@@ -313,7 +307,7 @@ class _Building:
         """Traced in evaluation, a call that depends on the mode says that it is off."""
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         name = f"dropouts.{node.name}"
-        self.modules[name] = _DROPOUTS[node.target](p)
+        self.modules[name] = DROPOUTS[node.target](p)
         source = node.args[0] if node.args else node.kwargs["input"]
         return self.graph.call_module(name, (self.copies[source],))  # type: ignore[index]
 
@@ -325,9 +319,9 @@ def _picked(x: Tensor, channels: list[int]) -> Tensor:
     return found if bool((index >= 0).all()) else found * (index >= 0).view(1, -1, *[1] * (x.ndim - 2))
 
 
-def _masked(logits: Tensor, masked: list[bool]) -> Tensor:
+def _masked(logits: Tensor, masked: list[bool], value: float) -> Tensor:
     """As Avalanche's heads give outputs that no task has had yet."""
-    return logits.masked_fill(torch.tensor(masked, device=logits.device), -1000.0)
+    return logits.masked_fill(torch.tensor(masked, device=logits.device), value)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from clbench.errors import MethodError
+from clbench.networks.unit_map import Masking
 
 PREFIX = "network."
 _PLAIN = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -20,13 +21,11 @@ class Leaf:
 
     Attributes:
         layer: name of the linear layer in it.
-        active: bool [outputs], which outputs are not masked; None for all.
-        masked: what the others are.
+        masking: which of its outputs it masks; None for none.
     """
 
     layer: str
-    active: Tensor | None
-    masked: float
+    masking: Masking | None
 
 
 class _Answering(nn.Module):
@@ -77,15 +76,14 @@ def leaf_of(node: fx.Node, modules: Mapping[str, nn.Module], task: int) -> Leaf 
     if not _is_head(module):
         return None
     if _is(module, "IncrementalClassifier"):
-        mask = module.active_units if module.masking else None
-        layer = f"{name}.classifier"
+        buffer, layer = "active_units", f"{name}.classifier"
     else:
         key = str(task)
         if key not in module.classifiers:
             raise MethodError(f"'{name}' has no output layer for task label {task} yet")
-        mask = getattr(module, f"active_units_T{task}") if module.masking else None
-        layer = f"{name}.classifiers.{key}.classifier"
-    return Leaf(layer.removeprefix("."), None if mask is None else mask.bool().clone(), float(module.mask_value))
+        buffer, layer = f"active_units_T{task}", f"{name}.classifiers.{key}.classifier"
+    masking = Masking(f"{name}.{buffer}".removeprefix("."), float(module.mask_value)) if module.masking else None
+    return Leaf(layer.removeprefix("."), masking)
 
 
 def refuse_lazy(network: nn.Module) -> None:

@@ -68,6 +68,19 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Masking:
+    """How a head of Avalanche's gives outputs that no task has had yet.
+
+    Attributes:
+        buffer: name of the network's buffer [outputs] that is 1 for the outputs that some task has had.
+        value: what the others are.
+    """
+
+    buffer: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Units:
     """What `find_units` found.
 
@@ -80,7 +93,9 @@ class Units:
         graph: of the network. The names of its modules begin with `tracing.PREFIX`.
         places: what each of its nodes is, by name.
         constants: tensors that the code itself makes, by the names that the graph has for them.
-        active_outputs: bool [outputs] of a head of Avalanche's that masks the others; None where none does.
+        masking: of a head of Avalanche's, which outputs it masks; None where it masks none.
+        dropouts: names of the nodes that drop at random in training alone.
+        only_in_training: what else the network does in training alone, in a few words; empty where nothing is.
     """
 
     n_units: int
@@ -91,4 +106,6 @@ class Units:
     graph: fx.Graph
     places: dict[str, Place]
     constants: dict[str, Tensor]
-    active_outputs: Tensor | None = None
+    masking: Masking | None = None
+    dropouts: frozenset[str] = frozenset()
+    only_in_training: str = ""

@@ -16,9 +16,10 @@ from torch import Tensor, fx, nn
 from clbench.errors import MethodError
 from clbench.networks.answer import with_memory
 from clbench.networks.grouping import Writer, grouped, output_of, renamed
+from clbench.networks.modes import in_training
 from clbench.networks.tracing import PREFIX, leaf_of, refuse_layer, refuse_lazy, traced
 from clbench.networks.trying import name_of, try_reduced, works_by_channel
-from clbench.networks.unit_map import Group, Kind, Layer, Place, Units
+from clbench.networks.unit_map import Group, Kind, Layer, Masking, Place, Units
 from clbench.own.code import said_by
 
 __all__ = ["Group", "Layer", "Place", "Units", "find_units"]
@@ -54,7 +55,8 @@ def find_units(network: nn.Module, image: Tensor, task: int = 0) -> Units:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             walk = _Walk(network, task)
-            found = walk.along(image)
+            found = replace(walk.along(image), **in_training(network, task, walk.graph))
+            network.eval()
             try_reduced(network, walk.root, found, image)
             return found
     finally:
@@ -77,7 +79,7 @@ class _Walk:
         self.tainted: dict[str, set[int]] = {}
         self.culprit: dict[str, str] = {}
         self.constants: dict[str, Tensor] = {}
-        self.active_outputs: Tensor | None = None
+        self.masking: Masking | None = None
 
     def along(self, image: Tensor) -> Units:
         for node in self.graph.nodes:
@@ -192,7 +194,7 @@ class _Walk:
         self.layers[name] = Writer(kind, reads, writes, "filter" if kind == "conv" else "neuron")
         leaf = leaf_of(node, self.modules, self.task)
         if leaf is not None:
-            self.active_outputs = leaf.active
+            self.masking = leaf.masking
         return Place("layer", name, writes, (source.name,), times)
 
     def _function(
@@ -276,9 +278,7 @@ class _Walk:
             if name not in self.layers and any(True for _ in module.parameters(recurse=False))
         )
         n_units = sum(group.size for group in groups)
-        return Units(
-            n_units, groups, layers, (name,), unused, self.graph, self.places, self.constants, self.active_outputs
-        )
+        return Units(n_units, groups, layers, (name,), unused, self.graph, self.places, self.constants, self.masking)
 
     def _reaching(self, node: fx.Node) -> set[int]:
         known = self._channels(node).tolist() if self._knows(node) else []
