@@ -109,11 +109,11 @@ def test_the_digest_of_weights_sees_every_bit_name_shape_and_type():
 
 @pytest.fixture
 def attempt(digits, plain):
-    """(root, method, stop after so many tasks, what else the run is made of, changes to the config) -> the run's folder
-    after one attempt at it."""
+    """(root, method, stop after so many tasks, what else the run is made of, overrides, changes to the config) -> the
+    run's folder after one attempt at it."""
 
-    def make(root, name="clnp", stop_after=None, given=MappingProxyType({}), **changes):
-        (spec,) = make_specs(plain, [name], [0], SMALL, digits, "float32", CPU.type)
+    def make(root, name="clnp", stop_after=None, given=MappingProxyType({}), overrides=SMALL, **changes):
+        (spec,) = make_specs(plain, [name], [0], overrides, digits, "float32", CPU.type)
         spec = replace(spec, **given)
         folder = RunFolder(root, spec.run_id)
 
@@ -144,6 +144,20 @@ def test_a_run_stopped_after_any_task_ends_like_an_uninterrupted_one(name, attem
     assert outcome_of(folder) == expected
     status = json.loads((folder.path / "status.json").read_text())
     assert len(status["resumed"]) == 3
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "per-task"])
+def test_filters_and_batch_norms_of_clnp_go_on_as_they_were(batch_norm, attempt, outcome_of, tmp_path):
+    small = {"network": "resnet18", "width": 2, "head": "multi", "n_tasks": 2, "epochs": 2, "steps_per_epoch": 3}
+    overrides = small | {"clnp.budget": "even", "clnp.batch_norm": batch_norm}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MethodWarning)
+        whole = attempt(tmp_path / "whole", overrides=overrides)
+        attempt(tmp_path / "parts", stop_after=1, overrides=overrides)
+        folder = attempt(tmp_path / "parts", overrides=overrides)
+    assert outcome_of(folder) == outcome_of(whole)
+    matrix = read_run(folder.path).accuracy_matrix
+    assert all(len(set(matrix[task + 1 :, task])) == 1 for task in range(2))
     assert not folder.checkpoint.exists()
     # One folder, and nothing set aside.
     assert [path.name for path in (tmp_path / "parts").iterdir() if path.name != ".leases"] == [folder.path.name]

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from clbench.errors import MethodWarning
+from clbench.errors import DivergenceError, MethodWarning
 from clbench.strategies.clnp.claims import Claims
 
 # Below this share of free units a task is told that it may not fit.
@@ -46,13 +46,24 @@ def warn_if_not_learned(task: int, accuracy: float, chance: float) -> None:
 
 
 def not_finite(claims: Claims) -> list[str]:
-    """Names of the layers with weights that are no finite numbers."""
+    """Names of the layers with weights or statistics that are no finite numbers."""
     found = claims.tensors()
+    kinds = ("weight", "bias", "running_mean", "running_var")
     return [
         name
         for name in claims.units.layers
-        if not all(bool(found[key].isfinite().all()) for key in (f"{name}.weight", f"{name}.bias") if key in found)
+        if not all(bool(found[key].isfinite().all()) for key in (f"{name}.{kind}" for kind in kinds) if key in found)
     ]
+
+
+def diverged(claims: Claims) -> DivergenceError:
+    """What to raise for weights or statistics that are no finite numbers; they are cleared."""
+    found = ", ".join(not_finite(claims))
+    clear_not_finite(claims)
+    return DivergenceError(
+        f"training for CLNP left weights of {found} that are not finite numbers, so nothing was claimed for the task; "
+        "a lower learning rate may keep them finite"
+    )
 
 
 @torch.no_grad()

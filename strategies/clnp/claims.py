@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
+from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import Units
 
 
@@ -23,7 +24,8 @@ class Claims:
         given: bool [U], units that are constant from the beginning, and every task's.
 
     Attributes:
-        units: as seen for the task at hand. `seen` has them by the name of the output layer.
+        units: as seen for the task at hand. `seen` has them by task label: an output layer may be another one, or give
+            other outputs of its own.
         layers: by name, all that were seen.
         active: bool [U], units claimed by a task so far.
         masks: task -> bool [U], units active after that task: what it reads.
@@ -34,7 +36,9 @@ class Claims:
     def __init__(self, network: nn.Module, units: Units, given: Tensor) -> None:
         self.network = network
         self.units = units
-        self.seen: dict[str, Units] = {}
+        self.seen: dict[int, Units] = {}
+        self.labels: dict[int, int] = {}
+        self._label = 0
         self.layers = dict(units.layers)
         self.given = given
         self.active = given.clone()
@@ -43,9 +47,11 @@ class Claims:
         self.own: dict[int, dict[str, Tensor]] = {}
         self.shown: int | None = None
         self._displaced: dict[str, Tensor] = {}
+        # Of frozen batch norms, as the latest task left them; None until they are known.
+        self._norms: dict[str, Tensor] | None = None
 
-    def see(self, units: Units) -> str:
-        """Takes in another output layer of the network, seen for another task. Returns its name.
+    def see(self, units: Units, label: int) -> str:
+        """Takes in the network as seen for a task label. Returns the name of its output layer.
 
         Raises:
             MethodError: if the network has other units by now, or the layer another size.
@@ -61,7 +67,8 @@ class Claims:
                 )
         if units.n_units != self.units.n_units:
             raise MethodError("CLNP needs the same hidden layers for every task, but the network's have changed")
-        self.units = self.seen[head] = units
+        self.units = self.seen[label] = units
+        self._label = label
         return head
 
     @property
@@ -93,11 +100,56 @@ class Claims:
         """
         self.masks[task] = mask.clone()
         self.active |= mask
-        self.heads[task] = head
+        self.heads[task], self.labels[task] = head, self._label
         kept = [f"{head}.bias", *([f"{head}.weight"] if own_weights else [])]
+        if self.units.masking is not None:
+            kept.append(self.units.masking.buffer)
         found = self.tensors()
         names = [name for name in kept if name in found] + (self.norm_tensors() if own_norms else [])
         self.own[task] = {name: found[name].clone() for name in names}
+        self._norms = {} if own_norms else {name: found[name].clone() for name in self.norm_tensors()}
+
+    @torch.no_grad()
+    def put_back_norms(self) -> None:
+        """Gives claimed channels of frozen batch norms what they had.
+
+        Whoever runs the network in training mode moves their statistics, and CLNP need not hear of it.
+        """
+        if self._norms is None and self.masks:
+            found = self.tensors()
+            own = any(name in kept for kept in self.own.values() for name in self.norm_tensors())
+            self._norms = {} if own else {name: found[name].clone() for name in self.norm_tensors()}
+        if self._norms:
+            found = self.tensors()
+            for name, before in self._norms.items():
+                rows = self.constant_rows(name.rpartition(".")[0])
+                found[name][rows] = before[rows]
+
+    def alone(self, task: int) -> ReducedNetwork:
+        """A network of its own, of the units of a task alone, that answers as after the task."""
+        self.move(next(self.network.parameters()).device)
+        self.put_back_norms()
+        kept = seen_only(self.masks[task])
+        return ReducedNetwork(self.network, self._seen_for(task), kept, self.values(task)).eval()
+
+    def _seen_for(self, task: int) -> Units:
+        of_head = {label: units for label, units in self.seen.items() if self.heads[task] in units.outputs}
+        if not of_head:
+            raise MethodError(
+                f"CLNP has not seen the output layer '{self.heads[task]}' of task {task} since its state was loaded; "
+                "attach the model with the task's label"
+            )
+        # Of a state without labels they are the tasks' numbers, or there is but one.
+        label = self.labels.get(task, task)
+        return of_head[label] if label in of_head else next(iter(of_head.values()))
+
+    def move(self, device: torch.device) -> None:
+        """Follows the network to a device."""
+        self.given, self.active = self.given.to(device), self.active.to(device)
+        self.masks = {task: mask.to(device) for task, mask in self.masks.items()}
+        self.own = {task: {name: tensor.to(device) for name, tensor in own.items()} for task, own in self.own.items()}
+        if self._norms is not None:
+            self._norms = {name: tensor.to(device) for name, tensor in self._norms.items()}
 
     @torch.no_grad()
     def cut(self, mask: Tensor, new: Tensor) -> None:
@@ -170,6 +222,7 @@ class Claims:
     @torch.no_grad()
     def show(self, task: int | None) -> None:
         """Puts a task's values in their places, until another's are, or with None the present ones."""
+        self.put_back_norms()
         found = self.tensors()
         for name, tensor in self._displaced.items():
             found[name].copy_(tensor)
@@ -195,11 +248,15 @@ class Claims:
             MethodError: if it is of another network.
         """
         self.show(None)
-        self.masks, self.heads, self.own = {}, {}, {}
+        self.masks, self.heads, self.own, self.labels, self._norms = {}, {}, {}, {}, None
         self.active = self.given.clone()
         found = self.tensors()
         for key, tensor in state.items():
-            kind, number, name = key.split("/", 2)
+            kind, number, name = [*key.split("/", 2), "", ""][:3]
+            if kind not in ("mask", "own", "seen") or not number.isdigit():
+                raise MethodError(f"'{key}' is no part of a state of CLNP; give what its state_dict() gave")
+            if kind == "seen":
+                continue
             task, here = int(number), tensor.to(self.active.device, copy=True)
             if kind == "mask":
                 if len(here) != len(self.active):

@@ -90,14 +90,16 @@ class FrozenChannels:
 
 
 class Notes:
-    """A forward pre-hook that remembers what a layer was given, until it is forgotten. Copies remember nothing."""
+    """A forward pre-hook that remembers what a layer was given while it listens. Copies remember nothing."""
 
     def __init__(self) -> None:
         self.given: Tensor | None = None
+        self.listens = False
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         """Remembers the layer's input."""
-        self.given = args[0] if args else next(iter(kwargs.values()))
+        if self.listens:
+            self.given = args[0] if args else next(iter(kwargs.values()))
 
     def __reduce__(self) -> tuple[type["Notes"], tuple[()]]:
         return Notes, ()
@@ -121,6 +123,7 @@ class Dense:
         self._hooks: list[Any] = []
         self._notes: dict[str, Notes] = {}
         self._weights: list[nn.Parameter] = []
+        self.optimizer: torch.optim.Optimizer | None = None
 
     def enter(
         self, strategy: Any, trainable: Tensor, kept: Tensor, fixed: Tensor | None, before: Step, after: Step
@@ -134,7 +137,8 @@ class Dense:
             before, after: get the weights that may train, around every step.
         """
         self.leave()
-        strategy.optimizer.state.clear()
+        self.optimizer = strategy.optimizer
+        self.optimizer.state.clear()
         self._hold(trainable, kept, fixed)
         if self._notes_activities:
             self._notes = {name: Notes() for name in self.claims.readers()}
@@ -151,8 +155,8 @@ class Dense:
             after(self._weights)
             self._put_back()
 
-        optimizer = strategy.optimizer
-        self._hooks += [optimizer.register_step_pre_hook(hold), optimizer.register_step_post_hook(put_back)]
+        hooks = self.optimizer.register_step_pre_hook, self.optimizer.register_step_post_hook
+        self._hooks += [hooks[0](hold), hooks[1](put_back)]
 
     def _hold(self, trainable: Tensor, kept: Tensor, fixed: Tensor | None) -> None:
         claims = self.claims
@@ -204,8 +208,14 @@ class Dense:
         for norm, frozen in self._frozen:
             frozen.put_back(norm)
 
+    def listen(self, now: bool) -> None:
+        """Says whether a pass through the network is the strategy's own, whose activities count."""
+        for notes in self._notes.values():
+            notes.listens = now
+
     def suspend(self) -> None:
-        """Does nothing: it is the whole network that trains."""
+        """It is the whole network that trains. What a step that was interrupted has moved is put back."""
+        self._put_back()
 
     def resume(self) -> None:
         """Does nothing."""

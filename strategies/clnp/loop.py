@@ -21,10 +21,19 @@ def sample_of(strategy: Any) -> tuple[Tensor, Tensor]:
     Raises:
         MethodError: if images are no tensors, or have several labels.
     """
-    image, target, *_, label = strategy.experience.dataset[0]
+    image, target, *rest = strategy.experience.dataset[0]
+    # A data set without task labels is one task's.
+    label = rest[-1] if rest else 0
     if getattr(target, "ndim", 0) > 0 or isinstance(target, list | tuple):
         raise MethodError(ONE_LABEL)
     return tensor_of(image).unsqueeze(0).to(strategy.device), torch.tensor([int(label)], device=strategy.device)
+
+
+def label_of(model: Any, task_labels: Tensor | int) -> int:
+    """The task label by which a model is to be seen; 0 for one that takes none, which is the same for all tasks."""
+    if not isinstance(model, MultiTaskModule):
+        return 0
+    return task_labels if isinstance(task_labels, int) else int(task_labels.flatten()[0])
 
 
 def tensor_of(image: Any) -> Tensor:
@@ -50,6 +59,19 @@ def check_images(source: Any) -> None:
     """
     if isinstance(source, AvalancheDataset):
         tensor_of(source[0][0])
+
+
+def check_optimizer(prepared: torch.optim.Optimizer | None, strategy: Any) -> None:
+    """Refuses an optimizer that came after the task's was prepared to hold what is claimed.
+
+    Raises:
+        MethodError: if there is one.
+    """
+    if prepared is not strategy.optimizer:
+        raise MethodError(
+            "the strategy got another optimizer after CLNP had prepared for the task; list the plugin that does so "
+            "before CLNPPlugin"
+        )
 
 
 def images_of(strategy: Any) -> Iterator[Tensor]:

@@ -6,15 +6,14 @@ from typing import Any, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from clbench.errors import DivergenceError, MethodError
-from clbench.networks.reduced import ReducedNetwork, seen_only
+from clbench.errors import MethodError
+from clbench.networks.reduced import ReducedNetwork
 from clbench.networks.units import find_units
 from clbench.seeding import RandomStreams
 from clbench.strategies.clnp.checks import (
-    clear_not_finite,
+    diverged,
     not_finite,
     warn_if_empty,
     warn_if_full,
@@ -24,8 +23,10 @@ from clbench.strategies.clnp.claims import Claims, tasks_in
 from clbench.strategies.clnp.dense import Dense
 from clbench.strategies.clnp.loop import (
     check_images,
+    check_optimizer,
     fine_tuning_epoch,
     images_of,
+    label_of,
     may_mix_heads,
     precision_of,
     sample_of,
@@ -35,11 +36,10 @@ from clbench.strategies.clnp.norms import Norms
 from clbench.strategies.clnp.pruning import Pruned, choose, limits_of
 from clbench.strategies.clnp.reduced import Reduced
 from clbench.strategies.clnp.reporting import GroupReport, reports_of
-from clbench.strategies.clnp.settings import CLNPOptions, settled
+from clbench.strategies.clnp.settings import CLNPOptions, check_arguments, options_of, settled
 from clbench.strategies.clnp.starting import draw_free, given_units
 from clbench.strategies.clnp.tasks import Seen, Tasks
 from clbench.strategies.clnp.validation import Accuracy, batches_of, hold_out, source_of
-from clbench.suites.settings import setting_error
 
 
 class CLNPPlugin(SupervisedPlugin):
@@ -62,8 +62,8 @@ class CLNPPlugin(SupervisedPlugin):
         n_tasks: how many there will be, for `budget=even`; None asks the benchmark.
         task_of: says which task an evaluation experience is; None lets the numbers of experiences say so.
         seed: of new initial weights and of the held-out share.
-        engine: `dense` trains the model's own parameters. `reduced` trains a smaller network in their place, which is
-            faster and hides from other plugins what trains.
+        engine: `dense` trains the model's own parameters. `reduced` trains a smaller network in their place: faster,
+            but hidden from other plugins. A network that does more in training than dropout trains dense.
         observers: plugins that hear of the iterations of fine-tuning as well.
         when_pruned: called with what stays of the network, bool [U], before anything is cut, for who wants to measure.
         changes: options by name.
@@ -91,19 +91,12 @@ class CLNPPlugin(SupervisedPlugin):
         seed: int = 0,
         engine: Literal["dense", "reduced"] = "dense",
         observers: Sequence[Any] = (),
-        when_pruned: Callable[[Tensor], None] = lambda mask: None,
+        when_pruned: Callable[[Tensor], None] | None = None,
         **changes: Any,
     ) -> None:
         super().__init__()
-        try:
-            self.options = CLNPOptions(**{**(options.model_dump() if options else {}), **changes})
-        except ValidationError as error:
-            raise setting_error(error, prefix="CLNPPlugin.") from None
-        if fine_tune_epochs < 0 or not 0 < validation_share < 1:
-            raise MethodError(
-                f"CLNPPlugin needs fine_tune_epochs >= 0 and 0 < validation_share < 1, but got {fine_tune_epochs} and "
-                f"{validation_share}"
-            )
+        self.options = options_of(options, changes)
+        check_arguments(fine_tune_epochs, validation_share, n_tasks, engine)
         self.fine_tune_epochs = fine_tune_epochs
         self.validation_stream = validation_stream
         self.validation_share = validation_share
@@ -140,9 +133,8 @@ class CLNPPlugin(SupervisedPlugin):
         head = self.attach(strategy.model, image, labels)
         claims = self._claims
         self._groups = settled(self.options, [group.name for group in claims.units.groups])
-        self._source = source_of(
-            self._validation_data if self.validation_stream is None else self.validation_stream[len(self.tasks)]
-        )
+        held_out = self._validation_data if self.validation_stream is None else None
+        self._source = source_of(held_out, self.validation_stream, len(self.tasks))
         check_images(self._source)
         self._present = self.tasks.begin(strategy.experience)
         self._only_label = may_mix_heads(strategy)
@@ -156,8 +148,10 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Drops inputs at random while fine-tuning, if asked for. Refuses images of other heads."""
-        if self._phase == "idle":
+        if self._phase == "idle" or self._engine is None:
             return
+        check_optimizer(self._engine.optimizer, strategy)
+        self._engine.listen(True)
         if self._only_label and int(strategy.mb_task_id.unique().numel()) > 1:
             raise MethodError(
                 "CLNP trains the head of one task, but there are images of other tasks among the batches; leave the "
@@ -167,6 +161,11 @@ class CLNPPlugin(SupervisedPlugin):
             strategy.mbatch[0] = nn.functional.dropout(strategy.mb_x, self.options.fine_tune_dropout)
         elif isinstance(self._engine, Reduced):
             self._engine.expect(strategy.mb_x)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """What other plugins run through the network has no part in the norm of activities."""
+        if self._engine is not None:
+            self._engine.listen(False)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the norm of the free units' activities, if asked for, to the loss."""
@@ -184,11 +183,14 @@ class CLNPPlugin(SupervisedPlugin):
         by_activity = self.options.rank == "activity"
         activity = measure(*engine.measuring(), images_of(strategy), precision_of(strategy), spread=not by_activity)
         engine.leave()
-        self._check_finite()
+        if not_finite(claims):
+            self._abandon()
+            raise diverged(claims)
         scores = activity.size if by_activity else contribution(activity, claims)
         validation = Accuracy(claims.network, claims.units, batches_of(self._source, strategy.device))
         pruned = self._prune(scores, validation, strategy)
-        self.when_pruned(pruned.mask)
+        if self.when_pruned is not None:
+            self.when_pruned(pruned.mask)
         new = pruned.mask & ~claims.active
         warn_if_empty(claims, pruned.mask)
         claims.cut(pruned.mask, new)
@@ -206,6 +208,11 @@ class CLNPPlugin(SupervisedPlugin):
         self.tasks.learned.append(self._present)
         self.pruned, self._present, self._engine = pruned, None, None
 
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        """What others have run through the network after the task changes nothing of what was claimed."""
+        if self.claims is not None:
+            self.claims.put_back_norms()
+
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """In the midst of training, the whole network answers, with what was trained so far in it."""
         # An evaluation before this one may have been interrupted.
@@ -220,6 +227,8 @@ class CLNPPlugin(SupervisedPlugin):
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Sees the experience as its task, which in the midst of being learned has no mask yet."""
+        if self.claims is None and self._loaded is not None:
+            self.attach(strategy.model, *sample_of(strategy))
         place = self.tasks.find(strategy.experience, self._present)
         if self._present is None or (place is not None and place < len(self.tasks)):
             self._show(place)
@@ -255,15 +264,14 @@ class CLNPPlugin(SupervisedPlugin):
         """
         if index not in self.masks:
             raise MethodError(f"CLNP has not learned task {index}; expected one of {', '.join(map(str, self.masks))}")
-        claims = self._claims
-        network = ReducedNetwork(
-            claims.network, claims.seen[claims.heads[index]], seen_only(claims.masks[index]), claims.values(index)
-        )
-        return network.eval()
+        return self._claims.alone(index)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What must be kept between tasks beside the model: a bit per unit and task, and what is a task's own."""
-        return {} if self.claims is None else self.claims.state()
+        """What must be kept between tasks beside the model: masks, what is a task's own, what tells tasks apart."""
+        if self.claims is None:
+            return dict(self._loaded or {})
+        self.claims.put_back_norms()
+        return {**self.claims.state(), **self.tasks.state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes what `state_dict` gave, before or after the first task has arrived."""
@@ -271,8 +279,9 @@ class CLNPPlugin(SupervisedPlugin):
             self._loaded = dict(state)
         else:
             self.claims.load_state(state)
-        # What is not known of them any more: their classes, and which benchmark they were of.
-        self.tasks.learned = [Seen(task, frozenset(), frozenset()) for task in tasks_in(state)]
+        self.tasks.load_state(state, len(tasks_in(state)))
+        if self.claims is not None:
+            self.claims.labels = self.tasks.labels()
 
     def attach(self, model: nn.Module, image: Tensor, task_labels: Tensor | int = 0) -> str:
         """Finds the model's units. Happens by itself when a task is trained; needed to load a state before that.
@@ -288,13 +297,14 @@ class CLNPPlugin(SupervisedPlugin):
         Raises:
             MethodError: if the network cannot be pruned, or changed since an earlier task.
         """
-        label = task_labels if isinstance(task_labels, int) else int(task_labels.flatten()[0])
+        label = label_of(model, task_labels)
         units = find_units(model, image, label)
         if self.claims is None:
             self.claims = Claims(model, units, given_units(model, units))
         elif self.claims.network is not model:
             raise MethodError("CLNPPlugin has learned another model; give each model a plugin of its own")
-        head = self.claims.see(units)
+        self.claims.move(image.device)
+        head = self.claims.see(units, label)
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             self.load_state_dict(loaded)
@@ -309,8 +319,9 @@ class CLNPPlugin(SupervisedPlugin):
 
     def _enter(self, strategy: Any, kept: Tensor) -> None:
         claims, o = self._claims, self.options
+        claims.put_back_norms()
         if self._engine is None:
-            kind = Dense if self.engine_name == "dense" else Reduced
+            kind = Dense if self.engine_name == "dense" or claims.units.only_in_training else Reduced
             self._engine = kind(claims, own_norms=o.batch_norm == "per-task", notes=any(self._groups.strengths))
         head = claims.units.outputs[0]
         fixed = self._taken(head)
@@ -383,12 +394,3 @@ class CLNPPlugin(SupervisedPlugin):
 
     def _generator(self, purpose: str) -> torch.Generator:
         return RandomStreams(self.seed).generator(f"clnp-{purpose}", len(self.tasks))
-
-    def _check_finite(self) -> None:
-        if found := not_finite(self._claims):
-            clear_not_finite(self._claims)
-            self._abandon()
-            raise DivergenceError(
-                f"training for CLNP left weights of {', '.join(found)} that are not finite numbers, so nothing was "
-                "claimed for the task; a lower learning rate may keep them finite"
-            )

@@ -151,7 +151,8 @@ def choose(
             accuracy = reached
         if reached is not None:
             found.mask = pruned(theta)
-            looks[theta] = replace(looks[theta], is_chosen=True)
+            # Of one threshold for all, the last look says what was chosen.
+            looks[theta] = replace(looks[theta], is_chosen=not global_threshold)
         else:
             name = names[numbers[0]] if names else f"group {numbers[0] + 1}"
             warnings.warn(

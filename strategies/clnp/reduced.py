@@ -33,6 +33,7 @@ class Reduced:
         self.network: ReducedNetwork | None = None
         self._loader: TensorLoader | None = None
         self._hooks: list[Any] = []
+        self.optimizer: Any = None
 
     def enter(
         self, strategy: Any, trainable: Tensor, kept: Tensor, fixed: Tensor | None, before: Step, after: Step
@@ -42,18 +43,18 @@ class Reduced:
         claims = self.claims
         part = Part(claims.active & kept, trainable, fixed_outputs=fixed, own_norms=self._own_norms)
         network = ReducedNetwork(claims.network, claims.units, part).train(claims.network.training)
-        self._strategy, self._optimizer = strategy, strategy.optimizer
-        self._whole = [list(group["params"]) for group in self._optimizer.param_groups]
+        self._strategy, self.optimizer = strategy, strategy.optimizer
+        self._whole = [list(group["params"]) for group in self.optimizer.param_groups]
         parts = self._parts(network)
-        self._optimizer.state.clear()
-        for group, whole in zip(self._optimizer.param_groups, self._whole, strict=True):
+        self.optimizer.state.clear()
+        for group, whole in zip(self.optimizer.param_groups, self._whole, strict=True):
             # Parameters of other heads have no part in this task.
             group["params"] = [part for parameter in whole for part in parts.get(parameter, [])]
         self.network = strategy.model = network
         if self._notes:
             self._noting = network.noting()
             self._noting.__enter__()
-        hooks = self._optimizer.register_step_pre_hook, self._optimizer.register_step_post_hook
+        hooks = self.optimizer.register_step_pre_hook, self.optimizer.register_step_post_hook
         for register, act in zip(hooks, (before, after), strict=True):
             self._hooks.append(register(lambda *_, act=act: act(network.weights)))
 
@@ -80,10 +81,13 @@ class Reduced:
         self._hooks = []
         self.network.write_back(self.claims.network)
         self._strategy.model = self.claims.network.train(self.network.training)
-        self._optimizer.state.clear()
-        for group, whole in zip(self._optimizer.param_groups, self._whole, strict=True):
+        self.optimizer.state.clear()
+        for group, whole in zip(self.optimizer.param_groups, self._whole, strict=True):
             group["params"] = whole
         self.network, self._loader = None, None
+
+    def listen(self, now: bool) -> None:
+        """Does nothing: no other pass goes through the reduced network."""
 
     def suspend(self) -> None:
         """Lets the whole network answer for a while, with what was trained so far in it."""

@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.errors import MethodError
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.suites.settings import setting_error
 
 
 def _listed(value: Any) -> Any:
     """One number for a list of it, `a=1,b=2` for a mapping, as `--set` reads them; a tuple for a list."""
-    if isinstance(value, str) and "=" in value:
+    if isinstance(value, str) and "=" not in value:
+        try:
+            return [float(part) for part in value.split(",")]
+        except ValueError:
+            return value
+    if isinstance(value, str):
         pairs = [part.split("=") for part in value.split(",")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError("expected a number for each group, such as conv1=0.3,conv2=0.5")
@@ -25,8 +31,8 @@ def _listed(value: Any) -> Any:
 
 def _even(value: Any) -> Any:
     """`even` as it is, and otherwise what `_listed` and `_within` make of it."""
-    if value == "even" or value is None:
-        return value
+    if value in ("even", "none", None):
+        return None if value == "none" else value
     listed = _listed(value)
     numbers = [*listed.values()] if isinstance(listed, dict) else listed
     if not isinstance(numbers, list) or not all(isinstance(n, int | float) and 0 < n <= 1 for n in numbers):
@@ -172,6 +178,36 @@ class CLNPSettings(MethodSettings, CLNPOptions):
     def options(self) -> CLNPOptions:
         """What the plugin is given."""
         return CLNPOptions.model_construct(**{name: getattr(self, name) for name in CLNPOptions.model_fields})
+
+
+def options_of(options: CLNPOptions | None, changes: Mapping[str, Any]) -> CLNPOptions:
+    """The options with changes.
+
+    Raises:
+        SettingError: for one that does not fit, or that there is not.
+    """
+    if not isinstance(options, CLNPOptions | None):
+        raise MethodError(f"CLNPPlugin's options must be a CLNPOptions, but got {options!r}; give settings by name")
+    try:
+        return CLNPOptions(**{**(options.model_dump() if options else {}), **changes})
+    except ValidationError as error:
+        raise setting_error(error, prefix="CLNPPlugin.") from None
+
+
+def check_arguments(fine_tune_epochs: Any, validation_share: Any, n_tasks: Any, engine: Any) -> None:
+    """Checks the arguments of `CLNPPlugin` that are no options.
+
+    Raises:
+        MethodError: naming the one that does not fit.
+    """
+    for name, found, fits, expected in (
+        ("fine_tune_epochs", fine_tune_epochs, type(fine_tune_epochs) is int and fine_tune_epochs >= 0, "0, 1, 2 ..."),
+        ("validation_share", validation_share, 0 < validation_share < 1, "a share between 0 and 1"),
+        ("n_tasks", n_tasks, n_tasks is None or (type(n_tasks) is int and n_tasks > 0), "None, 1, 2 ..."),
+        ("engine", engine, engine in ("dense", "reduced"), "dense or reduced"),
+    ):
+        if not fits:
+            raise MethodError(f"CLNPPlugin's {name} must be {expected}, but got {found!r}")
 
 
 def misfit(options: "CLNPOptions | CLNPSettings", names: list[str]) -> str:

@@ -40,6 +40,9 @@ def draw_free(
         if layer.kind == "norm":
             # Those of claimed channels, where every task has its own, start as the last one left them.
             _start_norm(found, name, free)
+            if f"{name}.num_batches_tracked" in found:
+                # With momentum=None it weighs the mean over batches, of which the free channels have seen none.
+                found[f"{name}.num_batches_tracked"].zero_()
         elif options.initial_scale is not None and weight is not None:
             weight[free] = fresh(weight)[free] * options.initial_scale
             if bias is not None:

@@ -6,11 +6,16 @@ as many experiences as the training stream.
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from clbench.errors import MethodError, MethodWarning
+
+_SEEN = "seen/"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,20 @@ class Seen:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Seen, (self.number, self.classes, self.labels)
+
+    def state(self) -> dict[str, Tensor]:
+        """What tells it apart, by name, but for its benchmark."""
+        return {
+            "number": torch.tensor([self.number]),
+            "classes": torch.tensor(sorted(self.classes), dtype=torch.int64),
+            "labels": torch.tensor(sorted(self.labels), dtype=torch.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "Seen":
+        """What `state` was made of."""
+        number, classes, labels = (state[name].tolist() for name in ("number", "classes", "labels"))
+        return cls(number[0], frozenset(classes), frozenset(labels))
 
 
 def look_at(experience: Any) -> Seen:
@@ -60,6 +79,26 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self.learned)
+
+    def state(self) -> dict[str, Tensor]:
+        """What tells the tasks apart, by name."""
+        return {
+            f"{_SEEN}{place}/{name}": tensor
+            for place, seen in enumerate(self.learned)
+            for name, tensor in seen.state().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor], n_learned: int) -> None:
+        """Takes what `state` gave; of a task of which nothing is known the number is its place."""
+        self.learned = []
+        for place in range(n_learned):
+            start = f"{_SEEN}{place}/"
+            found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+            self.learned.append(Seen.from_state(found) if found else Seen(place, frozenset(), frozenset()))
+
+    def labels(self) -> dict[int, int]:
+        """The task label of each task whose images have but one."""
+        return {place: next(iter(seen.labels)) for place, seen in enumerate(self.learned) if len(seen.labels) == 1}
 
     def begin(self, experience: Any) -> Seen:
         """A task that is about to be learned. Warns if its evaluation will be told more than it seems."""
@@ -105,8 +144,8 @@ class Tasks:
         if not places:
             return None
         found = places[-1]
-        classes = frozenset(_distinct(experience.dataset, "targets"))
-        if not classes & learned[found].classes:
+        classes, known = frozenset(_distinct(experience.dataset, "targets")), learned[found].classes
+        if known and not classes & known:
             self._warn(
                 f"the evaluation experience {number} has none of the classes of the training experience of that "
                 "number, through whose mask it is seen; give CLNPPlugin a task_of that says which task it is"

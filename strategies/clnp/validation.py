@@ -36,6 +36,11 @@ def hold_out(dataset: Any, share: float, generator: torch.Generator) -> tuple[An
     """
     try:
         labels = torch.as_tensor([int(label) for label in dataset.targets])
+    except AttributeError:
+        raise MethodError(
+            "CLNP holds validation images out class by class, and the data set has no targets; give it some, one label "
+            "an image, or give CLNPPlugin a validation_stream"
+        ) from None
     except (TypeError, ValueError):
         raise MethodError(ONE_LABEL) from None
     out = torch.zeros(len(labels), dtype=torch.bool)
@@ -52,9 +57,29 @@ def hold_out(dataset: Any, share: float, generator: torch.Generator) -> tuple[An
     return (dataset.subset(order[~out[order]].tolist()), dataset.subset(order[out[order]].tolist()).eval())
 
 
-def source_of(given: Any) -> Any:
-    """What validation images are in: a data set, a loader, or batches, also where an experience was given."""
-    return given.dataset.eval() if isinstance(given, CLExperience) else given
+def source_of(held_out: Any, stream: Sequence[Any] | None, task: int) -> Any:
+    """What validation images are in: a data set, a loader, or batches, also where an experience was given.
+
+    Args:
+        held_out: of the task's data; what there is where no stream was given.
+        stream: as `CLNPPlugin` was given it.
+        task: number of the task.
+
+    Raises:
+        MethodError: if the stream has nothing for the task.
+    """
+    if stream is None:
+        return held_out
+    if task >= len(stream):
+        raise MethodError(
+            f"CLNP's validation_stream has images for {len(stream)} tasks, and this is task {task + 1}; give it one "
+            "entry for each"
+        )
+    given = stream[task]
+    if isinstance(given, CLExperience):
+        return given.dataset.eval()
+    # What can be gone through but once is kept.
+    return list(given) if isinstance(given, Iterator) else given
 
 
 def batches_of(source: Any, device: torch.device) -> Batches:

@@ -173,7 +173,7 @@ def test_validation_images_may_be_an_experience_of_another_stream(in_avalanche, 
 
     prune = plugin._prune
     plugin._prune = lambda scores, validation, strategy: (
-        sizes.append(validation.n_images),
+        sizes.append(len(validation.right(None))),
         prune(scores, validation, strategy),
     )[1]
     naive_strategy(NETWORKS["sequential"](), plugin, Look(), epochs=1).train(benchmark.train_stream[0])

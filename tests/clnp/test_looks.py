@@ -45,8 +45,9 @@ def test_the_first_look_is_at_the_whole_network_and_the_last_at_what_was_claimed
             assert last["test_accuracy"] == shares_right(network, task.test)[0]
         assert all(math.isnan(row["test_accuracy"]) for row in rows[1:-1])
         used = {row["group"]: row["units"] - row["free"] for row in method.capacity()}
-        chosen = {row["group"]: row["kept"] for row in rows if row["chosen"]}
-        assert chosen == (used if "thresholds" not in settings else {}) | {ALL_GROUPS: sum(used.values())}
+        chosen = [(row["group"], row["kept"]) for row in rows if row["chosen"]]
+        by_group = [] if "thresholds" in settings else [*used.items()]
+        assert chosen == [*by_group, (ALL_GROUPS, sum(used.values()))]
         cost = 100 * (first["validation_accuracy"] - last["validation_accuracy"])
         spent = sum(row["margin_spent"] for row in method.capacity())
         assert cost == pytest.approx(spent + method.clnp.pruned.cut)

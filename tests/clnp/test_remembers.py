@@ -7,8 +7,10 @@ import torch
 
 from clbench.errors import MethodWarning
 from clbench.methods.method import answering
+from clbench.methods.table import resolve_settings
 from clbench.networks.reduced import Part
 from clbench.strategies.clnp.dense import Held
+from clbench.strategies.clnp.method import CLNP
 
 OPTIMIZERS = {
     "adam": {"optimizer": "adam"},
@@ -230,3 +232,22 @@ def test_a_task_is_looked_back_at_with_its_own_neurons_alone_and_answers_as_the_
         layer.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
     network(x)
     assert widths == [*(int(mask.sum()) for mask in masks), 10]
+
+
+def test_an_own_network_whose_outputs_are_sliced_by_task_forgets_nothing(make_workplace, logits_of, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, image_shape, n_outputs):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, n_outputs))\n"
+    )
+    workplace = make_workplace(n_tasks=3, network=f"{tmp_path}/net.py:Net", head="multi", epochs=6, batch_size=32)
+    method = CLNP(resolve_settings(workplace.suite, "clnp", {"budget": "even"}), workplace)
+    method.prepare()
+    tasks, before = method.workplace.stream.tasks, []
+    for task in tasks:
+        method.learn(task)
+        before.append(logits_of(method, task))
+        right = before[-1].argmax(1) == task.test.tensors()[1]
+        assert right.float().mean() > 0.6
+    assert all(torch.equal(logits_of(method, task), found) for task, found in zip(tasks, before, strict=True))
