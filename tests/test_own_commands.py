@@ -222,6 +222,7 @@ def test_several_runs_at_once_load_the_network_anew_and_learn_the_same(child, la
 RUN = ["run", "--suite", "mine.toml", "--methods", "naive", "--no-report", "--threads", "1", "--set", "n_tasks=3"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(child, lab, outcome_of):
     assert child(lab, *RUN).code == 0
     (whole,) = folders(lab)

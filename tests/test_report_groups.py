@@ -68,7 +68,7 @@ def test_groups_of_one_unit_stand_in_the_order_of_the_record_with_the_unit_in_th
     section = capacity_of([counting(FILTERS, seed) for seed in range(3)])
     table = table_of(section)
     headings = [column.heading for column in table.columns]
-    assert headings == ["Group", "Task", "Filters", "Free", "Free, %", "New", "Reused"]
+    assert headings == ["Group", "Task", "Filters", "Used", "Free", "Free, %", "New", "Reused"]
     assert [row[0].text for row in table.rows] == ["conv2", "conv2", "conv10", "conv10", "conv1", "conv1"]
     assert [row[1].text for row in table.rows] == ["1", "2"] * 3
     assert "neuron" not in str(section).replace("neurons or", "")

@@ -71,15 +71,20 @@ def test_asked_spent_on_validation_and_spent_on_test_stand_beside_each_other(cln
 
 
 def test_the_interval_of_what_was_spent_is_that_of_a_mean_of_changed_answers(clnp: Callable[..., RecordedRun]) -> None:
-    # Of 200 answers 4 turned wrong and 2 right: a mean of 0.01 with this variance.
-    changes = [1] * 4 + [-1] * 2 + [0] * 194
-    mean = sum(changes) / 200
-    variance = sum((change - mean) ** 2 for change in changes) / 200 / 200
+    # Of 200 answers 4 turned wrong and 2 right, and half an answer more of either kind and of those that stayed.
+    changes = [1] * 9 + [-1] * 5 + [0] * 390
+    mean = sum(changes) / 404
+    variance = sum((change - mean) ** 2 for change in changes) / 404 / 202
     (first, second) = spent([clnp(searched())])
     assert first.validation.mean == pytest.approx(0.01)
     assert first.uncertainty == pytest.approx(1.96 * math.sqrt(variance))
     # All four that changed turned wrong.
-    assert second.uncertainty == pytest.approx(1.96 * math.sqrt((0.02 - 0.02**2) / 200))
+    assert second.uncertainty == pytest.approx(1.96 * math.sqrt((5 / 202 - (4 / 202) ** 2) / 202))
+
+
+def test_that_no_answer_changed_does_not_make_the_cost_certain(clnp: Callable[..., RecordedRun]) -> None:
+    same = searched().assign(changed=0, validation_accuracy=0.9)
+    assert all(0.005 < each.uncertainty < 0.02 for each in spent([clnp(same)]))
 
 
 def test_what_was_spent_is_the_mean_over_seeds_with_its_interval(clnp: Callable[..., RecordedRun]) -> None:

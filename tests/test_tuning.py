@@ -213,9 +213,14 @@ def test_every_packaged_grid_is_one_of_trials_that_fit(name):
 
 
 LOGS = sorted(TUNING.glob("*.csv"))
+# Takes half a minute, and says no more than the others do.
+LONG = "permuted-mnist-clnp-paper"
 
 
-@pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "log",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem == LONG else [], id=path.stem) for path in LOGS],
+)
 def test_a_grid_says_all_that_its_logged_trials_depended_on_whatever_the_suite_says_now(log, digits):
     suite, grid = the_grid_of(log.stem)
     # CLNP's trials among all methods' are from before there was `output_weights` (baselines/tuning/README.md).

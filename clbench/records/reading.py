@@ -139,6 +139,8 @@ def read_run(folder: Path) -> RecordedRun:
     pruning = pd.DataFrame(columns=list(PRUNING_COLUMNS))
     if "pruning.csv" in contents:
         with _blaming(folder / "pruning.csv"):
+            if "pruning.csv" not in TABLES[record_format]:
+                raise ValueError(f"a record of format {record_format} has no such file")
             pruning = parse_table(contents["pruning.csv"], TABLES[record_format]["pruning.csv"])
     with _blaming(folder / "environment.txt"):
         environment = contents["environment.txt"].decode()

@@ -21,7 +21,8 @@ class Spent:
         task: its number, from 1.
         validation, test: on either images; mean over seeds.
         uncertainty: half the 95 % interval of one run's cost on validation images, from the number of images whose
-            answer became right or wrong; mean over seeds.
+            answer became right or wrong (Agresti and Min 2005, "Simple improved confidence intervals for comparing
+            matched proportions"); mean over seeds.
     """
 
     task: int
@@ -48,9 +49,11 @@ def _costs(looks: pd.DataFrame) -> pd.DataFrame:
     whole = looks[looks["group"] == ALL_GROUPS].groupby("task")
     before, after = whole.first(), whole.last()
     cost = before["validation_accuracy"] - after["validation_accuracy"]
-    n = after["validation_images"]
-    # Of n answers, each turned wrong (1), right (-1) or stayed (0).
-    variance = (after["changed"] / n - cost**2).clip(lower=0) / n
+    # Of n answers each turned wrong (1), right (-1) or stayed (0). Half an answer is added to either that could have
+    # turned (Agresti and Min 2005), since none that did turn does not mean that none can.
+    n, changed = after["validation_images"] + 2, after["changed"] + 1
+    difference = cost * after["validation_images"] / n
+    variance = (changed / n - difference**2).clip(lower=0) / n
     return pd.DataFrame(
         {
             "validation": cost,

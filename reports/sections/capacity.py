@@ -75,6 +75,9 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
 
 
 def _budget(group: Group, names: Sequence[str]) -> Budget | None:
+    """What limited the claims of a method that prunes by thresholds, as CLNP does; of others nothing is known."""
+    if group.capacity["threshold"].isna().all():
+        return None
     setting = (group.config.get("method_settings") or {}).get("budget")
     return Budget.of(setting, names, int(group.config["suite_settings"]["n_tasks"]))
 
@@ -125,7 +128,12 @@ def _number(value: float, pattern: str) -> Cell:
 
 
 def _margin_notes(group: Group) -> Iterator[str]:
-    """The margin that all layers of a task spent together, against the one allowed; every run's."""
+    """The margin that all layers of a task spent together, against the one allowed; every run's.
+
+    Where runs recorded their search, a table of its own says more.
+    """
+    if any(len(run.pruning) for run in group.runs):
+        return
     allowed = (group.config.get("method_settings") or {}).get("margin")
     spent = [
         float(points)

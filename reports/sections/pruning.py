@@ -67,7 +67,8 @@ def _table(group: Group, found: list[Spent], seeds: int, name: str, mark: str) -
 def _notes(group: Group, on_test: bool) -> Iterator[str]:
     yield (
         "95 % interval of a run: from the number of validation images whose answer pruning turned right or wrong. The "
-        "fewer the images, the wider it is."
+        "fewer the images, the wider it is. The search takes the most that these very images allow, so on others the "
+        "cost tends to be larger."
     )
     if on_test:
         yield "The search never sees the test images. They are measured for this table alone."
