@@ -278,6 +278,17 @@ class Method:
 EVALUATION_BATCH = 1000
 
 
+def share_right(network: Answers, samples: "Samples", device: "torch.device") -> float:
+    """Share of the images that a network classifies correctly, in float32, always in the same batches."""
+    import torch
+
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for positions in torch.arange(len(samples)).split(EVALUATION_BATCH):
+        x, y = samples.batch(positions, device=device)
+        correct += (network(x).argmax(1) == y).sum()
+    return int(correct) / len(samples)
+
+
 @contextmanager
 def answering(model: "nn.Module", task: "Task") -> Iterator[Answers]:
     """Within, a network is in evaluation mode and answers for a task, [B, ...] -> [B, C]."""

@@ -14,7 +14,7 @@ from clbench import metrics
 from clbench.data import ImageSet
 from clbench.data.streams import Stream
 from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
-from clbench.methods.method import EVALUATION_BATCH, Method, Workplace, images_to_train
+from clbench.methods.method import Method, Workplace, images_to_train, share_right
 from clbench.methods.table import find_method
 from clbench.records.folder import RunFolder
 from clbench.records.result import RunResult
@@ -147,12 +147,8 @@ def accuracy(method: Method, task: "Task") -> float:
     answering = method.network_for(task)
     if answering is None:
         return math.nan
-    correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode(), answering as network:
-        for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
-            x, y = task.test.batch(positions, device=device)
-            correct += (network(x).argmax(1) == y).sum()
-    return int(correct) / len(task.test)
+        return share_right(network, task.test, device)
 
 
 def execute(

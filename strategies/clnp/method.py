@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError
-from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin
+from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin, share_right
 from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import find_units
 from clbench.records.format import ALL_GROUPS
@@ -101,12 +101,8 @@ class CLNP(Method):
             found = []
             for kept in (torch.ones_like(mask), mask):
                 network = ReducedNetwork(claims.network, claims.units, seen_only(kept), unpruned).eval()
-                right = 0
                 with torch.inference_mode():
-                    for positions in torch.arange(len(task.test)).split(EVALUATION_BATCH):
-                        x, y = task.test.batch(positions, device=self.workplace.device)
-                        right += int((network(x).argmax(1) == y).sum())
-                found.append(right / len(task.test))
+                    found.append(share_right(network, task.test, self.workplace.device))
             self._on_test = found[0], found[1]
             del self._unpruned
         return self._on_test
