@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test test-all check format clean
+.PHONY: run test test-long test-all check format clean
 
 # These networks are so small that a second thread costs more than it saves, many times more on a busy machine.
-test test-all: export OMP_NUM_THREADS := 1
+test test-long test-all: export OMP_NUM_THREADS := 1
 
 run: $(READY)
 	$(BIN)/clbench run --suite permuted-digits --threads 1
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not long" -n 2 --dist loadfile
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist load
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -128,7 +128,7 @@ def test_a_class_of_a_module_is_told_by_its_modules(small_run, tmp_path, monkeyp
     assert (run.method, list(run.files)) == ("Mine", ["mymethod.py"])
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_run_that_fails_raises_after_the_others_ended(small_run, jobs):
     wild = {**SMALL, "ewc.learning_rate": 10.0, "ewc.optimizer": "sgd", "ewc.strength": 1e12}
     with pytest.raises(RunError, match="1 of 2 runs failed: ewc seed 0: ") as error:
@@ -139,7 +139,7 @@ def test_a_run_that_fails_raises_after_the_others_ended(small_run, jobs):
 
 
 @pytest.mark.parametrize("has_store", [False, True])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_it_works_in_a_thread_with_a_running_event_loop_and_without_arguments(
     small_run, place, monkeypatch, has_store, jobs
 ):

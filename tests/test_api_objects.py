@@ -93,6 +93,7 @@ def test_a_function_is_a_network_as_well(small_run, cell):
     assert b"class Net(nn.Sequential)" in run.files["net.py"]
 
 
+@pytest.mark.long
 def test_a_network_of_a_module_is_told_by_its_modules_and_reaches_other_processes(small_run, tmp_path, monkeypatch):
     (tmp_path / "mynets.py").write_text(NET)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -152,6 +153,7 @@ def test_arrays_are_known_by_their_content(small_run, arrays):
     assert small_run(data=arrays).run_id != first.run_id
 
 
+@pytest.mark.long
 def test_images_reach_other_processes(tmp_path, arrays):
     options = {"methods": ["naive", "si"], "seeds": [0], "overrides": SMALL, "threads": 1, "quiet": True}
     here = clbench.run("permuted-digits", data=arrays, output=tmp_path / "here", **options)

@@ -147,6 +147,7 @@ def test_a_run_stopped_after_any_task_ends_like_an_uninterrupted_one(name, attem
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "per-task"])
+@pytest.mark.long
 def test_filters_and_batch_norms_of_clnp_go_on_as_they_were(batch_norm, attempt, outcome_of, tmp_path):
     small = {"network": "resnet18", "width": 2, "head": "multi", "n_tasks": 2, "epochs": 2, "steps_per_epoch": 3}
     overrides = small | {"clnp.budget": "even", "clnp.batch_norm": batch_norm}

@@ -770,7 +770,11 @@ def test_signal_handlers_are_put_back(run, place):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)),
+    ],
 )
 def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place, number):
     # Long enough to be caught in the midst of it, short enough to be finished afterwards.

@@ -1,8 +1,12 @@
 """Networks and settings that hypothesis draws: whatever they are, no learned task's logits change by a bit."""
 
 import contextlib
+import dataclasses
+import json
+import runpy
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +16,21 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn import functional as F
 
 from clbench.data import load_images
+from clbench.methods.method import Workplace
+from clbench.methods.table import find_method
 from clbench.networks.heads import with_heads
+from clbench.runs.spec import make_specs
+from clbench.seeding import RandomStreams
 from clbench.strategies import CLNPPlugin
+from clbench.suites.files import find_suite
+
+DRAWN = Path(__file__).with_name("drawn_networks.py")
+ACTIVATIONS, Drawn = (runpy.run_path(str(DRAWN))[name] for name in ("ACTIVATIONS", "Drawn"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:CLNP", "ignore:No loggers specified", "ignore:the experiences have")
 
-ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "leaky": F.leaky_relu, "sigmoid": torch.sigmoid}
 OPTIMIZERS = {
     "adam": lambda params: torch.optim.Adam(params, lr=0.01),
     "adam with decay": lambda params: torch.optim.Adam(params, lr=0.01, weight_decay=0.01),
@@ -29,81 +38,6 @@ OPTIMIZERS = {
     "momentum with decay": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
     "sgd": lambda params: torch.optim.SGD(params, lr=0.1),
 }
-
-
-class Drawn(nn.Module):
-    """Blocks of filters, layers of neurons behind them: 8 x 8 images -> features.
-
-    Args:
-        plan: as `plans` draws it.
-    """
-
-    def __init__(self, plan):
-        super().__init__()
-        self.plan, self.act = plan, ACTIVATIONS[plan["act"]]
-        self.blocks, self.layers = nn.ModuleDict(), nn.ModuleDict()
-        width, bias = 1, plan["bias"]
-        self.kinds: list[str] = []
-        if plan["norm of inputs"]:
-            self.blocks["inputs"] = nn.BatchNorm2d(1)
-        for number, (kind, filters, kernel, stride) in enumerate(plan["blocks"]):
-            before = width
-            if before == 1 and kind in ("residual", "depthwise"):
-                kind = "plain"
-            self.kinds.append(kind)
-            same = kind in ("residual", "joined")
-            padding = kernel // 2 if same else 1
-            kernel, stride = (kernel // 2 * 2 + 1, 1) if same else (kernel, stride)
-            if kind == "depthwise":
-                multiplier = filters % 2 + 1
-                made = nn.Conv2d(before, before * multiplier, 3, padding=1, groups=before, bias=bias)
-                width = before * multiplier
-            elif kind == "residual":
-                made, width = nn.Conv2d(before, before, kernel, padding=padding, bias=bias), before
-            else:
-                made = nn.Conv2d(before, filters, kernel, stride, padding, bias=bias)
-                width = before + filters if kind == "joined" else filters
-            self.blocks[f"{kind}_{number}"] = made
-            if plan["norm"]:
-                self.blocks[f"norm_{number}"] = nn.BatchNorm2d(made.out_channels, affine=plan["affine"])
-        flat = self.images(torch.zeros(2, 1, 8, 8)).shape[1]
-        for number, neurons in enumerate(plan["layers"]):
-            self.layers[f"layer_{number}"] = nn.Linear(flat, neurons, bias=bias)
-            if plan["norm"]:
-                self.layers[f"norm_{number}"] = nn.BatchNorm1d(neurons, affine=plan["affine"])
-            flat = neurons
-        self.n_features = flat
-
-    def images(self, x):
-        plan = self.plan
-        if plan["norm of inputs"]:
-            x = self.blocks["inputs"](x)
-        for number, kind in enumerate(self.kinds):
-            y = self.blocks[f"{kind}_{number}"](x)
-            if plan["norm"]:
-                y = self.blocks[f"norm_{number}"](y)
-            if kind == "residual":
-                y = y + x
-            y = self.act(y)
-            x = torch.cat([x, y], 1) if kind == "joined" else y
-            if plan["dropout"]:
-                x = F.dropout2d(x, 0.2, self.training)
-        if plan["blocks"] and plan["pool"] == "mean":
-            return x.mean((2, 3))
-        if plan["blocks"] and plan["pool"] == "max":
-            x = F.max_pool2d(x, 2, ceil_mode=True)
-        return x.flatten(1)
-
-    def forward(self, x):
-        x = self.images(x)
-        for number in range(len(self.plan["layers"])):
-            x = self.layers[f"layer_{number}"](x)
-            if self.plan["norm"]:
-                x = self.layers[f"norm_{number}"](x)
-            x = self.act(x)
-            if self.plan["dropout"]:
-                x = F.dropout(x, 0.2, self.training)
-        return x
 
 
 kinds = st.sampled_from(["plain", "plain", "residual", "joined", "depthwise"])
@@ -273,3 +207,86 @@ def test_no_learned_tasks_logits_change_by_a_bit_whatever_the_network_and_the_tr
     check()
     # It would hold trivially if later tasks had changed nothing.
     assert claimed[True] > claimed[False]
+
+
+IN_OUR_RUNNER = {
+    "adam": {"optimizer": "adam", "learning_rate": 0.01},
+    "adamw": {"optimizer": "adamw", "learning_rate": 0.01, "clnp.weight_decay": 0.1},
+    "momentum": {"optimizer": "sgd", "clnp.momentum": 0.9, "learning_rate": 0.1, "clnp.weight_decay": 0.01},
+}
+
+
+def check_nothing_is_forgotten_in_our_runner(images, plan, training, given):
+    changes = {"network": f"{DRAWN}:Net", "plan": json.dumps(plan), **training["optimizer"]}
+    changes |= {"head": "multi" if training["heads"] else "single", "n_tasks": training["tasks"]}
+    changes |= {"batch_size": 15, "epochs": 3, "clnp.fine_tune_share": training["fine_tune_share"]}
+    changes |= {"validation_share": 0.3} | {f"clnp.{name}": value for name, value in given.items()}
+    precision = "bfloat16" if training["bfloat16"] else "float32"
+    (spec,) = make_specs(find_suite("permuted-digits"), ["clnp"], [0], changes, images, precision, "cpu")
+    stream = spec.stream(images)
+    method = find_method("clnp")(
+        spec.settings, Workplace(spec.suite, stream, RandomStreams(0), torch.device("cpu"), precision)
+    )
+    method.prepare()
+    learned = []
+
+    def answers(task):
+        with method.network_for(task) as network, torch.no_grad():
+            x, _ = task.test.batch(torch.arange(len(task.test)), device=torch.device("cpu"))
+            return network(x).clone()
+
+    for task in stream.tasks:
+        method.learn(task)
+        learned.append(answers(task))
+        for earlier in stream.tasks[: task.index + 1]:
+            now = answers(earlier)
+            assert now.isfinite().all()
+            assert torch.equal(now, learned[earlier.index]), f"after task {task.index}, task {earlier.index} changed"
+    return method.clnp
+
+
+@more
+def test_nor_do_they_in_our_runner(times, digits):
+    images = dataclasses.replace(
+        digits,
+        train_images=digits.train_images[:150],
+        train_labels=digits.train_labels[:150],
+        test_images=digits.test_images[:40],
+        test_labels=digits.test_labels[:40],
+    )
+    claimed = Counter()
+
+    @settings(
+        max_examples=6 * times,
+        derandomize=times == 1,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @example(
+        drawn(blocks=["plain", "residual"])[0],
+        {"heads": True, "optimizer": IN_OUR_RUNNER["adamw"], "bfloat16": True, "tasks": 3, "fine_tune_share": 0.4},
+        {"margin": 0.0, "budget": 0.3},
+    )
+    @given(
+        plans,
+        st.fixed_dictionaries(
+            {
+                "heads": st.booleans(),
+                "optimizer": st.sampled_from([*IN_OUR_RUNNER.values()]),
+                "bfloat16": st.booleans(),
+                "tasks": st.integers(2, 3),
+                "fine_tune_share": st.sampled_from([0.0, 0.4]),
+            }
+        ),
+        options,
+    )
+    def check(plan, training, given):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plugin = check_nothing_is_forgotten_in_our_runner(images, plan, training, given)
+        later = sum(row.new for task, rows in plugin.reports.items() if task for row in rows)
+        claimed[later > 0] += 1
+
+    check()
+    assert claimed[True]

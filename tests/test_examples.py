@@ -38,6 +38,7 @@ def place(tmp_path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.skipif(not HAS_JUPYTER, reason="nbclient and ipykernel are not installed")
+@pytest.mark.long
 def test_a_notebook_runs_in_jupyter(path, place):
     import nbformat
     from nbclient import NotebookClient
@@ -53,6 +54,7 @@ def test_a_notebook_runs_in_jupyter(path, place):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.skipif(HAS_JUPYTER, reason="it runs in Jupyter itself")
+@pytest.mark.long
 def test_a_notebook_runs_where_there_is_no_jupyter(path, place):
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, path], cwd=place, env=os.environ, capture_output=True, text=True

@@ -145,7 +145,13 @@ def live_tensor_bytes():
 COPIES_PER_TASK = {"single-task": 1, "avalanche-ewc": 2}
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+LOOKED_AT_ALWAYS = ("clnp", "ewc", "psp")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [name if name in LOOKED_AT_ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in sorted(METHODS)],
+)
 def test_memory_grows_with_the_tasks_by_no_more_than_the_method_keeps(method, digits):
     tasks = 16
     suite = SUITES["permuted-digits"].with_overrides({"n_tasks": tasks, "epochs": 1, "hidden_sizes": [300, 300]})

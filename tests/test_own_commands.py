@@ -171,6 +171,7 @@ def test_a_method_that_the_user_names_and_the_network_does_not_suit_stops_the_co
     assert not (lab / "clbench-runs").exists()
 
 
+@pytest.mark.long
 def test_reading_never_runs_what_the_user_brought_and_needs_none_of_it(clbench, lab, tmp_path, make_store):
     assert clbench(lab, "run", "--suite", "mine.toml", "--seeds", "0-1", "--no-report").code == 0
     place = make_store(tmp_path / "elsewhere")
@@ -237,6 +238,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(child, lab, outcome_of):
     assert outcome_of(folder) == expected
 
 
+@pytest.mark.long
 def test_a_network_that_was_edited_meanwhile_is_not_gone_on_with_and_begins_as_another_run(child, lab):
     assert child(lab, *RUN, script="killed.py").code == 9
     (before,) = folders(lab)

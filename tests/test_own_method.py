@@ -194,6 +194,7 @@ def test_a_suite_names_a_method_beside_its_file_with_its_settings_and_variants(c
     assert not any(run.is_modified for run in runs.values())
 
 
+@pytest.mark.long
 def test_in_processes_of_their_own_runs_learn_the_same(clbench, lab, make_store, tmp_path, outcome_of):
     other = make_store(tmp_path / "other")
     (other / "l2.py").write_text(L2)

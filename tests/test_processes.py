@@ -194,6 +194,7 @@ def drain(handle):
         pass
 
 
+@pytest.mark.long
 def test_of_runs_at_once_a_failed_one_is_tried_once(command, make_store, tmp_path):
     place = make_store(tmp_path / "place")
     wild = ["--set", "ewc.optimizer=sgd", "--set", "ewc.learning_rate=10", "--set", "ewc.weight_decay=1"]
@@ -266,6 +267,7 @@ def kill_while_training(process, place, method, resumed=0):
     worker.kill()
 
 
+@pytest.mark.long
 def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, place, make_store, tmp_path):
     # Many tasks, so that the first run is under way long enough to be killed.
     whole = make_store(tmp_path / "whole")
@@ -284,6 +286,7 @@ def test_a_killed_process_of_several_costs_nothing_recorded(command, outcomes, p
     assert points(place) == points(whole)
 
 
+@pytest.mark.long
 def test_a_run_whose_process_is_killed_again_has_failed_and_the_others_have_not(command, place):
     process = command(place, "clnp,naive", "--jobs", "2", tasks=40)
     kill_while_training(process, place, "clnp")
@@ -312,6 +315,7 @@ def test_a_reader_that_goes_away_stops_nothing(command, outcomes, undisturbed, p
         (place / "clbench-runs").rename(place / f"seen-{jobs}")
 
 
+@pytest.mark.long
 def test_a_damaged_record_fails_its_run_however_many_run_at_once(command, undisturbed, place):
     shutil.copytree(undisturbed / "clbench-runs", place / "clbench-runs")
     (damaged,) = (path for path in run_paths(place / "clbench-runs") if read_run(path).method == "si")
@@ -367,7 +371,10 @@ def test_runs_that_wait_to_be_heard_stop_as_well(command, place):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow), (signal.SIGKILL, -signal.SIGKILL)],
+    [
+        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long),
+    ],
 )
 def test_runs_at_once_stop_with_their_command_and_go_on_with_the_next(
     number, code, command, outcomes, undisturbed, place

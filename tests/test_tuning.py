@@ -575,6 +575,7 @@ def test_quiet_prints_nothing_and_logs_all_the_same(clbench, place, grid_file):
     assert len(logged(place / "log.csv")) == 1
 
 
+@pytest.mark.long
 def test_the_command_trains_trials_at_once_and_mlflow_tells_them_from_results(clbench, run, place, grid_file):
     grid = grid_file(toml_of({"naive": [{"epochs": 1}, {"epochs": 1, "weight_decay": 0.5}]}))
     command = ["tune", "--suite", SUITE, "--grid", grid, "--jobs", "2", "--threads", "1"]

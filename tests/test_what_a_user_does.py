@@ -80,6 +80,7 @@ def test_a_suite_is_shown_as_a_file_changed_and_run(clbench, place, mnist):
     assert (place / "clbench-reports" / "my-permuted-mnist.html").exists()
 
 
+@pytest.mark.long
 def test_a_folder_of_photographs_is_learned(clbench, place, photos):
     methods = "naive,si,joint,single-task"
     arguments = ["--suite", "image-folder", "--data-root", photos, "--set", "n_tasks=5", "--methods", methods]
@@ -94,6 +95,7 @@ def test_a_folder_of_photographs_is_learned(clbench, place, photos):
 
 
 @pytest.mark.parametrize(("suite", "n_classes"), [("split-cifar10", 10), ("split-cifar100-10-short", 100)])
+@pytest.mark.long
 def test_a_suite_of_convolutions_is_interrupted_and_goes_on_to_the_same_bits(
     clbench, place, make_store, tmp_path, coloured, during_task, outcome_of, suite, n_classes
 ):
