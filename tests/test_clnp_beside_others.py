@@ -301,6 +301,12 @@ def test_a_network_whose_training_was_interrupted_trains_without_the_plugin_as_a
     assert accuracy(plain, b.test_stream[0]) > 0.9
 
 
+def test_two_of_them_are_refused():
+    b = two_tasks()
+    with pytest.raises(MethodError, match="two CLNPPlugins, which would claim the same units; give it one"):
+        strategy_of(network(), [CLNPPlugin(), CLNPPlugin()]).train(b.train_stream[0])
+
+
 def test_images_of_another_tasks_head_are_refused():
     b = two_tasks(labels=(0, 1))
     strategy = strategy_of(MTSimpleMLP(input_size=64, hidden_size=64), [ReplayPlugin(mem_size=300), CLNPPlugin()])

@@ -43,6 +43,12 @@ class UsesALayerTwice(Layers):
         return self.c(self.b(self.b(self.hidden(x))))
 
 
+class Attends(Layers):
+    def forward(self, x):
+        rows = x.squeeze(1)
+        return self.c(torch.softmax(self.b(rows) @ rows.transpose(1, 2), -1).mean(1))
+
+
 class Mixes(Layers):
     def forward(self, x):
         return self.c(torch.softmax(self.b(self.hidden(x)), 1))
@@ -170,7 +176,11 @@ REFUSED = {
         between(lambda: nn.BatchNorm1d(8, track_running_stats=False)),
         "the batch norm '2' keeps no statistics (track_running_stats=False)",
     ),
-    "linear over positions": (OnPositions, "'b' gets a tensor of shape [4, 6, 6] for each image; CLNP needs 1 axes"),
+    "linear over positions": (
+        OnPositions,
+        "'b' gets a tensor of shape [4, 6, 6] for each image; CLNP needs [features]",
+    ),
+    "attention by hand": (Attends, "'b' gets a tensor of shape [8, 8] for each image; CLNP needs [features]"),
     "mixing by a module": (
         between(lambda: nn.LayerNorm(8, elementwise_affine=False)),
         "cannot follow units through '2', a LayerNorm, to the layer '4'",

@@ -168,16 +168,18 @@ class _Walk:
                 raise MethodError(
                     f"'{name}' and '{other}' share their weights; CLNP needs layers with weights of their own"
                 )
+        kind = _KINDS[_plain_type(layer)]
+        wanted = 2 if kind == "linear" else 4 if kind == "conv" else None
+        for x in map(given.get, node.all_input_nodes):
+            if wanted is not None and isinstance(x, Tensor) and x.ndim != wanted:
+                raise MethodError(
+                    f"'{name}' gets a tensor of shape {list(x.shape[1:])} for each image; CLNP needs "
+                    f"{'[features]' if wanted == 2 else '[channels, height, width]'}"
+                )
         if len(sources) != 1:
             raise MethodError(f"the input of the layer '{name}' does not come from the network's input")
         (source,) = sources
-        x, reads = given[source], self._channels(source)
-        kind = _KINDS[_plain_type(layer)]
-        wanted = 2 if kind == "linear" else 4 if kind == "conv" else None
-        if wanted is not None and x.ndim != wanted:
-            raise MethodError(
-                f"'{name}' gets a tensor of shape {list(x.shape[1:])} for each image; CLNP needs {wanted - 1} axes"
-            )
+        reads = self._channels(source)
         times = 1
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             if layer.groups != layer.in_channels:

@@ -34,7 +34,9 @@ def trade_off(run: RecordedRun, name: str, shown: Sequence[str]) -> str:
     unpruned = looks[looks["group"] == ALL_GROUPS].groupby("task")["validation_accuracy"].first()
     lost = looks.assign(lost=100 * (looks["task"].map(unpruned) - looks["validation_accuracy"]))
     most = float(lost["lost"][lost["chosen"] == 1].max())
-    deepest = max(_DEPTH * most, 100 / float(looks["validation_images"].min()))
+    margin = (run.config.get("method_settings") or {}).get("margin")
+    margin = float(margin) if isinstance(margin, int | float) and margin > 0 else None
+    deepest = max(_DEPTH * most, 100 / float(looks["validation_images"].min()), 1.2 * (margin or 0))
 
     def draw(figure: Figure) -> list[Spot]:
         spots = []
@@ -58,12 +60,14 @@ def trade_off(run: RecordedRun, name: str, shown: Sequence[str]) -> str:
             axes.set_xlabel(f"{unit.capitalize()} newly claimed")
             axes.set_ylim(deepest, min(0.0, float(lost["lost"].min())) - 0.05 * deepest)
             axes.axhline(0, color=INK, linewidth=0.6)
+            if margin is not None:
+                axes.axhline(margin, color=INK, linewidth=0.6, linestyle="--")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         for row in range(rows):
             panels[row, 0].set_ylabel("Points lost")
         for axes in panels.flat[len(shown) :]:
             axes.set_visible(False)
-        figure.legend(handles=_handles(colours), loc="outside lower center", ncols=_MOST_IN_LEGEND + 1)
+        figure.legend(handles=_handles(colours, margin), loc="outside lower center", ncols=_MOST_IN_LEGEND + 2)
         return spots
 
     return svg(draw, name, 2.1 * rows + 0.5)
@@ -77,10 +81,13 @@ def _with_new(run: RecordedRun) -> pd.DataFrame:
     return looks.assign(new=looks["kept"] - looks["earlier"])
 
 
-def _handles(colours: dict[int, tuple[float, float, float]]) -> list[Line2D]:
-    """Some of the tasks, the first and the last among them, and what the large point means."""
+def _handles(colours: dict[int, tuple[float, float, float]], margin: float | None) -> list[Line2D]:
+    """Some of the tasks, the first and the last among them, and what the large point and the line mean."""
     tasks = list(colours)
     steps = min(len(tasks), _MOST_IN_LEGEND)
     places = sorted({round(step * (len(tasks) - 1) / max(1, steps - 1)) for step in range(steps)})
     lines = [Line2D([], [], color=colours[tasks[place]], label=f"task {tasks[place]}") for place in places]
-    return [*lines, Line2D([], [], color=INK, marker="o", markersize=5, linestyle="", label="chosen")]
+    lines.append(Line2D([], [], color=INK, marker="o", markersize=5, linestyle="", label="chosen"))
+    if margin is not None:
+        lines.append(Line2D([], [], color=INK, linewidth=0.6, linestyle="--", label="margin"))
+    return lines

@@ -51,6 +51,16 @@ def tensor_of(image: Any) -> Tensor:
         ) from None
 
 
+def check_alone(plugin: Any, strategy: Any) -> None:
+    """Refuses a second plugin of the same kind beside it.
+
+    Raises:
+        MethodError: if the strategy has one.
+    """
+    if sum(type(other) is type(plugin) for other in strategy.plugins) > 1:
+        raise MethodError("the strategy has two CLNPPlugins, which would claim the same units; give it one")
+
+
 def check_images(source: Any) -> None:
     """Refuses a data set to prune on whose images are no tensors.
 

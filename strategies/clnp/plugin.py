@@ -22,6 +22,7 @@ from clbench.strategies.clnp.checks import (
 from clbench.strategies.clnp.claims import Claims, tasks_in
 from clbench.strategies.clnp.dense import Dense
 from clbench.strategies.clnp.loop import (
+    check_alone,
     check_images,
     check_optimizer,
     fine_tuning_epoch,
@@ -129,6 +130,7 @@ class CLNPPlugin(SupervisedPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Finds the units, gives the free ones new weights, and lets only these train."""
         self._abandon()
+        check_alone(self, strategy)
         image, labels = sample_of(strategy)
         head = self.attach(strategy.model, image, labels)
         claims = self._claims

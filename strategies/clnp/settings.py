@@ -22,6 +22,9 @@ def _listed(value: Any) -> Any:
         pairs = [part.split("=") for part in value.split(",")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError("expected a number for each group, such as conv1=0.3,conv2=0.5")
+        names = [name.strip() for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"expected each group once, but {twice[0]} has several numbers")
         try:
             return {name.strip(): float(number) for name, number in pairs}
         except ValueError:

@@ -88,7 +88,7 @@ def given_units(network: nn.Module, units: Units) -> Tensor:
         beside = torch.cat([layer.reads, layer.writes])
         if trained[beside[beside >= 0]].any():
             raise MethodError(
-                f"'{name}' is frozen (requires_grad=False), but it works on units that train; freeze all layers before "
-                "it as well, or none"
+                f"'{name}' is frozen (requires_grad=False), but it works on units that train; let it train, or freeze "
+                "all layers before it and those that its outputs are added to"
             )
     return given.to(next(iter(parameters.values())).device)

@@ -26,6 +26,7 @@ from clbench.suites.files import SUITES
         ({"budget": 0.0}, r"CLNPPlugin\.budget.*more than 0"),
         ({"budget": {"layer_1": 1.5}}, r"CLNPPlugin\.budget.*at most 1"),
         ({"budget": "layer_1=many"}, r"CLNPPlugin\.budget.*conv1=0\.3,conv2=0\.5"),
+        ({"budget": "layer_1=0.2,layer_1=0.3"}, r"CLNPPlugin\.budget.*layer_1 has several numbers"),
         ({"frozen_cache_mib": -1}, r"CLNPPlugin\.frozen_cache_mib.*greater than or equal to 0"),
         ({"validation_share": 0.0}, r"validation_share must be a share between 0 and 1, but got 0\.0"),
         ({"validation_share": 1.0}, r"validation_share must be a share between 0 and 1, but got 1\.0"),
