@@ -86,6 +86,7 @@ options = st.fixed_dictionaries(
         "l1_activities": st.just(1e-3),
         "activity_norm": st.just("effective"),
         "fine_tune_dropout": st.just(0.2),
+        "fine_tune_dropout_kept": st.just(0.5),
     },
 )
 
@@ -146,6 +147,9 @@ def check_nothing_is_forgotten(plan, training, given):
         trunk, trunk.n_features, 10, head="multi" if heads else "single", n_tasks=n_tasks, bias=training["head_bias"]
     )
     benchmark, x = data_of(n_tasks, heads)
+    if training["engine"] == "dense":
+        # The networks drop by functions.
+        given = {name: value for name, value in given.items() if name != "fine_tune_dropout_kept"}
     plugin = CLNPPlugin(
         engine=training["engine"],
         fine_tune_epochs=training["fine_tune_epochs"],

@@ -1,13 +1,12 @@
 """What CLNP asks of an Avalanche strategy: its images, its precision, and an epoch of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.models import MultiTaskModule
-from avalanche.training.utils import trigger_plugins
 from torch import Tensor
 
 from clbench.data.loading import TensorLoader
@@ -98,29 +97,3 @@ def may_mix_heads(strategy: Any) -> bool:
 def precision_of(strategy: Any) -> Callable[[], AbstractContextManager[Any]]:
     """The precision of training, where the strategy has one of its own."""
     return strategy.autocast if hasattr(strategy, "autocast") else nullcontext
-
-
-def fine_tuning_epoch(strategy: Any, observers: Sequence[Any]) -> None:
-    """Avalanche's epoch, of which no plugin hears that counts epochs or iterations.
-
-    Args:
-        strategy: with a data loader.
-        observers: hear of its iterations all the same.
-    """
-    for batch in strategy.dataloader:
-        strategy.mbatch = batch
-        strategy._unpack_minibatch()
-        strategy.optimizer.zero_grad()
-        strategy.loss = strategy._make_empty_loss()
-        trigger_plugins(strategy, "before_forward")
-        strategy.mb_output = strategy.forward()
-        trigger_plugins(strategy, "after_forward")
-        strategy.loss += strategy.criterion()
-        trigger_plugins(strategy, "before_backward")
-        strategy.backward()
-        trigger_plugins(strategy, "after_backward")
-        trigger_plugins(strategy, "before_update")
-        strategy.optimizer_step()
-        trigger_plugins(strategy, "after_update")
-        for observer in observers:
-            observer.after_training_iteration(strategy)

@@ -21,11 +21,11 @@ from clbench.strategies.clnp.checks import (
 )
 from clbench.strategies.clnp.claims import Claims, tasks_in
 from clbench.strategies.clnp.dense import Dense
+from clbench.strategies.clnp.fine_tuning import check_dropout, fine_tune
 from clbench.strategies.clnp.loop import (
     check_alone,
     check_images,
     check_optimizer,
-    fine_tuning_epoch,
     images_of,
     label_of,
     may_mix_heads,
@@ -134,6 +134,7 @@ class CLNPPlugin(SupervisedPlugin):
         image, labels = sample_of(strategy)
         head = self.attach(strategy.model, image, labels)
         claims = self._claims
+        check_dropout(self.options.fine_tune_dropout_kept, claims.units, self.engine_name)
         self._groups = settled(self.options, [group.name for group in claims.units.groups])
         held_out = self._validation_data if self.validation_stream is None else None
         self._source = source_of(held_out, self.validation_stream, len(self.tasks))
@@ -358,18 +359,19 @@ class CLNPPlugin(SupervisedPlugin):
         claims = self._claims
         before = self._accuracy(strategy, mask)
         state = {name: tensor.clone() for name, tensor in claims.network.state_dict().items()}
-        full_rates = [group["lr"] for group in strategy.optimizer.param_groups]
         self._phase, self._norms.are_on = "fine-tune", False
         self._enter(strategy, mask)
+        o = self.options
         try:
-            for epoch in range(self.fine_tune_epochs):
-                for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
-                    group["lr"] = full * self.options.fine_tune_rate * (1 - epoch / self.fine_tune_epochs)
-                fine_tuning_epoch(strategy, self.observers)
+            fine_tune(
+                strategy,
+                self.observers,
+                epochs=self.fine_tune_epochs,
+                rate=o.fine_tune_rate,
+                dropout_kept=o.fine_tune_dropout_kept,
+            )
         finally:
             self._phase = "idle"
-            for group, full in zip(strategy.optimizer.param_groups, full_rates, strict=True):
-                group["lr"] = full
             assert self._engine is not None
             self._engine.leave()
         if not_finite(claims) or self._accuracy(strategy, mask) < before:

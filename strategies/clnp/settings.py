@@ -117,6 +117,8 @@ class CLNPOptions(BaseModel):
         fine_tune_rate: learning rate of fine-tuning, as a share of the task's; it falls linearly, epoch by epoch.
         fine_tune_dropout: share d of the network's inputs (pixels) that are set to 0 at random while fine-tuning, the
             rest times 1 / (1 - d). Beyond the paper.
+        fine_tune_dropout_kept: share of the network's own dropout that stays while fine-tuning. What is left of the
+            network is smaller, and needs less. Beyond the paper.
         output_weights: of a single head: `per-task`, where every task has its own, from all units active then, as with
             a head per task; or `shared`, where what leads from a task's units to the outputs is frozen with them and
             adds to the outputs of every later task.
@@ -141,6 +143,7 @@ class CLNPOptions(BaseModel):
     batch_norm: Literal["frozen", "per-task"] = "frozen"
     fine_tune_rate: float = Field(default=0.25, gt=0, le=1)
     fine_tune_dropout: float = Field(default=0.0, ge=0, lt=1)
+    fine_tune_dropout_kept: float = Field(default=1.0, ge=0, le=1)
     output_weights: Literal["shared", "per-task"] = "per-task"
     thresholds: Literal["per-layer", "global"] = "per-layer"
     initial_scale: float | None = Field(default=1.0, gt=0, le=10)
@@ -172,6 +175,7 @@ class CLNPSettings(MethodSettings, CLNPOptions):
         "rank": "activity",
         "activity_norm": "l1",
         "batch_norm": "frozen",
+        "fine_tune_dropout_kept": 1.0,
     }
 
     fine_tune_share: float = Field(default=0.3, ge=0, lt=1)

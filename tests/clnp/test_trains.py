@@ -5,7 +5,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import nn
 
-from clbench.errors import DivergenceError
+from clbench.errors import DivergenceError, MethodError
 from clbench.strategies import CLNPPlugin
 from clbench.strategies.clnp.validation import Accuracy
 
@@ -231,6 +231,56 @@ def test_inputs_are_dropped_while_fine_tuning_and_at_no_other_time(engine, small
     assert share_kept == pytest.approx(0.5, abs=0.02)
     # What is left is scaled up, so that the mean of an input stays as it was.
     assert dropped.mean() == pytest.approx(float(pixels.mean()), rel=0.05)
+
+
+class DropsWhile(SupervisedPlugin):
+    """The shares that dropout layers drop, by phase; may interrupt once in the midst of fine-tuning."""
+
+    def __init__(self, interrupts):
+        super().__init__()
+        self.seen, self.interrupts = {"train": set(), "fine-tune": set()}, interrupts
+
+    def after_forward(self, strategy, **kwargs):
+        drops = [module.p for module in strategy.model.modules() if isinstance(module, nn.Dropout)]
+        self.seen[self.plugin._phase].update(drops)
+        if self.interrupts and self.plugin._phase == "fine-tune":
+            self.interrupts = False
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupts", [False, True])
+@pytest.mark.parametrize("engine", ["reduced", "dense"])
+def test_a_share_of_the_networks_dropout_stays_while_fine_tuning(engine, interrupts, in_avalanche, naive_strategy):
+    benchmark, _ = in_avalanche(1)
+    watches = DropsWhile(interrupts)
+    watches.plugin = plugin = CLNPPlugin(fine_tune_dropout_kept=0.25, engine=engine)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.4), nn.Linear(64, 10))
+    strategy = naive_strategy(model, plugin, watches, epochs=1)
+    if interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            strategy.train(benchmark.train_stream[0])
+        assert model[3].p == 0.4
+    strategy.train(benchmark.train_stream[0])
+    assert watches.seen == {"train": {0.4}, "fine-tune": {0.1}}
+    assert model[3].p == 0.4
+
+
+def test_a_dropout_that_is_a_function_keeps_all_of_it_or_the_plugin_refuses(in_avalanche, naive_strategy):
+    class Drops(nn.Sequential):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.3, self.training)
+
+    benchmark, _ = in_avalanche(1)
+    trunk = Drops(nn.Flatten(), nn.Linear(64, 64), nn.ReLU())
+    for engine in ("dense", "reduced"):
+        plugin = CLNPPlugin(fine_tune_dropout_kept=0.5, engine=engine)
+        strategy = naive_strategy(nn.Sequential(trunk, nn.Linear(64, 10)), plugin, epochs=1)
+        if engine == "dense":
+            with pytest.raises(MethodError, match="the network drops by a function; make it an"):
+                strategy.train(benchmark.train_stream[0])
+        else:
+            strategy.train(benchmark.train_stream[0])
+            assert [*plugin.masks] == [0]
 
 
 def test_weights_that_are_not_finite_are_said_to_be_and_claim_nothing(in_avalanche, naive_strategy):
