@@ -26,7 +26,7 @@ with gamma F, ours with F, so our lambda stands for one that is 1 / gamma times 
 figure 3A and up to 100 in 3B; a suite says how many there are (`ewc:20-epochs` in `permuted-mnist`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -64,7 +64,7 @@ class OnlineEWCSettings(EWCSettings):
 
 
 class EWCPlugin:
-    """EWC for any Avalanche strategy whose network keeps its parameters in linear layers.
+    """EWC for any Avalanche strategy, with a network that `fisher_diagonal` can measure.
 
     Args:
         strength: lambda.
@@ -123,11 +123,9 @@ def fisher_diagonal(
 ) -> dict[str, Tensor]:
     r"""The diagonal Fisher of the model's predictions, per sample, by parameter.
 
-    With delta_y = d log p(y|x) / d output of a layer, a sample's share is the outer product of delta_y^2 and x^2.
-    The input does not depend on y, so the labels can be summed up first: w = sum_y p(y|x) delta_y^2.
-
     Args:
-        model: parameters in `nn.Linear` layers only, each called once per forward pass.
+        model: parameters in linear layers, convolutions and batch norms (which are seen with their running
+            statistics), each called once per forward pass.
         batches: `[x, y, task_labels]` as loaders give them.
         n_images: stop after this many; None takes all.
         labels: see `EWCSettings.fisher`.
@@ -136,25 +134,17 @@ def fisher_diagonal(
         MethodError: if some parameter belongs to another kind of layer.
     """
 
-    def squared_deltas(log_probabilities: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-        deltas = torch.autograd.grad(log_probabilities.gather(1, y[:, None]).sum(), outputs, retain_graph=True)
-        return [delta.square() for delta in deltas]
-
-    def factors(logits: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def numbers(logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
         log_probabilities = logits.log_softmax(1)
         probabilities = log_probabilities.detach().exp()
-        if labels == "empirical":
-            return squared_deltas(log_probabilities, y, outputs)
-        if labels == "sample":
-            return squared_deltas(log_probabilities, probabilities.multinomial(1).squeeze(1), outputs)
-        weighted = [torch.zeros_like(output) for output in outputs]
-        for label in range(logits.shape[1]):
-            found = squared_deltas(log_probabilities, torch.full_like(y, label, dtype=torch.long), outputs)
-            for total, squared in zip(weighted, found, strict=True):
-                total.addcmul_(squared, probabilities[:, label : label + 1])
-        return weighted
+        if labels == "exact":
+            for label in range(logits.shape[1]):
+                yield log_probabilities[:, label].sum(), probabilities[:, label : label + 1]
+            return
+        given = y if labels == "empirical" else probabilities.multinomial(1).squeeze(1)
+        yield log_probabilities.gather(1, given[:, None]).sum(), None
 
-    return mean_over_samples(model, batches, factors, torch.square, n_images)
+    return mean_over_samples(model, batches, numbers, torch.square, n_images)
 
 
 class EWC(Method):

@@ -20,7 +20,7 @@ only. F(x) are the logits. `importance_images` may limit the mean over x to that
 every task.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class MASSettings(MethodSettings):
 
 
 class MASPlugin:
-    """MAS for any Avalanche strategy whose network keeps its parameters in linear layers.
+    """MAS for any Avalanche strategy, with a network that `importance_of` can measure.
 
     Args:
         strength: lambda.
@@ -82,7 +82,8 @@ def importance_of(model: nn.Module, batches: Iterable[list[Tensor]], n_images: i
     """Mean over samples of the size of the gradient of the squared output length, by parameter.
 
     Args:
-        model: parameters in `nn.Linear` layers only, each called once per forward pass.
+        model: parameters in linear layers, convolutions and batch norms (which are seen with their running
+            statistics), each called once per forward pass.
         batches: `[x, y, task_labels]` as loaders give them; y is not used.
         n_images: stop after this many; None takes all.
 
@@ -90,10 +91,10 @@ def importance_of(model: nn.Module, batches: Iterable[list[Tensor]], n_images: i
         MethodError: if some parameter belongs to another kind of layer.
     """
 
-    def factors(logits: Tensor, y: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-        return [delta.abs() for delta in torch.autograd.grad(logits.square().sum(), outputs)]
+    def numbers(logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, None]]:
+        yield logits.square().sum(), None
 
-    return mean_over_samples(model, batches, factors, torch.abs, n_images)
+    return mean_over_samples(model, batches, numbers, torch.abs, n_images)
 
 
 class MAS(Method):

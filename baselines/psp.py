@@ -15,6 +15,10 @@ the output layer too. Three kinds:
   real part; no biases.
 - `rotation`: a Haar-random orthogonal matrix in place of the element-wise product; biases.
 
+That is `mlp`. Of any other network, binary contexts multiply the kernels of convolutions and the weights of linear
+layers, a sign for each weight of one filter or neuron; not in the first layer where it is a convolution, as the
+authors' code has it for its ResNet. The layers lose their biases. Batch norms and the like are shared.
+
 A context is drawn from (seed, task, layer) alone when it is needed and is not stored: what a task costs is its
 number. The task is known at test time.
 
@@ -25,8 +29,9 @@ RMSprop 0.0001 with its state kept across tasks is theirs. The network is in `su
 
 from typing import Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.methods.method import Method
 from clbench.methods.settings import MethodSettings
@@ -62,9 +67,9 @@ class PSP(Method):
 
     @classmethod
     def refuses(cls, suite: Suite, settings: PSPSettings) -> str:
-        """Any network but an MLP, and pixels that would be normalised twice."""
-        if suite.network != "mlp":
-            return f"psp superposes linear layers so far, but the network is {suite.network}; give --set network=mlp"
+        """Contexts that only an MLP has, and pixels that would be normalised twice."""
+        if suite.network != "mlp" and settings.kind != "binary":
+            return f"psp has {settings.kind} contexts for the network mlp alone; give kind=binary"
         if not suite.normalise or (settings.input_mean, settings.input_std) == (0, 1):
             return ""
         return (
@@ -72,13 +77,28 @@ class PSP(Method):
             "normalise=false"
         )
 
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor, settings: PSPSettings) -> str:
+        """Refuses a network without anything to superpose."""
+        if any(isinstance(layer, nn.Linear | nn.Conv2d) for layer in network.modules()):
+            return ""
+        return "psp superposes linear layers and convolutions, but the network has none"
+
     def adapt(self, network: nn.Module) -> nn.Module:
-        """A network of the same layers in superposition, its weights drawn anew: most kinds have no biases."""
+        """The network in superposition. An MLP's weights are drawn anew, for most kinds have no biases."""
         # It brings Avalanche along, whose import takes seconds that a command with nothing to train can spare.
-        from clbench.baselines.superposed import SuperposedMLP
+        from clbench.baselines.superposed import SuperposedMLP, SuperposedNetwork
 
         suite, stream, seeds = self.workplace.suite, self.workplace.stream, self.workplace.seeds
         channels, height, width = stream.image_shape
+        if suite.network != "mlp":
+            return SuperposedNetwork(
+                network,
+                torch.zeros(1, channels, height, width),
+                lambda task, layer: seeds.derive("context", task, layer),
+                self.settings.input_mean,
+                self.settings.input_std,
+            )
         return initialise(
             SuperposedMLP,
             (channels * height * width, *suite.network_settings["hidden_sizes"], stream.n_outputs),

@@ -1,4 +1,4 @@
-"""The network of `psp`: linear layers that each task reads through contexts of its own (`psp.py`)."""
+"""The networks of `psp`: layers that each task reads through contexts of its own (`psp.py`)."""
 
 import itertools
 from collections.abc import Callable
@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
+from torch.func import functional_call
+
+from clbench.networks.answer import answer
 
 Kind = Literal["binary", "complex", "rotation"]
 ContextSeed = Callable[[int, int], int]
@@ -117,3 +120,75 @@ class ComplexLinear(nn.Module):
         real_real, imag_real = of_real.chunk(2, dim=1)
         real_imag, imag_imag = of_imag.chunk(2, dim=1)
         return torch.complex(real_real - imag_imag, imag_real + real_imag)
+
+
+class SuperposedNetwork(MultiTaskModule):
+    """Any network whose linear layers and convolutions are read through binary contexts of the task at hand.
+
+    A context has a sign for each weight of one filter or neuron, w[o, i, u, v] -> w[o, i, u, v] c[i, u, v]. The first
+    layer has none where it is a convolution. Biases of these layers are taken away. What other layers have, such as a
+    batch norm, all tasks share.
+
+    Args:
+        network: changed; [B, ...] -> logits [B, C].
+        image: one that it takes, [1, ...].
+        context_seed, mean, std: as for `SuperposedMLP`.
+    """
+
+    def __init__(self, network: nn.Module, image: Tensor, context_seed: ContextSeed, mean: float, std: float) -> None:
+        super().__init__()
+        self.network = network
+        self.context_seed = context_seed
+        self.mean = mean
+        self.std = std
+        layers = superposable(network)
+        for layer in layers.values():
+            layer.bias = None
+        first = _first_called(network, layers, image)
+        self.layers = [name for name, layer in layers.items() if layer is not first or not isinstance(layer, nn.Conv2d)]
+        self._contexts: tuple[int, dict[str, Tensor]] | None = None
+
+    def adaptation(self, experience: object) -> None:
+        """Does nothing: what the network has for each task is there."""
+
+    def contexts(self, task: int) -> dict[str, Tensor]:
+        """The contexts of a task by the names of weights, each [I, ...]; only the last task asked for is kept."""
+        if self._contexts is None or self._contexts[0] != task:
+            drawn = {}
+            # What is drawn while evaluating may be trained with next; inference tensors could not.
+            with torch.inference_mode(False):
+                for number, name in enumerate(self.layers):
+                    weight = self.network.get_parameter(f"{name}.weight" if name else "weight")
+                    context = draw_context("binary", weight[0].numel(), self.context_seed(task, number))
+                    drawn[f"{name}.weight" if name else "weight"] = context.view(weight.shape[1:]).to(weight.device)
+            self._contexts = task, drawn
+        return self._contexts[1]
+
+    def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Logits [B, C] for images [B, ...] that all belong to one task."""
+        task = task_labels if isinstance(task_labels, int) else int(task_labels[0])
+        found = {name: self.network.get_parameter(name) * context for name, context in self.contexts(task).items()}
+        given = (x - self.mean) / self.std
+        takes_labels = isinstance(self.network, MultiTaskModule)
+        logits: Tensor = functional_call(self.network, found, (given, task_labels) if takes_labels else (given,))
+        return logits
+
+
+def superposable(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The linear layers and convolutions of a network, by name."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+
+
+def _first_called(network: nn.Module, layers: dict[str, nn.Linear | nn.Conv2d], image: Tensor) -> nn.Module | None:
+    called: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, args, output: called.append(layer)) for layer in layers.values()]
+    modes = {part: part.training for part in network.modules()}
+    try:
+        with torch.no_grad():
+            answer(network.eval(), image, torch.zeros(1, dtype=torch.long))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
+    return called[0] if called else None

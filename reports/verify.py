@@ -6,7 +6,7 @@ half a unit of its last digit. A goal is what the suite's own setting must reach
 miss it, and reach it only so far.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from rich.text import Text
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
+from clbench.reports.analysis.pruning import cost_on_test
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
 from clbench.reports.formatting import group_words, percent
@@ -114,6 +115,9 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
     wanted = {goal.method: goal for goal in goals(suite, runs, stated)}
     selection = select(runs, suite)
     verdicts, other_settings, modified = [], [], 0
+    means = {
+        group.method: group.metric("average_accuracy") for group in selection.groups if group.is_in_the_suites_setting
+    }
     for group in selection.groups:
         if not group.is_in_the_suites_setting:
             if group.is_modified:
@@ -134,7 +138,7 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
                 # A variant stands beside what is published for its method, but is not held to its goal.
                 published.get(group.name_among(published), ()),
                 goal,
-                tuple(_misses(group, ours, goal)) if goal else (),
+                tuple([*_misses(group, ours, goal), *_misses_beside(group, ours, goal, means)]) if goal else (),
             )
         )
     recorded = {verdict.method for verdict in verdicts}
@@ -152,8 +156,12 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
 def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
     misses = []
     # The mean of ten times 0.976 is a little less than 0.976.
-    if ours.mean < float(goal.average_accuracy) - _ROUNDING:
-        misses.append(f"average accuracy {percent(ours.mean, 3)} % is below {percent(float(goal.average_accuracy))} %")
+    least = goal.average_accuracy - (goal.within or 0)
+    if ours.mean < float(least) - _ROUNDING:
+        misses.append(f"average accuracy {percent(ours.mean, 3)} % is below {percent(float(least))} %")
+    if goal.within is not None and ours.mean > float(goal.average_accuracy + goal.within) + _ROUNDING:
+        most = f"{percent(float(goal.average_accuracy + goal.within))} %"
+        misses.append(f"average accuracy {percent(ours.mean, 3)} % is above {most}")
     if goal.no_forgetting:
         misses += [
             f"the accuracy on task {task} changed after it was learned (seed {run.seed})"
@@ -172,6 +180,30 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
         if free < float(share):
             misses.append(f"{percent(free, 1)} % of {name} is free, below {percent(float(share), 1)} %")
     return misses
+
+
+def _misses_beside(group: Group, ours: Estimate, goal: Goal, means: Mapping[str, Estimate | None]) -> Iterator[str]:
+    """What of a goal is missed beside other methods, by their means, and beside the margin."""
+    for method in (*goal.above, *goal.not_below):
+        theirs = means.get(method)
+        if theirs is None:
+            yield f"{method} is not recorded, beside which it must stand"
+            continue
+        beside = f"average accuracy {percent(ours.mean, 3)} % is {{}} that of {method}, {percent(theirs.mean, 3)} %"
+        if method in goal.not_below and ours.mean < theirs.mean - _ROUNDING:
+            yield beside.format("below")
+        slack = (ours.half_width or 0.0) + (theirs.half_width or 0.0)
+        if method in goal.above and ours.mean <= theirs.mean + slack:
+            yield f"{beside.format('not above')}, by more than both intervals, {percent(slack, 3)} points"
+    if goal.within_margin:
+        cost, margin = cost_on_test(group.runs), float((group.config.get("method_settings") or {}).get("margin", 0))
+        if cost is None:
+            yield "what pruning cost on test images is not recorded"
+        elif 100 * (cost.mean - (cost.half_width or 0.0)) > margin:
+            yield (
+                f"pruning and fine-tuning cost {percent(cost.mean)} ± {percent(cost.half_width or 0.0)} points on test "
+                f"images, above the margin of {margin:g}"
+            )
 
 
 def _changed_tasks(run: RecordedRun) -> list[int]:

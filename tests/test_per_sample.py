@@ -6,8 +6,78 @@ from torch import nn
 
 from clbench.baselines.ewc import fisher_diagonal
 from clbench.baselines.mas import importance_of
+from clbench.networks import per_sample
+from clbench.networks.per_sample import unsupported
 
 MEASURES = [fisher_diagonal, importance_of]
+
+
+def image_by_image(measure, model, images):
+    """What a measure is by its definition: a backward pass for each image, and each label that it weighs."""
+    total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    sizes = torch.square if measure is fisher_diagonal else torch.abs
+    for image in images.split(1):
+        logits = model(image)
+        log_p = logits.log_softmax(1)[0]
+        numbers = (
+            [(logits.square().sum(), 1.0)] if measure is importance_of else list(zip(log_p, log_p.exp(), strict=True))
+        )
+        for number, weight in numbers:
+            found = torch.autograd.grad(number, list(model.parameters()), retain_graph=True, allow_unused=True)
+            for tensor, gradient in zip(total.values(), found, strict=True):
+                if gradient is not None:
+                    tensor += float(weight) * sizes(gradient)
+    return {name: tensor / len(images) for name, tensor in total.items()}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_of_every_kind_of_layer_it_is_what_it_is_image_by_image(measure, small_network, batches):
+    made, images = small_network
+    model, x = made.double(), torch.rand(7, *images.shape[1:], dtype=torch.double)
+    assert unsupported(model, x[:1]) == ""
+    found, expected = measure(model, batches(x, 5)), image_by_image(measure, model, x)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.count_nonzero(expected[name]) > 0
+        torch.testing.assert_close(found[name], expected[name], atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_works_in_place_behind_a_layer_changes_nothing(measure, batches):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    ]
+    model, x = nn.Sequential(*layers).double(), torch.randn(5, 1, 8, 8, dtype=torch.double)
+    expected = measure(model, batches(x, 5))
+    for layer in (model[2], model[5]):
+        layer.inplace = True
+    assert unsupported(model, x[:1]) == ""
+    found = measure(model, batches(x, 5))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_with_convolutions_the_memory_that_images_take_together_has_a_bound(monkeypatch, batches):
+    seen = []
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)), torch.randn(64, 1, 8, 8)
+    model[0].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
+    whole = fisher_diagonal(model, batches(x, 64))
+    assert seen == [4, 60]
+    seen.clear()
+    monkeypatch.setattr(per_sample, "_PIECE_BYTES", 10 * (9 * 36 + 36) * 4)
+    bounded = fisher_diagonal(model, batches(x, 64), n_images=30)
+    assert seen[0] == 4
+    assert sum(seen) == 30
+    assert 5 <= max(seen) <= 10
+    torch.testing.assert_close(bounded, fisher_diagonal(model, batches(x[:30], 30)))
+    assert not torch.equal(bounded["0.weight"], whole["0.weight"])
 
 
 def with_dropout(share):

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
-from clbench.baselines.superposed import ComplexLinear, SuperposedMLP, draw_context
+from clbench.baselines.psp import PSP, PSPSettings
+from clbench.baselines.superposed import ComplexLinear, SuperposedMLP, SuperposedNetwork, draw_context
+from clbench.networks.several_heads import HeadPerTask
 
 KINDS = ["binary", "complex", "rotation"]
 
@@ -156,3 +159,79 @@ def test_kinds_are_a_setting_and_each_learns(make_method, make_workplace):
             method.learn(task)
         assert accuracy(method, workplace.stream.tasks[1]) > 0.85
         assert accuracy(method, workplace.stream.tasks[0]) > 0.75
+
+
+def filters():
+    """Two convolutions with a batch norm, and two linear layers; images [B, 1, 8, 8] -> [B, 3]."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 3, groups=1), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(96, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def superposed(made, mean=0.0, std=1.0):
+    return SuperposedNetwork(made, torch.zeros(1, 1, 8, 8), lambda task, layer: 1000 * task + layer, mean, std)
+
+
+def test_kernels_are_signed_weight_by_weight_but_for_those_of_the_first_convolution():
+    model, plain, x = superposed(filters()), filters(), torch.randn(4, 1, 8, 8)
+    contexts = model.contexts(2)
+    assert {name: tuple(context.shape) for name, context in contexts.items()} == {
+        "3.weight": (5, 3, 3),
+        "6.weight": (96,),
+        "8.weight": (7,),
+    }
+    assert all(context.abs().eq(1).all() for context in contexts.values())
+    # Signs differ within a kernel.
+    assert contexts["3.weight"].flatten(1).sum(1).abs().max() < 9
+    with torch.no_grad():
+        for name, context in contexts.items():
+            plain.get_parameter(name).mul_(context)
+        for number in (0, 3, 6, 8):
+            plain[number].bias.zero_()
+    torch.testing.assert_close(model.eval()(x, 2), plain.eval()(x))
+    torch.testing.assert_close(superposed(filters(), 0.25, 0.5).eval()(x, 2), plain((x - 0.25) / 0.5))
+
+
+def test_a_linear_first_layer_has_contexts_and_so_has_the_head_of_each_task():
+    trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU())
+    model = superposed(HeadPerTask(trunk, [nn.Linear(7, 3), nn.Linear(7, 3)]))
+    assert {*model.contexts(0)} == {"trunk.1.weight", "heads.0.weight", "heads.1.weight"}
+    x = torch.randn(4, 1, 8, 8)
+    assert not torch.equal(model(x, 0), model(x, 1))
+
+
+def test_what_a_task_learns_reaches_the_weights_that_all_share_and_batch_norm_is_left_as_it_is():
+    model = superposed(filters())
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    model(torch.randn(16, 1, 8, 8), 1).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    after = model.network.state_dict()
+    assert {*after} == {f"{n}.weight" for n in (0, 1, 3, 6, 8)} | {
+        "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked",
+    }  # fmt: skip
+    assert all(not torch.equal(after[name], before[name]) for name in after)
+
+
+def test_it_learns_filters_better_than_without_contexts(make_method, make_workplace):
+    from clbench.runs.runner import accuracy
+
+    small = {"network": "conv", "channels": [24, 24], "hidden_sizes": [64], "n_tasks": 3, "epochs": 6}
+    kept = {}
+    for name in ("naive", "psp"):
+        workplace = make_workplace(**small)
+        own = {"optimizer": "adam", "learning_rate": 0.002, "input_mean": 0.0, "input_std": 1.0}
+        method = make_method(name, workplace, **own if name == "psp" else {})
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        kept[name] = [accuracy(method, task) for task in workplace.stream.tasks]
+    assert kept["psp"][2] > 0.8
+    assert sum(kept["psp"][:2]) > sum(kept["naive"][:2]) + 0.1
+
+
+def test_what_it_cannot_superpose_is_refused(make_workplace):
+    suite = make_workplace(network="conv").suite
+    assert "psp has rotation contexts for the network mlp alone; give kind=binary" in PSP.refuses(
+        suite, PSPSettings(kind="rotation")
+    )
+    assert PSP.refuses(suite, PSPSettings()) == ""
+    assert "the network has none" in PSP.unfit(nn.Sequential(nn.Flatten(), nn.ReLU()), torch.zeros(1), PSPSettings())

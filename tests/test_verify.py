@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import pytest
 from rich.console import Console
 
 from clbench.methods.table import resolve_settings
-from clbench.records.format import CAPACITY_COLUMNS, capacity_table
+from clbench.records.format import ALL_GROUPS, CAPACITY_COLUMNS, capacity_table, pruning_table
 from clbench.records.identity import settings_of
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import departures
 from clbench.reports.analysis.published import goals
 from clbench.reports.verify import Verdict, verification_table, verify
 from clbench.suites.files import find_suite
+from clbench.suites.published import Goal
 
 SUITE = "permuted-mnist"
 # Neurons of 2000 that are free in each hidden layer after the last task; the goal is 18 % and 40 %.
@@ -278,6 +280,60 @@ def test_everything_that_is_missed_is_told(judge: Callable[..., Verdict]) -> Non
         "after it was learned",
         "layer 2",
     ]
+
+
+def misses_of(runs: list[RecordedRun], **goal: Any) -> str:
+    """What CLNP misses of a goal of 90 % with these changes."""
+    wanted = Goal(method="clnp", average_accuracy=Decimal("0.90"), **goal)
+    suite = find_suite(SUITE).model_copy(update={"goals": (wanted,)})
+    return "; ".join(
+        next(verdict.misses for verdict in verify(runs, SUITE, suite).verdicts if verdict.method == "clnp")
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [(0.8899, "88.990 % is below 89.00 %"), (0.8901, ""), (0.9099, ""), (0.9101, "91.010 % is above 91.00 %")],
+)
+def test_a_goal_with_a_bound_on_either_side_is_missed_outside_of_it(
+    own_run: MakeRun, accuracy: float, said: str
+) -> None:
+    found = misses_of([own_run("clnp", 0, accuracy)], within=Decimal("0.01"))
+    assert (said in found) if said else found == ""
+
+
+def test_a_goal_beside_other_methods_is_held_against_what_is_recorded_of_them(own_run: MakeRun) -> None:
+    ours = [own_run("clnp", seed, 0.92 + 0.01 * (seed - 1)) for seed in range(3)]  # 92 +- 2.484 %
+    beside = {"above": ("si",), "not_below": ("single-task",)}
+    theirs = [own_run("si", seed, 0.89) for seed in range(3)] + [own_run("single-task", 0, 0.9199)]
+    assert "not above that of si, 89.000 %, by more than" not in misses_of(ours + theirs, **beside)
+    assert misses_of(ours + theirs, **beside) == ""
+    closer = [own_run("si", seed, 0.896) for seed in range(3)] + [own_run("single-task", 0, 0.9201)]
+    assert misses_of(ours + closer, **beside) == (
+        "average accuracy 92.000 % is not above that of si, 89.600 %, by more than both intervals, 2.484 points; "
+        "average accuracy 92.000 % is below that of single-task, 92.010 %"
+    )
+    assert misses_of(ours, **beside).count("is not recorded, beside which it must stand") == 2
+
+
+def test_a_goal_about_the_margin_looks_at_test_images_from_before_pruning_to_the_end(own_run: MakeRun) -> None:
+    def run(*cost: float) -> RecordedRun:
+        """What each task lost, in margins."""
+        made = own_run("clnp", 0, 0.9)
+        margin = made.config["method_settings"]["margin"] / 100
+        rows = [
+            {"task": task, "group": ALL_GROUPS, "kept": 9, "validation_accuracy": 0.9, "validation_images": 10}
+            | {"changed": 0, "chosen": 0, "test_accuracy": 0.9 + each * margin}
+            for task, each in enumerate(cost, start=1)
+        ]
+        return replace(made, pruning=pruning_table(rows))
+
+    assert misses_of([run(0.9, 1.0)], within_margin=True) == ""
+    assert "points on test images, above the margin of" in misses_of([run(1.1)], within_margin=True)
+    # Above it in the mean, and not by more than the interval over tasks.
+    assert misses_of([run(0.5, 1.0, 2.5)], within_margin=True) == ""
+    assert "above the margin of" in misses_of([run(1.9, 2.0, 2.1)], within_margin=True)
+    assert "is not recorded" in misses_of([own_run("clnp", 0, 0.9)], within_margin=True)
 
 
 def test_a_verification_holds_if_no_goal_is_missed(own_run: MakeRun) -> None:

@@ -119,7 +119,7 @@ def test_a_suite_of_convolutions_is_interrupted_and_goes_on_to_the_same_bits(
 
 
 def runs_the_short_suite(clbench, place, *arguments):
-    methods = "naive,si,single-task"
+    methods = "naive,si,single-task,clnp,ewc,online-ewc,mas,psp"
     arguments = ["run", "--suite", "split-cifar100-10-short", "--methods", methods, *arguments, "--set", "n_tasks=2"]
     done = clbench(place, *arguments, *BRIEF, "--no-report")
     assert done.code == 0, done.err
@@ -142,15 +142,14 @@ def test_cifar_is_learned_from_folders_by_class(clbench, place, tmp_path):
         assert run.config["data"]["train_images"] == 50_000
 
 
-def test_the_methods_that_cannot_learn_convolutions_are_left_out_or_refused(clbench, place, assert_refused, coloured):
-    arguments = ["run", "--suite", "split-cifar100-10-short", "--set", f"data={coloured(100)}", "--set", "n_tasks=2"]
+def test_the_methods_that_cannot_learn_a_suite_are_left_out_or_refused(clbench, place, assert_refused, coloured):
+    arguments = ["run", "--suite", "split-cifar100-10", "--set", f"data={coloured(100)}", "--set", "n_tasks=2"]
     listed = clbench(place, *arguments, *BRIEF, "--dry-run")
     assert listed.code == 0
-    assert [line.split(" is left out: ")[0] for line in listed.err.splitlines()] == [
-        f"clbench: warning: {name}" for name in ("ewc",)
-    ]
-    assert_refused(clbench(place, *arguments, *BRIEF, "--methods", "naive,ewc"), "linear layers only")
-    assert_refused(clbench(place, *arguments, *BRIEF, "--methods", "psp"), "psp superposes linear layers")
+    assert [line.split(" is left out: ")[0] for line in listed.err.splitlines()] == ["clbench: warning: clnp"]
+    assert_refused(clbench(place, *arguments, *BRIEF, "--methods", "naive,clnp"), "learning_rate_schedule plateau")
+    rotated = ["--methods", "psp", "--set", "psp.kind=rotation"]
+    assert_refused(clbench(place, *arguments, *BRIEF, *rotated), "psp has rotation contexts for the network mlp alone")
 
 
 def test_the_images_of_a_suite_are_replaced_by_others(clbench, place, tmp_path):
@@ -174,14 +173,14 @@ def test_the_images_of_a_suite_are_replaced_by_others(clbench, place, tmp_path):
 
 def test_a_plan_without_images_has_the_methods_that_can_run(clbench, tmp_path):
     (tmp_path / "sets").mkdir()
-    arguments = ["run", "--dry-run", "--suite", "split-cifar10", "--data-root", tmp_path / "sets"]
+    arguments = ["run", "--dry-run", "--suite", "split-cifar100-10", "--data-root", tmp_path / "sets"]
     planned = clbench(tmp_path, *arguments)
     assert planned.code == 0
-    assert "ewc is left out: " in planned.err
+    assert "clnp is left out: " in planned.err
     assert "could not be downloaded" not in planned.err
-    assert "clnp" in planned.out
-    assert "ewc" not in planned.out
-    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "ewc"), "ewc cannot run here")
+    assert "ewc" in planned.out
+    assert "clnp" not in planned.out
+    assert_refused_later(clbench(tmp_path, *arguments, "--methods", "clnp"), "clnp cannot run here")
     assert_refused_later(clbench(tmp_path, *arguments, "--methods", "naive", "--set", "naive.foo=3"), "'foo'")
 
 

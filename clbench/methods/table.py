@@ -268,7 +268,9 @@ def must_be_given(suite: Suite, name: str) -> set[str]:
 
 def known_settings(suite: Suite, name: str) -> dict[str, Any]:
     """The method's hyper-parameters in this suite, without those that must be given."""
-    return find_method(name).Settings.model_construct(**_given(suite, name, {})).model_dump()
+    if not must_be_given(suite, name):
+        return resolve_settings(suite, name, {}).model_dump()
+    return find_method(name).Settings.model_construct(**_given(suite, name, {})).model_dump(warnings=False)
 
 
 def _given(suite: Suite, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

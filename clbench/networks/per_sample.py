@@ -1,36 +1,40 @@
-"""Sums over samples of a function of the per-sample gradient, without forming any per-sample gradient.
+"""Sums over images of a function of the gradient of each; `per_sample_layers.py` has a rule for each kind of layer."""
 
-For a linear layer with input x [N_in] and output o [N_out], the gradient of a scalar s with respect to the weight
-is the outer product delta x^T with delta = ds/do. Its square is the outer product of delta^2 and x^2, its size that
-of |delta| and |x|, so that the sum over a batch is one matrix product.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from clbench.errors import MethodError
 from clbench.networks.answer import answer, with_memory
+from clbench.networks.per_sample_layers import OfLinear, Rule, Size, rule_of
 
-Factors = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
+Numbers = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor | None]]]
+
+# So much memory may the images take that are looked at together in a network with convolutions.
+_PIECE_BYTES = 2**27
+_FIRST_PIECE = 4
 
 
 def mean_over_samples(
     model: nn.Module,
     batches: Iterable[list[Tensor]],
-    factors: Factors,
-    of_input: Callable[[Tensor], Tensor],
+    numbers: Numbers,
+    size: Size,
     n_images: int | None = None,
 ) -> dict[str, Tensor]:
-    """The mean over samples of `factor of the output x of_input(input)`, by parameter; a bias has input 1.
+    """The mean over samples of a function of the gradients of some numbers, by parameter.
 
     Args:
-        model: parameters in `nn.Linear` layers only, each called once per forward pass; seen in evaluation mode.
+        model: parameters in layers that `per_sample_layers.py` has a rule for, each called once per forward pass; seen
+            in evaluation mode.
         batches: `[x, y, task_labels]` as loaders give them.
-        factors: from logits [B, C], labels y [B] and the outputs [B, N_out] of the layers that were used, the
-            factor of each [B, N_out]; may be a sum of several products only if `of_input` fits them all.
-        of_input: element by element, what becomes of a layer's input.
+        numbers: from logits [B, C] and labels y [B], pairs: a sum over images of what is differentiated, and how much
+            each image counts for it, [B, 1] (None for 1). What they give adds up.
+        size: element by element, the function of a gradient.
         n_images: stop after this many; None takes all.
 
     Raises:
@@ -38,39 +42,51 @@ def mean_over_samples(
     """
     if reason := unsupported(model):
         raise MethodError(reason)
-    layers = _linear_layers(model)
-    inputs: dict[str, Tensor] = {}
+    layers = _layers(model)
+    all_linear = all(rule_of(layer) is OfLinear for layer in layers.values())
+    rules: dict[str, Rule] = {}
     outputs: dict[str, Tensor] = {}
 
-    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs[name], outputs[name] = args[0].detach(), output
-
-        return hook
+    def remember(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
+        rule = rule_of(layer)
+        assert rule is not None
+        with torch.no_grad():
+            rules[name] = rule(layer, x, size)  # type: ignore[arg-type]
+        outputs[name] = output
 
     total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     was_training = model.training
     model.eval()
-    hooks = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
+    hooks = _watched(layers, remember)
     seen = 0
+    piece = None if all_linear else _FIRST_PIECE
     device = next(model.parameters()).device
     try:
         for batch in batches:
             # Loaders other than ours leave this to the training loop.
-            x, y, task_labels = (tensor.to(device) for tensor in batch)
+            whole = [tensor.to(device) for tensor in batch]
             if n_images is not None:
-                x, y, task_labels = (tensor[: n_images - seen] for tensor in (x, y, task_labels))
-            inputs.clear()
-            outputs.clear()
-            with torch.enable_grad():
-                logits = answer(model, x, task_labels)
-                used = list(outputs)
-                found = factors(logits, y, [outputs[name] for name in used])
-            for name, factor in zip(used, found, strict=True):
-                total[f"{name}.weight" if name else "weight"].addmm_(factor.T, of_input(inputs[name]))
-                if layers[name].bias is not None:
-                    total[f"{name}.bias" if name else "bias"].add_(factor.sum(0))
-            seen += len(x)
+                whole = [tensor[: n_images - seen] for tensor in whole]
+            start = 0
+            while start < len(whole[0]):
+                x, y, task_labels = (tensor[start : None if piece is None else start + piece] for tensor in whole)
+                rules.clear()
+                outputs.clear()
+                with torch.enable_grad():
+                    logits = answer(model, x, task_labels)
+                    for number, weight in numbers(logits, y):
+                        deltas = torch.autograd.grad(number, list(outputs.values()), retain_graph=True)
+                        with torch.no_grad():
+                            for name, delta in zip(outputs, deltas, strict=True):
+                                rules[name].add(delta, weight)
+                for name, rule in rules.items():
+                    rule.finish(
+                        {key: total[_join(name, key)] for key in ("weight", "bias") if _join(name, key) in total}
+                    )
+                start += len(x)
+                if piece is not None:
+                    piece = max(1, _PIECE_BYTES * len(x) // max(1, sum(rule.nbytes for rule in rules.values())))
+            seen += len(whole[0])
             if n_images is not None and seen >= n_images:
                 break
     finally:
@@ -80,6 +96,10 @@ def mean_over_samples(
     return {name: tensor / seen for name, tensor in total.items()}
 
 
+def _join(layer: str, kind: str) -> str:
+    return f"{layer}.{kind}" if layer else kind
+
+
 def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
     """Why the model's gradients cannot be taken sample by sample, in one sentence; empty where they can.
 
@@ -87,7 +107,7 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
         model: stays as it was.
         image: one to try it on [1, C, H, W]; None looks at the model's parts alone.
     """
-    layers = _linear_layers(model)
+    layers = _layers(model)
     owner: dict[int, str] = {}
     for name, layer in layers.items():
         for parameter in layer.parameters(recurse=False):
@@ -97,35 +117,35 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
             owner[id(parameter)] = name
     for name, parameter in model.named_parameters():
         if id(parameter) not in owner:
-            return f"per-sample gradients need linear layers only so far, but {name} belongs to another kind"
+            return (
+                "per-sample gradients need linear layers, convolutions (Conv2d) and batch norms with running "
+                f"statistics, but {name} belongs to another kind"
+            )
         if not parameter.requires_grad:
             return f"per-sample gradients need every weight to learn, but {name} is frozen"
     return "" if image is None else _unsupported_use(model, layers, image)
 
 
-def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: Tensor) -> str:
+def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> str:
     is_defined = not image.is_meta
     if image.is_meta:
         model, image = with_memory(model, image)
-        layers = _linear_layers(model)
+        layers = _layers(model)
     used: dict[str, tuple[Tensor, Tensor]] = {}
     said: list[str] = []
 
-    def look(name: str, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def look(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
         if name in used:
             said.append(f"per-sample gradients need each layer to be used once, but {name} is used more often")
-        if args[0].ndim != 2:
-            said.append(f"per-sample gradients need one input per image, but {name} gets {list(args[0].shape[1:])}")
-        used[name] = args[0].detach(), output
+        if isinstance(layer, nn.Linear) and x.ndim != 2:
+            said.append(f"per-sample gradients need one input per image, but {name} gets {list(x.shape[1:])}")
+        used[name] = x.clone(), output
 
     modes = {part: part.training for part in model.modules()}
-    hooks = [
-        layer.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
-        for name, layer in layers.items()
-    ]
+    hooks = _watched(layers, look)
     try:
         # An image that no unit is silent on for want of anything to see.
-        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
         with torch.enable_grad():
             logits = answer(model.eval(), noise, torch.zeros(1, dtype=torch.long))
             if not said and is_defined:
@@ -139,26 +159,42 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Linear], image: T
 
 
 def _other_uses(
-    logits: Tensor, layers: Mapping[str, nn.Linear], used: Mapping[str, tuple[Tensor, Tensor]]
+    logits: Tensor, layers: Mapping[str, nn.Module], used: Mapping[str, tuple[Tensor, Tensor]]
 ) -> Iterator[str]:
-    """The layers whose gradient is not the outer product that it must be: their weights have a part elsewhere."""
-    weights = [layer.weight for layer in layers.values()]
-    found = torch.autograd.grad(logits.sum(), weights, retain_graph=True, allow_unused=True)
+    """The layers whose gradient is not what their rule says: their weights have a part elsewhere."""
+    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    found = torch.autograd.grad(logits.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
     outputs = [output for _, output in used.values()]
     deltas = torch.autograd.grad(logits.sum(), outputs, allow_unused=True)
-    expected = {
-        name: delta.T @ x for (name, (x, _)), delta in zip(used.items(), deltas, strict=True) if delta is not None
-    }
-    for name, gradient in zip(layers, found, strict=True):
-        whole = torch.zeros_like(layers[name].weight) if gradient is None else gradient
-        if not torch.allclose(whole, expected.get(name, torch.zeros_like(whole)), rtol=1e-3, atol=1e-6):
+    expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for (name, (x, _)), delta in zip(used.items(), deltas, strict=True):
+        if delta is not None and (kind := rule_of(layers[name])) is not None:
+            rule: Rule = kind(layers[name], x, lambda gradient: gradient)  # type: ignore[arg-type]
+            rule.add(delta, None)
+            rule.finish({"weight": expected[name]})
+    for (name, by_rule), gradient in zip(expected.items(), found, strict=True):
+        whole = torch.zeros_like(by_rule) if gradient is None else gradient
+        if not torch.allclose(whole, by_rule, rtol=1e-3, atol=1e-6 + 1e-4 * float(by_rule.abs().max())):
             yield f"per-sample gradients need weights of one layer each, but those of {name} are used elsewhere"
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """By name; a subclass that computes something else is none."""
+def _watched(
+    layers: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Tensor, Tensor], None]
+) -> list[RemovableHandle]:
+    """Hooks that show each layer, by name, with its input and its output."""
+
+    def hook(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        look(name, layer, (args[0] if args else next(iter(kwargs.values()))).detach(), output)
+        # What comes next may work in place.
+        return output.clone()
+
+    return [layer.register_forward_hook(partial(hook, name), with_kwargs=True) for name, layer in layers.items()]
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """By name, those with weights that there is a rule for."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+        if rule_of(module) is not None and getattr(module, "weight", None) is not None
     }

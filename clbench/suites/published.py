@@ -91,6 +91,11 @@ class Goal(BaseModel):
     Attributes:
         method: its name.
         average_accuracy: the least mean over the seeds, a fraction.
+        within: how far the mean may lie from it on either side, a fraction; None for no bound above.
+        above: methods that ours must exceed by more than the 95 % intervals of both.
+        not_below: methods whose mean ours must reach.
+        within_margin: whether a task may cost the margin at most, from before pruning to after fine-tuning, on test
+            images, mean over tasks less its 95 % interval.
         seeds: how many the mean must be of to count as reached.
         no_forgetting: whether no task's accuracy may change after it was learned, in any run.
         free_share: per hidden layer, the least share of neurons that is free after the last task.
@@ -100,6 +105,10 @@ class Goal(BaseModel):
 
     method: str
     average_accuracy: Exact = Field(ge=0, le=1)
+    within: Exact | None = Field(default=None, gt=0, lt=1)
+    above: tuple[str, ...] = Field(default=(), strict=False)
+    not_below: tuple[str, ...] = Field(default=(), strict=False)
+    within_margin: bool = False
     seeds: int = Field(default=3, ge=1)
     no_forgetting: bool = False
     free_share: tuple[Decimal, ...] = Field(default=(), strict=False)

@@ -44,6 +44,22 @@ def spent(runs: Sequence[RecordedRun]) -> list[Spent]:
     return found
 
 
+def cost_on_test(runs: Sequence[RecordedRun]) -> Estimate | None:
+    """Test accuracy that each task lost from before pruning to after fine-tuning, a share, over tasks and runs.
+
+    None where it was not recorded.
+    """
+    lost = []
+    for run in runs:
+        if not len(run.pruning):
+            return None
+        whole = run.pruning[run.pruning["group"] == ALL_GROUPS].groupby("task")["test_accuracy"].first()
+        lost += [
+            float(before) - run.accuracy_matrix[int(str(task)), int(str(task)) - 1] for task, before in whole.items()
+        ]
+    return estimate(lost) if lost and not any(map(math.isnan, lost)) else None
+
+
 def _costs(looks: pd.DataFrame) -> pd.DataFrame:
     """By task, what one run's pruning cost on validation and test images, and how sure the first is."""
     whole = looks[looks["group"] == ALL_GROUPS].groupby("task")
