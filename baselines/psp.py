@@ -64,6 +64,7 @@ class PSP(Method):
     Settings = PSPSettings
     resumes = True
     task_known_at_test = True
+    has_networks = False
 
     @classmethod
     def refuses(cls, suite: Suite, settings: PSPSettings) -> str:

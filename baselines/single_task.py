@@ -4,6 +4,7 @@ Source: the reference row of Golkar, Kagan and Cho 2019 (arXiv 1903.04476), 98.4
 Departs from it: that row was trained with SGD at unstated settings; here the suite's optimiser trains.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -45,6 +46,10 @@ class SingleTask(Method):
         if task.index in self.networks:
             return answering(self.networks[task.index], task)
         return None if self.networks else super().network_for(task)
+
+    def network_alone(self, task: Task) -> nn.Module:
+        """The task's own network."""
+        return copy.deepcopy(self.networks[task.index])
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """The networks of all tasks but the last."""

@@ -77,6 +77,7 @@ def run(
     device: str = "auto",
     threads: int | None = None,
     jobs: int = 1,
+    keep_weights: bool = False,
     quiet: bool = False,
 ) -> Runs:
     """Trains every method with every seed, as `clbench run` does, and returns the recorded runs.
@@ -104,6 +105,7 @@ def run(
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         threads: of the CPU. None for torch's. Torch has its own number again afterwards.
         jobs: runs to train at once, each in a process of its own.
+        keep_weights: whether runs keep the network of every task, for `clbench export`.
         quiet: whether to say warnings and errors only.
 
     Raises:
@@ -154,7 +156,9 @@ def run(
         if rerun:
             set_aside(folder, run_ids, tracking, screen.warn)
         labels = labels_of(choice, specs)
-        planned = make_jobs(choice, specs, images, place, folder, command, at_once=jobs, labels=labels)
+        planned = make_jobs(
+            choice, specs, images, place, folder, command, at_once=jobs, labels=labels, keep_weights=keep_weights
+        )
         outcome = run_grid(planned, observer)
     finally:
         torch.set_num_threads(before)

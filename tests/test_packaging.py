@@ -220,6 +220,7 @@ ORDER = [
     {"methods"},
     {"records"},
     {"tracking"},
+    {"export"},
     {"runs"},
     {"screen"},
     {"execution", "search"},

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from clbench import __version__
+from clbench.cli.exporting import export_command
 from clbench.cli.listing import cache_command, list_command, show_command
 from clbench.cli.measuring import bench_command, check_command, tune_command
 from clbench.cli.options import Command
@@ -55,6 +56,7 @@ for _name, _command in (
     ("sync", sync_command),
     ("verify", verify_command),
     ("verify-run", verify_run_command),
+    ("export", export_command),
     ("check", check_command),
     ("tune", tune_command),
     ("bench", bench_command),

@@ -66,6 +66,9 @@ def run_command(
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Train recorded runs anew; the record from before is kept beside the new.")
     ] = False,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep the network of every task, for clbench export.")
+    ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Make no report at the end.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -125,7 +128,7 @@ def run_command(
 
     from clbench.execution.grid import run_grid
     from clbench.execution.rerun import compare, set_aside
-    from clbench.records.folder import all_recorded
+    from clbench.records.folder import all_recorded, without_networks
     from clbench.tracking.connection import tracking_uri as resolve_uri
     from clbench.tracking.glance import holds_all
     from clbench.tracking.tracker import Tracker
@@ -148,9 +151,21 @@ def run_command(
     tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     arguments = arguments_given()
     labels = labels_of(choice, specs)
-    planned = make_jobs(choice, specs, images, place, output, command_line(arguments), at_once=jobs, labels=labels)
+    planned = make_jobs(
+        choice,
+        specs,
+        images,
+        place,
+        output,
+        command_line(arguments),
+        at_once=jobs,
+        labels=labels,
+        keep_weights=keep_weights,
+    )
     # Gone on with, it must not begin anew once more.
     to_go_on = [argument for argument in arguments if argument != "--rerun"]
+    if keep_weights and not rerun and (lacking := without_networks(output, run_ids)):
+        screen.warn(f"{', '.join(lacking)} are recorded without networks; --rerun trains them again and keeps these")
     outcome = run_grid(planned, Observers(tracker, Remembering(output, to_go_on, found), screen))
     # Also where a rerun was stopped and is gone on with.
     if rerun or is_resuming():

@@ -60,6 +60,7 @@ class Job:
         at_once: how many runs the same command trains at a time.
         command: what a record says that the run was asked for by.
         label: what tells it from other runs of the same method and seed; empty where nothing has to.
+        keep_weights: whether the network of every task is kept.
         environment: the code that runs and what it runs with, as the command found it. None looks in this process.
 
     Example:
@@ -75,6 +76,7 @@ class Job:
     at_once: int
     command: str
     label: str = ""
+    keep_weights: bool = False
     environment: Environment | None = None
 
     @property
@@ -154,7 +156,8 @@ class Job:
             config = config_of(self.spec, self.device, stream, self.at_once, self.command, found)
             show = seldom(SECONDS_BETWEEN_REPORTS, on_progress)
             with shown(MethodWarning, lambda text: report(Said(self.run_id, text))):
-                execute(self.spec, stream, self.device, folder, config, found.text, on_task, show, should_stop)
+                how = on_task, show, should_stop, self.keep_weights
+                execute(self.spec, stream, self.device, folder, config, found.text, *how)
         except RecordError as error:
             # The run folder itself is at fault, so there is nothing whole to hand on.
             return "failed", str(error), False

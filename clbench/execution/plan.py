@@ -306,6 +306,25 @@ def labels_of(choice: Choice, specs: "Sequence[RunSpec]") -> list[str]:
     return found
 
 
+def refuse_without_network(methods: Sequence[str]) -> None:
+    """Refuses to keep networks of methods that answer in another way than through one.
+
+    Raises:
+        SettingError: naming the first.
+    """
+    from clbench.methods.method import Method
+    from clbench.methods.table import find_method
+
+    for name in methods:
+        method = find_method(name)
+        answers_otherwise = method.network_for is not Method.network_for
+        if not method.has_networks or (answers_otherwise and method.network_alone is Method.network_alone):
+            raise SettingError(
+                f"{name} has no network of its own for a task (Method.network_alone), so that none can be kept; leave "
+                "it out, or leave out --keep-weights"
+            )
+
+
 def make_jobs(
     choice: Choice,
     specs: "Sequence[RunSpec]",
@@ -316,6 +335,7 @@ def make_jobs(
     *,
     at_once: int = 1,
     labels: Sequence[str] = (),
+    keep_weights: bool = False,
 ) -> "list[Job]":
     """The jobs of a command, with torch's number of threads and its determinism as they are set now.
 
@@ -326,18 +346,21 @@ def make_jobs(
         command: what a record says that the runs were asked for by.
         at_once: how many runs train at a time.
         labels: of the runs, where method and seed do not tell them apart.
+        keep_weights: whether runs keep the network of every task.
     """
     import torch
 
     from clbench.execution.job import Images, Job
     from clbench.records.environment import git_state
 
+    if keep_weights:
+        refuse_without_network([spec.method for spec in specs])
     # A process asks once: what a record says of the code is what was there when the command began.
     git_state()
     # What was just read is on disk now.
     shared = Images(choice.loader(offline=True), images)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     return [
-        Job(spec, device, output, shared, threads, deterministic, at_once, command, label)
+        Job(spec, device, output, shared, threads, deterministic, at_once, command, label, keep_weights)
         for spec, label in zip(specs, labels or [""] * len(specs), strict=True)
     ]

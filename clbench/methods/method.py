@@ -3,6 +3,7 @@
 The runner knows no method by name.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -131,6 +132,17 @@ class Method:
         seed = self.workplace.seeds.derive("weights", *key)
         network = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed)
         return self.adapt(network).to(self.workplace.device)
+
+    has_networks: ClassVar[bool] = True
+    """Whether `network_alone` gives one."""
+
+    def network_alone(self, task: "Task") -> "nn.Module":
+        """A network of its own that answers for a learned task as `network_for` does, to be taken out of the run.
+
+        A method that answers in another way than through `model` says what is to be taken out, or that
+        `has_networks` is False. Called after the last task.
+        """
+        return copy.deepcopy(self.model)
 
     def adapt(self, network: "nn.Module") -> "nn.Module":
         """What the method makes of the suite's network before it trains: the same, if need be changed, or another."""

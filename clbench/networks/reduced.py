@@ -275,7 +275,7 @@ class _Building:
         masking = self.units.masking
         if name in self.units.outputs and masking is not None:
             masked = (self.tensors[masking.buffer] == 0).tolist()
-            new = self.graph.call_function(_masked, (new, masked, masking.value))
+            new = self.graph.call_function(masked_outputs, (new, masked, masking.value))
         return new
 
     def _copy_tie(self, node: fx.Node, place: Place) -> fx.Node:
@@ -300,7 +300,7 @@ class _Building:
                 continue
             where = {int(channel): position for position, channel in enumerate(given.tolist())}
             picked = [where.get(channel, -1) for channel in first.order.tolist()]
-            replaced[source] = self.graph.call_function(_picked, (self.copies[source], picked))
+            replaced[source] = self.graph.call_function(picked_channels, (self.copies[source], picked))
         return self.graph.node_copy(node, replaced.__getitem__)
 
     def _copy_dropout(self, node: fx.Node) -> fx.Node:
@@ -312,14 +312,14 @@ class _Building:
         return self.graph.call_module(name, (self.copies[source],))  # type: ignore[index]
 
 
-def _picked(x: Tensor, channels: list[int]) -> Tensor:
+def picked_channels(x: Tensor, channels: list[int]) -> Tensor:
     """Channels of a tensor [B, ..] in an order; zeros in the place of -1."""
     index = torch.tensor(channels, device=x.device)
     found = x.index_select(1, index.clamp(min=0))
     return found if bool((index >= 0).all()) else found * (index >= 0).view(1, -1, *[1] * (x.ndim - 2))
 
 
-def _masked(logits: Tensor, masked: list[bool], value: float) -> Tensor:
+def masked_outputs(logits: Tensor, masked: list[bool], value: float) -> Tensor:
     """As Avalanche's heads give outputs that no task has had yet."""
     return logits.masked_fill(torch.tensor(masked, device=logits.device), value)
 

@@ -107,6 +107,7 @@ class ReducedLayer(nn.Module):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         self._operation = _operation(layer)
+        self._geometry = _geometry(layer)
         self._split = Split(inputs.constant)
         self._through = through
         constant, others = outputs.order[outputs.constant], outputs.order[~outputs.constant]
@@ -217,6 +218,16 @@ class ReducedLayer(nn.Module):
             self._cast[dtype] = weight.to(dtype), None if bias is None else bias.to(dtype)
         return self._cast[dtype]
 
+    def dense(self) -> nn.Linear | nn.Conv2d:
+        """The plain layer of its constant rows, for a network in which nothing trains."""
+        assert not self.n_others
+        weight, bias = self._constant
+        kind = nn.Conv2d if self._geometry else nn.Linear
+        made = kind(weight.shape[1], len(weight), **self._geometry, bias=bias is not None, device="meta")
+        made.weight = nn.Parameter(weight.detach())
+        made.bias = None if bias is None else nn.Parameter(bias.detach())
+        return made
+
     @torch.no_grad()
     def write_back(self, weight: Tensor, bias: Tensor | None) -> None:
         """Copies what was trained into the whole layer; constant weights are not touched."""
@@ -275,6 +286,11 @@ class ReducedPerChannel(nn.Module):
         with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
             return self._frozen_layer(x)
 
+    def dense(self) -> nn.Module:
+        """The plain layer of its constant channels, for a network in which nothing trains."""
+        assert not len(self._rows)
+        return self._frozen_layer
+
     def train(self, mode: bool = True) -> "ReducedPerChannel":
         """Sets the mode of what trains; constant channels keep to their stored statistics."""
         super().train(mode)
@@ -307,6 +323,12 @@ def _narrowed(layer: Any, tensors: dict[str, Tensor]) -> nn.Module:
     if getattr(layer, "num_batches_tracked", None) is not None:
         made.num_batches_tracked = layer.num_batches_tracked.clone()
     return made
+
+
+def _geometry(layer: Any) -> dict[str, Any]:
+    """Of a convolution; nothing of a linear layer."""
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    return {name: getattr(layer, name) for name in names} if isinstance(layer, nn.Conv2d) else {}
 
 
 def _operation(layer: Any) -> Operation:

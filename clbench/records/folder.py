@@ -16,7 +16,8 @@ always lands in the same folder.
     files/                copies of the user's own files that the run used, such as its network; nothing runs them
     traceback.txt         of a run that failed for a reason that clbench does not know
     status.json           running, finished, stopped or failed; when; why; once it has ended, the SHA-256 of each file
-                          above and of what was learned; and the seal, a SHA-256 over all of this
+                          above, of what was learned and of networks; and the seal, a SHA-256 over all of this
+    networks/             with `--keep-weights` alone: the network of each task (`clbench/export/kept.py`)
     checkpoint.pt         until it is finished: the state after the last task learned (`checkpoint.py`)
 
 Whoever trains a run holds its lease (`lease.py`).
@@ -111,6 +112,18 @@ class RunFolder:
         """
         return str(self._status().get("weights_sha256") or "")
 
+    @property
+    def networks(self) -> dict[str, str]:
+        """The SHA-256 of the network that a finished run kept for each task, by its file; empty where it kept none.
+
+        Raises:
+            RecordError: if status.json cannot be read, or says something else.
+        """
+        found = self._status().get("networks") or {}
+        if not isinstance(found, dict):
+            raise RecordError(f"{self.path / 'status.json'} says of networks what clbench does not write")
+        return found
+
     def replace(self) -> None:
         """Sets the record aside, kept beside the one that is to come.
 
@@ -197,7 +210,9 @@ class RunFolder:
         self._resumed = [*before.get("resumed", []), now()]
         self.set_status("running")
 
-    def set_status(self, status: str, reason: str = "", weights_sha256: str = "") -> None:
+    def set_status(
+        self, status: str, reason: str = "", weights_sha256: str = "", networks: Mapping[str, str] = {}
+    ) -> None:
         """Records how the run stands, and seals it.
 
         With the end of a run come the digests of its files, so nothing may be written after that.
@@ -206,6 +221,7 @@ class RunFolder:
             status: see `RecordedRun`.
             reason: one sentence for `failed` and `stopped`.
             weights_sha256: of what was learned, for `finished` (`checkpoint.weights_digest`).
+            networks: the SHA-256 of each network that was kept, by its file, for `finished`.
         """
         has_ended = status != "running"
         content: dict[str, Any] = {
@@ -218,6 +234,8 @@ class RunFolder:
             content["resumed"] = self._resumed
         if weights_sha256:
             content["weights_sha256"] = weights_sha256
+        if networks:
+            content["networks"] = dict(networks)
         # The tables of a run that goes on will change, and not all at the same instant.
         if has_ended:
             self._to_disk()
@@ -280,3 +298,9 @@ def all_recorded(root: Path, run_ids: Sequence[str]) -> bool:
         return all(RunFolder(root, run_id).status == "finished" for run_id in run_ids)
     except RecordError:
         return False
+
+
+def without_networks(root: Path, run_ids: Sequence[str]) -> list[str]:
+    """Those of these runs that have ended well and kept no networks."""
+    folders = [RunFolder(root, run_id) for run_id in run_ids]
+    return [each.path.name for each in folders if each.status == "finished" and not each.networks]

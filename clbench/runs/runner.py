@@ -16,6 +16,7 @@ from clbench.data.streams import Stream
 from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
 from clbench.methods.method import Method, Workplace, images_to_train, share_right
 from clbench.methods.table import find_method
+from clbench.own.code import said_by
 from clbench.records.folder import RunFolder
 from clbench.records.result import RunResult
 from clbench.records.samples import sample_strip
@@ -161,6 +162,7 @@ def execute(
     on_task: Callable[[RunResult], None],
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    keep_weights: bool = False,
 ) -> None:
     """Trains a run and writes its folder: a checkpoint and the tables after every task, and how it ended.
 
@@ -173,6 +175,7 @@ def execute(
         config: the content of its config.json.
         environment: the text of its environment.txt.
         on_task, on_progress, should_stop: as for `train`.
+        keep_weights: whether the network of every task is kept.
 
     Raises:
         Exception: whatever `train` raised, after status.json says so.
@@ -205,8 +208,18 @@ def execute(
 
     try:
         method = train(spec, stream, device, record, on_progress, should_stop, saved=saved, save=save)
-        learned = {**method.state_dict()["model"], **method.extra_state()}
-        folder.set_status("finished", weights_sha256=weights_digest(learned))
+        weights = weights_digest({**method.state_dict()["model"], **method.extra_state()})
+        networks = {}
+        if keep_weights:
+            from clbench.export.kept import keep_networks
+
+            try:
+                networks = keep_networks(method, folder, config, weights)
+            except Exception as error:
+                # What was learned is recorded all the same.
+                said = str(error) if isinstance(error, ClbenchError) else said_by(error)
+                warnings.warn(f"the networks are not kept: {said}", MethodWarning, stacklevel=2)
+        folder.set_status("finished", weights_sha256=weights, networks=networks)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         reason = "stopped by the user" if stopped else f"{type(error).__name__}: {error}"

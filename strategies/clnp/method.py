@@ -136,6 +136,10 @@ class CLNP(Method):
         known = task.index if task.index in self.clnp.masks else self.tasks_learned - 1
         return plain if plain is None or known < 0 else self._of_units(known)
 
+    def network_alone(self, task: Task) -> nn.Module:
+        """The network of the task's own units."""
+        return self.clnp.network_of(task.index)
+
     @contextmanager
     def _of_units(self, task: int) -> Iterator[Answers]:
         if self._view is None or self._view[0] != task:

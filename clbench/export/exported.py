@@ -1,0 +1,198 @@
+"""`clbench export`: the network of a task beside the whole one, checked, measured and written."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from clbench.errors import RecordError, SettingError
+from clbench.export.kept import FILE, Kept, read_kept
+from clbench.export.plain import built
+
+BATCHES = (1, 256)
+# Of the largest logit: what another order of sums may change in float32.
+_ROUNDING = 1e-4
+_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network takes.
+
+    Attributes:
+        parameters: how many.
+        megabytes: of its tensors.
+        multiply_adds: for one image, of matrix products and convolutions.
+        milliseconds: by batch size, on one thread of the processor, the median.
+    """
+
+    parameters: int
+    megabytes: float
+    multiply_adds: int
+    milliseconds: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        about: what the network is, as its run kept it.
+        difference: the largest between its logits and those of the masked network, of the largest logit.
+        onnx_difference: the same in ONNX Runtime; None without `onnx`.
+        own, whole: what it costs, and what the whole network costs.
+        paths: the files.
+    """
+
+    about: Mapping[str, Any]
+    difference: float
+    onnx_difference: float | None
+    own: Cost
+    whole: Cost
+    paths: tuple[Path, ...]
+
+
+def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
+    """Takes the network of a task out of a run.
+
+    Writes `network.py`, a module that needs torch alone, `network.safetensors`, its tensors, `example.safetensors`,
+    images and logits, `export.json`, what is said here, and with `onnx` `network.onnx`.
+
+    Args:
+        run: the folder of a run that kept its networks.
+        task: its number, from 1.
+        out: the folder to write into; made if need be.
+        onnx: whether to write ONNX as well, and to check it in ONNX Runtime.
+
+    Raises:
+        RecordError: if the run has no such network, its answers are others, or `out` cannot be written.
+        SettingError: if packages for ONNX are not installed.
+
+    Example:
+        export(Path("clbench-runs/0123456789abcdef"), 3, Path("task-3"))
+    """
+    if onnx:
+        _check_onnx()
+    kept = read_kept(run, task)
+    network = kept.network.build()
+    difference = _difference(_answers(network, kept.images), kept.logits)
+    _check(difference, "the network taken out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "network.py").write_text(kept.network.source, encoding="utf-8")
+        # `save_file` would let nobody else read them.
+        (out / FILE).write_bytes(save(dict(kept.network.tensors)))
+        (out / "example.safetensors").write_bytes(save({"images": kept.images, "logits": kept.logits}))
+    except OSError as error:
+        raise RecordError(f"the folder {out} cannot be written ({error.strerror}); give another with --out") from None
+    in_runtime = _to_onnx(network, kept, out / "network.onnx") if onnx else None
+    own, whole = _costs(network, built(kept.whole), kept.images[:1])
+    names = ["network.py", FILE, "example.safetensors", *(["network.onnx"] if onnx else []), "export.json"]
+    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(out / name for name in names))
+    (out / "export.json").write_text(json.dumps(_said(found), indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _said(found: Exported) -> dict[str, Any]:
+    costs = {"network": found.own, "whole_network": found.whole}
+    return {
+        **found.about,
+        "largest_difference_of_logits": found.difference,
+        **({} if found.onnx_difference is None else {"largest_difference_in_onnx_runtime": found.onnx_difference}),
+        **{
+            name: {
+                "parameters": cost.parameters,
+                "megabytes": round(cost.megabytes, 4),
+                "multiply_adds": cost.multiply_adds,
+                "milliseconds_by_batch": {str(batch): round(each, 4) for batch, each in cost.milliseconds.items()},
+            }
+            for name, cost in costs.items()
+        },
+    }
+
+
+def _answers(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = network(images)
+    return logits
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _check(difference: float, what: str) -> None:
+    if not difference <= _ROUNDING:
+        raise RecordError(
+            f"{what} answers otherwise than the run did: logits differ by {difference:.2g} of the largest, more than "
+            "rounding does; please report this"
+        )
+
+
+def _costs(network: nn.Module, whole: nn.Module, image: Tensor) -> tuple[Cost, Cost]:
+    """Of both, their times measured in turns, so that a busy machine is busy for either."""
+    times: dict[tuple[int, int], float] = {}
+    for batch in BATCHES:
+        images = image.expand(batch, -1, -1, -1).contiguous()
+        for number, each in enumerate((network, whole)):
+            times[number, batch] = _milliseconds(partial(_answers, each, images))
+    return tuple(  # type: ignore[return-value]
+        Cost(
+            sum(parameter.numel() for parameter in each.parameters()),
+            sum(tensor.nbytes for tensor in each.state_dict().values()) / 1e6,
+            _multiply_adds(each, image),
+            {batch: times[number, batch] for batch in BATCHES},
+        )
+        for number, each in enumerate((network, whole))
+    )
+
+
+def _milliseconds(action: Callable[[], object]) -> float:
+    timer = Timer("action()", globals={"action": action}, num_threads=1)
+    return 1000 * float(timer.blocked_autorange(min_run_time=_SECONDS).median)
+
+
+def _multiply_adds(network: nn.Module, image: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return int(counter.get_total_flops()) // 2
+
+
+def _check_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            f"--onnx needs the package {error.name}, which is not installed; run pip install 'clbench[onnx]'"
+        ) from None
+
+
+def _to_onnx(network: nn.Module, kept: Kept, path: Path) -> float:
+    """Writes ONNX with any number of images, and says how far its logits are from the masked network's."""
+    import onnxruntime
+
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        network,
+        (kept.images[:2],),
+        str(path),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: batch},),
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": kept.images.numpy()})
+    difference = _difference(torch.from_numpy(logits), kept.logits)
+    _check(difference, "ONNX Runtime")
+    return difference

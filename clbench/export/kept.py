@@ -1,0 +1,143 @@
+"""What a run keeps of its networks, where it was asked to: for each task one in plain PyTorch, with example answers.
+
+A file for each task, `networks/task_01.safetensors` in the run's folder: the tensors of the network, some test images
+and what it answers to them, and as its description the text of the module. status.json has the SHA-256 of each.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clbench.data.streams import Permutation, Rotation
+from clbench.errors import RecordError
+from clbench.export.plain import Plain, plain
+from clbench.records.files import content_of
+from clbench.records.folder import RunFolder
+
+if TYPE_CHECKING:
+    from clbench.data.streams import Task
+    from clbench.methods.method import Method
+
+FOLDER = "networks"
+FILE = "network.safetensors"
+_EXAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The network of a task, as it was kept.
+
+    Attributes:
+        network: in plain PyTorch.
+        whole: the text of a module with all units, whose weights are not kept.
+        images, logits: examples, [N, C, H, W] as the network takes them, and [N, K].
+        about: suite, method, seed and task, and what becomes of pixels before the network gets them.
+    """
+
+    network: Plain
+    whole: str
+    images: Tensor
+    logits: Tensor
+    about: Mapping[str, Any]
+
+
+def keep_networks(method: "Method", folder: RunFolder, config: Mapping[str, Any], weights: str) -> dict[str, str]:
+    """Writes the network of every learned task into a run's folder.
+
+    Args:
+        method: trained.
+        folder: of the run.
+        config: its config.json.
+        weights: digest of what was learned.
+
+    Returns:
+        The SHA-256 of each file, by its name in the run's folder.
+
+    Raises:
+        MethodError: if the method's networks cannot be written down.
+    """
+    digests = {}
+    (folder.path / FOLDER).mkdir(exist_ok=True)
+    for task in method.workplace.stream.tasks[: method.tasks_learned]:
+        name = f"{FOLDER}/task_{task.index + 1:02d}.safetensors"
+        content = _content(method, task, config, weights)
+        folder.write_bytes(name, content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights: str) -> bytes:
+    count = min(_EXAMPLES, len(task.test))
+    # On the processor, where every reader has the same.
+    images, _ = task.test.batch(torch.arange(count), device=torch.device("cpu"))
+    network = method.network_alone(task).cpu().eval()
+    title = f"Task {task.index + 1} of {config['suite']}, learned by {config['method']} with seed {config['seed']}."
+    written = plain(network, task.index, images[:1], title=title, file=FILE)
+    whole = plain(method.model.cpu().eval(), task.index, images[:1], title=title, file=FILE)
+    answering = method.network_for(task)
+    assert answering is not None
+    with torch.inference_mode(), answering as answers:
+        logits = answers(images)
+    about = {key: config[key] for key in ("suite", "method", "seed", "run_id")}
+    about |= {"task": task.index + 1, "weights_sha256": weights, "pixels": _pixels(task)}
+    description = {"source": written.source, "whole": whole.source, "about": json.dumps(about)}
+    tensors = {f"network.{name}": tensor for name, tensor in written.tensors.items()}
+    tensors |= {"example.images": images, "example.logits": logits}
+    return save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, description)
+
+
+def _pixels(task: "Task") -> dict[str, Any]:
+    """What becomes of an image of bytes before the network gets it, in order."""
+    change, normalisation = task.test.change, task.test.normalisation
+    steps: dict[str, Any] = {"divided_by": 255}
+    if isinstance(change, Permutation):
+        steps["permuted_by"] = change.order.tolist()
+    elif isinstance(change, Rotation):
+        steps["turned_by_degrees"] = change.degrees
+    if normalisation is not None:
+        steps |= {"mean": list(normalisation.mean), "std": list(normalisation.std)}
+    return steps
+
+
+def read_kept(folder: Path, task: int) -> Kept:
+    """The network of a task, counted from 1, out of a run's folder.
+
+    Raises:
+        RecordError: if the run kept none, has not learned the task, or the file was changed.
+    """
+    status = RunFolder(folder.parent, folder.name)
+    digests = status.networks
+    if not digests:
+        raise RecordError(
+            f"the run {folder.name} kept no networks; train it with --keep-weights (and --rerun, if it is recorded)"
+        )
+    name = f"{FOLDER}/task_{task:02d}.safetensors"
+    if name not in digests:
+        raise RecordError(f"the run {folder.name} has learned the tasks 1 to {len(digests)}, but not task {task}")
+    content = content_of(folder, name)
+    if hashlib.sha256(content).hexdigest() != digests[name]:
+        raise RecordError(f"{folder / name} is not what the run kept: its SHA-256 is another than status.json has")
+    try:
+        with safe_open(folder / name, framework="pt") as file:
+            description = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return Kept(
+            Plain(
+                description["source"],
+                {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")},
+            ),
+            description["whole"],
+            tensors["example.images"],
+            tensors["example.logits"],
+            json.loads(description["about"]),
+        )
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RecordError(f"{folder / name} is not a network that clbench kept ({error})") from None

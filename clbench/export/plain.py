@@ -1,0 +1,198 @@
+"""A network written down as plain PyTorch: the text of a module that needs torch alone, and its tensors.
+
+What is read is a graph of torch.fx. Layers of a reduced network become the linear layers, convolutions and batch norms
+that they stand for. What does nothing in evaluation, such as dropout, is left out.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from clbench.errors import MethodError
+from clbench.networks.answer import answer
+from clbench.networks.modes import DROPOUTS
+from clbench.networks.reduced import ReducedNetwork, masked_outputs, picked_channels
+from clbench.networks.reduced_layers import ReducedLayer, ReducedPerChannel
+from clbench.networks.tracing import PREFIX, traced
+
+_HEAD = '''"""{title}
+
+    network = Network()
+    network.load_state_dict(safetensors.torch.load_file("{file}"))
+    network.eval()
+"""
+
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    """Images [B, {shape}] -> logits [B, {n_outputs}]."""
+
+    def __init__(self):
+        super().__init__()
+'''
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A network in plain PyTorch.
+
+    Attributes:
+        source: the text of a module with the class `Network`.
+        tensors: its state, by name.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+
+    def build(self) -> nn.Module:
+        """The network, in evaluation."""
+        network = built(self.source)
+        network.load_state_dict(dict(self.tensors))
+        return network
+
+
+def built(source: str) -> nn.Module:
+    """The network that a text defines, its weights not set, in evaluation."""
+    found: dict[str, Any] = {}
+    exec(compile(source, "network.py", "exec"), found)
+    network: nn.Module = found["Network"]()
+    return network.eval()
+
+
+def plain(network: nn.Module, task: int, image: Tensor, *, title: str, file: str) -> Plain:
+    """A network as plain PyTorch.
+
+    Args:
+        network: a reduced one, or any that torch.fx can trace; in evaluation.
+        task: whose output layer it answers through, where it has several.
+        image: one that it takes, [1, ...].
+        title: first line of the module's text.
+        file: name of the file with its tensors.
+
+    Raises:
+        MethodError: if it cannot be traced, or has a layer that cannot be written down.
+    """
+    if isinstance(network, ReducedNetwork):
+        graph, modules = network.body.graph, dict(network.body.named_modules())
+    else:
+        root, graph = traced(network.eval(), task)
+        modules = dict(root.named_modules())
+    writing = _Writing(graph, modules, network)
+    with torch.no_grad():
+        n_outputs = answer(network, image, task).shape[1]
+    shape = ", ".join(map(str, image.shape[1:]))
+    source = _HEAD.format(title=title, file=file, shape=shape, n_outputs=n_outputs)
+    source += "".join(f"        {line}\n" for line in writing.lines)
+    source += "\n    def forward(self, x):\n" + "".join(f"        {line}\n" for line in writing.forward)
+    return Plain(source, writing.tensors)
+
+
+class _Writing:
+    """Goes through a graph and notes what its layers are called, how they are made and what they hold."""
+
+    def __init__(self, graph: fx.Graph, modules: Mapping[str, nn.Module], network: nn.Module) -> None:
+        self.modules, self.network = modules, network
+        self.lines: list[str] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.made = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        for node in graph.nodes:
+            self.copies[node] = self._copy(node)
+        # torch.fx notes beside each line which values end there.
+        text = self.made.python_code("self").src
+        body = text.partition(":\n")[2] if "def forward" in text else text
+        lines = [re.sub(r";  [\w, =]+ = None$", "", line) for line in body.splitlines()]
+        self.forward = [line.removeprefix("    ") for line in lines if line.strip()]
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if node.op == "placeholder":
+            return self.made.placeholder("x")
+        if node.op == "call_module":
+            return self._module(node)
+        if node.op == "get_attr":
+            value: Any = self.network if not hasattr(self.network, "body") else self.network.body
+            for part in str(node.target).removeprefix("" if hasattr(self.network, "body") else PREFIX).split("."):
+                value = getattr(value, part)
+            return self._buffer(_flat(str(node.target)), value)
+        if node.target in DROPOUTS:
+            return self.copies[node.args[0] if node.args else node.kwargs["input"]]  # type: ignore[index]
+        if node.target is picked_channels:
+            return self._picked(node)
+        if node.target is masked_outputs:
+            where = self._buffer(f"{node.name}_where", torch.tensor(node.args[1]))
+            return self.made.call_function(torch.masked_fill, (self.copies[node.args[0]], where, node.args[2]))  # type: ignore[index]
+        if node.op == "call_function" and not getattr(node.target, "__module__", "").startswith(("torch", "_operator")):
+            raise MethodError(f"the network calls {node.target}, which a module without clbench cannot")
+        return self.made.node_copy(node, self.copies.__getitem__)
+
+    def _module(self, node: fx.Node) -> fx.Node:
+        name = str(node.target)
+        module = self.modules[name]
+        if isinstance(module, _DropoutNd | nn.Identity):
+            return self.copies[node.all_input_nodes[0]]
+        layer = _dense(module)
+        flat = _flat(name, type(layer).__name__.lower())
+        line = f"self.{flat} = {_constructor(layer, name)}"
+        if line not in self.lines:
+            self.lines.append(line)
+        self.tensors |= {f"{flat}.{key}": value.detach().clone() for key, value in layer.state_dict().items()}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.copies.__getitem__)
+        return self.made.call_module(flat, args, kwargs)
+
+    def _buffer(self, name: str, value: Tensor) -> fx.Node:
+        self.lines.append(f'self.register_buffer("{name}", torch.zeros({list(value.shape)}, dtype={value.dtype}))')
+        self.tensors[name] = value.detach().clone()
+        return self.made.create_node("get_attr", name)
+
+    def _picked(self, node: fx.Node) -> fx.Node:
+        """Channels in another order; those that are not there are 0."""
+        x, channels = node.args
+        given, call = self.copies[x], self.made.call_function  # type: ignore[index]
+        index = torch.tensor(channels)
+        if (index < 0).any():
+            # One more channel, of zeros, behind those that there are.
+            nothing = call(torch.zeros_like, (call(torch.narrow, (given, 1, 0, 1)),))
+            given = call(torch.cat, ([nothing, given], 1))
+            index = index + 1
+        return call(torch.index_select, (given, 1, self._buffer(f"{node.name}_order", index)))
+
+
+def _flat(name: str, kind: str = "constant") -> str:
+    flat = name.removeprefix(PREFIX).replace(".", "_")
+    return flat if flat.isidentifier() else f"{kind}_{flat}"
+
+
+def _dense(module: nn.Module) -> nn.Module:
+    """The layer that a layer of a reduced network stands for; any other as it is."""
+    return module.dense() if isinstance(module, ReducedLayer | ReducedPerChannel) else module
+
+
+def _constructor(layer: nn.Module, name: str) -> str:
+    """How the layer is made.
+
+    Raises:
+        MethodError: if that cannot be told from the layer.
+    """
+    text = f"nn.{layer!r}"
+    if isinstance(layer, nn.Conv2d):
+        arguments = [layer.in_channels, layer.out_channels, layer.kernel_size]
+        named = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+        named |= {"bias": layer.bias is not None, "padding_mode": layer.padding_mode}
+        text = f"nn.Conv2d({', '.join([*map(repr, arguments), *(f'{key}={value!r}' for key, value in named.items())])})"
+    try:
+        made = eval(text, {"nn": nn})
+    except Exception:
+        made = None
+    shapes = {key: value.shape for key, value in layer.state_dict().items()}
+    if type(made) is not type(layer) or {key: value.shape for key, value in made.state_dict().items()} != shapes:
+        raise MethodError(
+            f"the layer '{name.removeprefix(PREFIX)}' is a {type(layer).__name__}, which export cannot write down"
+        )
+    return text

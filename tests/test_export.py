@@ -1,0 +1,176 @@
+"""A network taken out of a run answers as the run did, stands for itself, and costs what is said."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from clbench.errors import MethodError
+from clbench.export.exported import export
+from clbench.export.plain import built, plain
+from clbench.networks.reduced import ReducedNetwork, seen_only
+from clbench.networks.units import find_units
+
+SMALL = ["--set", "n_tasks=2", "--set", "epochs=3", "--threads", "1", "--no-report"]
+NEURONS = ["--set", "hidden_sizes=64,64"]
+CONV = ["--set", "network=conv", "--set", "channels=8,8", "--set", "hidden_sizes=32", "--set", "head=multi"]
+
+
+def kept(clbench, place, *, methods="clnp", network=NEURONS):
+    """The folders of small runs that kept their networks, by method."""
+    command = ["run", "--suite", "permuted-digits", "--methods", methods, "--seeds", "0", *SMALL, *network]
+    done = clbench(place, *command, "--keep-weights")
+    assert done.code == 0, done.err
+    folders = [path for path in (place / "clbench-runs").iterdir() if (path / "config.json").exists()]
+    return {json.loads((path / "config.json").read_text())["method"]: path for path in folders}
+
+
+# Written down
+
+
+@pytest.mark.parametrize("part", ["whole", "units left out"])
+def test_a_network_of_every_kind_is_written_as_plain_pytorch(small_network, part):
+    network, images = small_network
+    if part == "units left out":
+        units = find_units(network, images[:1])
+        mask = torch.rand(units.n_units, generator=torch.Generator().manual_seed(1)) < 0.6
+        network = ReducedNetwork(network, units, seen_only(mask)).eval()
+    written = plain(network, 0, images[:1], title="A network.", file="network.safetensors")
+    assert "clbench" not in written.source
+    assert "Dropout" not in written.source
+    made = written.build()
+    assert all(type(module).__module__.startswith("torch.") for module in list(made.modules())[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), network(images))
+
+
+def test_a_layer_that_cannot_be_written_down_is_refused_by_its_name():
+    class Own(nn.Linear):
+        pass
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), Own(4, 3))
+    with pytest.raises(MethodError, match=r"the layer '.*3' is a Own, which export cannot write down"):
+        plain(network, 0, torch.zeros(1, 1, 8, 8), title="", file="")
+
+
+# Kept and taken out
+
+
+@pytest.mark.parametrize("network", [NEURONS, CONV], ids=["neurons", "filters"])
+def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, place, network):
+    run = kept(clbench, place, network=network)["clnp"]
+    outcome = clbench(place, "export", run.name[:6], "--task", "1", "--out", place / "first", "--onnx")
+    assert outcome.code == 0, outcome.err
+    alone = place / "first"
+    check = (
+        "import sys, torch, safetensors.torch as st\n"
+        "from network import Network\n"
+        "network = Network()\nnetwork.load_state_dict(st.load_file('network.safetensors'))\nnetwork.eval()\n"
+        "example = st.load_file('example.safetensors')\n"
+        "torch.testing.assert_close(network(example['images']), example['logits'])\n"
+        "assert not any(name.partition('.')[0] == 'clbench' for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=alone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = json.loads((alone / "export.json").read_text())
+    own, whole = said["network"], said["whole_network"]
+    state = load_file(alone / "network.safetensors")
+    assert own["parameters"] == sum(tensor.numel() for tensor in state.values()) < whole["parameters"]
+    assert own["multiply_adds"] < whole["multiply_adds"]
+    assert {*own["milliseconds_by_batch"]} == {"1", "256"}
+    assert said["largest_difference_in_onnx_runtime"] < 1e-4
+    assert said["weights_sha256"] == json.loads((run / "status.json").read_text())["weights_sha256"]
+    # Of a linear network by hand.
+    if network is NEURONS:
+        weights = [tensor for name, tensor in state.items() if name.endswith("weight")]
+        assert own["multiply_adds"] == sum(weight.numel() for weight in weights)
+
+
+def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clbench, place):
+    run = kept(clbench, place)["clnp"]
+    for task in (1, 2):
+        found = export(run, task, place / f"task-{task}")
+        assert found.difference < 1e-5
+    first, second = (load_file(place / f"task-{task}" / "network.safetensors") for task in (1, 2))
+    assert first["trunk_0.weight"].shape != second["trunk_0.weight"].shape
+    # Pixels of the second task come in another order.
+    assert "permuted_by" not in json.loads((place / "task-1" / "export.json").read_text())["pixels"]
+    order = json.loads((place / "task-2" / "export.json").read_text())["pixels"]["permuted_by"]
+    assert sorted(order) == list(range(64))
+
+
+def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_trained(clbench, place, assert_refused):
+    runs = kept(clbench, place, methods="naive,single-task")
+    for run in runs.values():
+        found = export(run, 1, place / run.name)
+        assert found.own.parameters == found.whole.parameters
+    alone = load_file(place / runs["single-task"].name / "network.safetensors")
+    shared = load_file(place / runs["naive"].name / "network.safetensors")
+    assert not torch.equal(alone["head.weight"], shared["head.weight"])
+    command = ["run", "--suite", "permuted-digits", "--methods", "psp", "--seeds", "0", *SMALL, "--keep-weights"]
+    assert_refused(clbench(place, *command), "psp has no network of its own for a task", "leave out --keep-weights")
+
+
+def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, place):
+    (place / "net.py").write_text(
+        "from torch import nn\n"
+        "class Own(nn.Linear):\n    pass\n"
+        "class Net(nn.Sequential):\n    def __init__(self, image_shape, n_outputs):\n"
+        "        super().__init__(nn.Flatten(), Own(64, n_outputs))\n"
+    )
+    command = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", *SMALL, "--keep-weights"]
+    done = clbench(place, *command, "--set", "network=./net.py:Net")
+    assert done.code == 0
+    assert "the networks are not kept: the layer '1' is a Own, which export cannot write down" in done.err
+    assert "naive seed 0: finished" in done.out
+
+
+def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(clbench, place):
+    run = kept(clbench, place)["clnp"]
+    before = json.loads((run / "status.json").read_text())["weights_sha256"]
+    again = clbench(
+        place, "run", "--suite", "permuted-digits", "--methods", "clnp", "--seeds", "0", *SMALL, *NEURONS, "--rerun"
+    )
+    assert again.code == 0
+    status = json.loads((run / "status.json").read_text())
+    assert status["weights_sha256"] == before
+    assert "networks" not in status
+    assert not (run / "networks").exists()
+
+
+# Refusals
+
+
+def test_what_cannot_be_exported_is_said_in_a_sentence(clbench, place, assert_refused, monkeypatch):
+    run = kept(clbench, place)["clnp"]
+    out = ["--out", place / "out"]
+    assert_refused(clbench(place, "export", run, "--task", "3", *out), "has learned the tasks 1 to 2, but not task 3")
+    assert_refused(clbench(place, "export", "ffff", "--task", "1", *out), "holds no run 'ffff'")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert_refused(clbench(place, "export", run, "--task", "1", *out, "--onnx"), "pip install 'clbench[onnx]'")
+    (place / "out").write_text("a file")
+    assert_refused(clbench(place, "export", run, "--task", "1", *out), "cannot be written", "give another with --out")
+    path = run / "networks" / "task_01.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert_refused(clbench(place, "export", run, "--task", "1", *out), "is not what the run kept")
+
+
+def test_a_run_without_networks_says_how_to_get_them(clbench, place, assert_refused):
+    command = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", *SMALL]
+    assert clbench(place, *command).code == 0
+    (run,) = [path for path in (place / "clbench-runs").iterdir() if (path / "config.json").exists()]
+    out = ["--task", "1", "--out", place / "out"]
+    assert_refused(clbench(place, "export", run, *out), "kept no networks; train it with --keep-weights")
+    again = clbench(place, *command, "--keep-weights")
+    assert f"{run.name} are recorded without networks; --rerun trains them again" in again.err
+    assert clbench(place, *command, "--keep-weights", "--rerun").code == 0
+    assert clbench(place, "export", run, *out).code == 0
+
+
+def test_a_text_that_defines_a_network_is_built_in_evaluation():
+    source = "from torch import nn\nclass Network(nn.Sequential):\n    pass\n"
+    assert built(source).training is False
