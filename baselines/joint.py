@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+from torch import nn
+
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, Phase
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -53,3 +55,7 @@ class Joint(Method):
         """None between the untrained network and the last task, if one network is trained when that has arrived."""
         is_waiting = self.settings.only_last and 0 < self.tasks_learned < len(self.workplace.stream.tasks)
         return None if is_waiting else super().network_for(task)
+
+    def network_alone(self, task: Task) -> nn.Module:
+        """The one network of all tasks."""
+        return super().network_alone(task)

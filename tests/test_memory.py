@@ -171,6 +171,39 @@ def test_memory_grows_with_the_tasks_by_no_more_than_the_method_keeps(method, di
     assert per_task <= COPIES_PER_TASK.get(method, 0) + 0.05
 
 
+TRAIN_CONVOLUTIONS = """
+import resource, sys, warnings
+import torch
+from clbench.data import ImageSet
+from clbench.runs.runner import train
+from clbench.runs.spec import make_specs
+from clbench.suites.files import find_suite
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+images = torch.randint(0, 256, (4_000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+labels = torch.arange(4_000) % 10
+images = ImageSet("noise", images, labels, images[:100], labels[:100], tuple("abcdefghij"), "0" * 64)
+changes = {"n_tasks": int(sys.argv[2]), "network": "conv-zenke", "epochs": 2, "steps_per_epoch": 2, "batch_size": 64}
+changes |= {"clnp.budget": "even"} if sys.argv[1] == "clnp" else {}
+changes |= {"ewc.fisher_images": 20} if sys.argv[1] == "ewc" else {}
+(spec,) = make_specs(find_suite("permuted-digits"), [sys.argv[1]], [0], changes, images, "float32", "cpu")
+train(spec, images, torch.device("cpu"), lambda result: None)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["naive", "ewc", pytest.param("clnp", marks=pytest.mark.slow)])
+def test_twenty_tasks_of_images_take_hardly_more_memory_than_five(method):
+    def peak(tasks):
+        command = [sys.executable, "-c", TRAIN_CONVOLUTIONS, method, str(tasks)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    # A copy of a task's images, as floats, is 49 MB.
+    assert peak(20) < 1.3 * peak(5)
+
+
 TRAIN_ON_A_FILE = """
 import sys, threading, time
 from pathlib import Path

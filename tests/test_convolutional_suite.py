@@ -1,0 +1,109 @@
+"""The embedded suite of convolutions, as it comes: every method learns it, and what each claims holds."""
+
+import json
+
+import numpy as np
+import pytest
+
+import clbench
+from clbench.export.exported import export
+from clbench.methods.table import find_method
+from clbench.records.audit import audit
+from clbench.records.folder import RunFolder
+from clbench.suites.files import find_suite
+
+SUITE = "split-digits"
+METHODS = list(find_suite(SUITE).methods)
+WITH_NETWORKS = [name for name in METHODS if find_method(name).has_networks]
+
+pytestmark = pytest.mark.filterwarnings("ignore::clbench.errors.MethodWarning")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each method, by its name, and the folder that they lie in."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = []
+    for names, keeps in ((WITH_NETWORKS, True), ([name for name in METHODS if name not in WITH_NETWORKS], False)):
+        found += clbench.run(SUITE, names, [0], threads=1, output=folder, keep_weights=keeps, quiet=True)
+    return {run.method: run for run in found}, folder
+
+
+def below(matrix):
+    """[T, T] accuracies after each task was learned, of those learned."""
+    return [matrix[task:, task - 1] for task in range(1, len(matrix))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_learns_every_task_and_its_record_holds(method, runs):
+    by_method, folder = runs
+    run = by_method[method]
+    learned = np.array([column[0] for column in below(run.accuracy_matrix)])
+    assert learned.mean() > 0.9
+    assert learned.min() > 0.8
+    # Always saying one class is right for half of the images.
+    assert run.accuracy_matrix[-1].min() > 0.55
+    assert audit(folder / run.run_id).holds
+    assert run.config["suite_settings"]["network"] == "conv"
+
+
+@pytest.mark.parametrize("method", ["clnp", "clnp:budget", "single-task"])
+def test_what_is_isolated_is_not_forgotten(method, runs):
+    for column in below(runs[0][method].accuracy_matrix):
+        assert (column == column[0]).all()
+
+
+def test_others_forget_and_single_task_does_not(runs):
+    change = {
+        name: min(float(column[-1] - column[0]) for column in below(run.accuracy_matrix))
+        for name, run in runs[0].items()
+    }
+    assert change["naive"] < -0.02
+    assert change["ewc"] > change["naive"]
+
+
+def test_a_budget_leaves_filters_and_neurons_in_every_group(runs):
+    capacity = runs[0]["clnp:budget"].capacity
+    assert {*capacity["unit"]} == {"filter", "neuron"}
+    last = capacity[capacity["task"] == 5]
+    assert (last["free"] > 0).all()
+    assert (last["used"] + last["free"] == last["units"]).all()
+    share = dict(zip(("conv_1", "conv_2", "layer_1"), (0.5, 0.3, 0.3), strict=True))
+    for (group, before), (_, after) in zip(
+        capacity[capacity["task"] < 5].iterrows(), capacity[capacity["task"] > 1].iterrows(), strict=True
+    ):
+        assert after["group"] == before["group"], group
+        assert after["new"] <= share[after["group"]] * before["free"] + 1
+
+
+@pytest.mark.parametrize("method", ["clnp:budget", "single-task"])
+def test_the_network_of_a_task_is_taken_out(method, runs, tmp_path):
+    by_method, folder = runs
+    found = export(folder / by_method[method].run_id, 2, tmp_path / "out")
+    assert found.difference < 1e-5
+    assert (found.own.parameters < found.whole.parameters) == (method == "clnp:budget")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_goes_on_to_the_same_bits_after_an_interruption(method, tmp_path, outcome_of, monkeypatch):
+    how = {"overrides": {"n_tasks": 3, "epochs": 2}, "threads": 1, "quiet": True}
+    (whole,) = clbench.run(SUITE, [method], [0], output=tmp_path / "whole", **how)
+    found = find_method(method)
+    learn, begun = found.learn, []
+
+    def interrupted(self, task):
+        begun.append(task)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        learn(self, task)
+
+    monkeypatch.setattr(found, "learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        clbench.run(SUITE, [method], [0], output=tmp_path / "parts", **how)
+    monkeypatch.setattr(found, "learn", learn)
+    (parts,) = clbench.run(SUITE, [method], [0], output=tmp_path / "parts", **how)
+    status = json.loads((tmp_path / "parts" / parts.run_id / "status.json").read_text())
+    assert len(status["resumed"]) == 1
+    assert outcome_of(RunFolder(tmp_path / "parts", parts.run_id)) == outcome_of(
+        RunFolder(tmp_path / "whole", whole.run_id)
+    )
