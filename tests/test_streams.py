@@ -273,3 +273,25 @@ def test_making_a_stream_leaves_the_global_generator_alone(make_tasks):
 def test_the_network_of_a_stream_has_an_output_per_class_of_a_task(make_tasks):
     assert (make_tasks().n_outputs, make_tasks().image_shape) == (10, (1, 8, 8))
     assert make_tasks("split", classes_per_task=3, n_tasks=3).n_outputs == 3
+
+
+@pytest.mark.parametrize(("part", "said"), [("train", "no training image beside those that are"), ("test", "no test")])
+def test_a_class_with_too_few_images_is_refused_by_its_name(split_digits, digits, part, said):
+    labels = getattr(digits, f"{part}_labels")
+    few = (
+        (labels != 7)
+        if part == "test"
+        else (labels != 7) | (torch.arange(len(labels)) == int((labels == 7).nonzero()[0]))
+    )
+    images = replace(
+        digits, **{f"{part}_images": getattr(digits, f"{part}_images")[few], f"{part}_labels": labels[few]}
+    )
+    said_of = []
+    for seed in range(20):
+        # Of one training image it depends on the seed whether it is held out.
+        try:
+            make_stream(split_digits, images, RandomStreams(seed))
+        except SettingError as error:
+            said_of.append(str(error))
+    assert all(f"the class '7' of task 2 has {said}" in each for each in said_of)
+    assert len(said_of) == 20 if part == "test" else 0 < len(said_of) < 20

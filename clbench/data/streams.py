@@ -292,7 +292,26 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
                     f"task {made.index + 1} of {suite.n_tasks} has no {what} image, with "
                     f"validation_share={suite.validation_share:g}; give another share, or more images"
                 )
+        if suite.scenario == "split":
+            for label in order[made.index * per_task : (made.index + 1) * per_task].tolist():
+                _check_class(label, made, images)
     return Stream(tasks, shape, outputs_of(suite, images), augmentation)
+
+
+def _check_class(label: int, task: Task, images: ImageSet) -> None:
+    """Refuses a class of a task that cannot be learned, or not be tested.
+
+    Raises:
+        SettingError: naming it.
+    """
+    parts = (("training", task.train, images.train_labels), ("test", task.test, images.test_labels))
+    for what, part, labels in parts:
+        if not (labels[part.indices] == label).any():
+            beside = " beside those that are held out" if what == "training" else ""
+            raise SettingError(
+                f"the class '{images.class_names[label]}' of task {task.index + 1} has no {what} image{beside}; a "
+                "class needs at least two training images and a test image"
+            )
 
 
 def outputs_of(suite: Suite, images: ImageSet) -> int:
