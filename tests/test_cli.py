@@ -310,6 +310,7 @@ def test_a_dry_run_prints_the_grid_and_creates_nothing(run, tmp_path, digits):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_dry_run_counts_the_steps_that_a_run_makes(run, tmp_path, monkeypatch):
     made = []
     step = torch.optim.Adam.step
@@ -400,6 +401,7 @@ def processor_has_bfloat16():
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
+@pytest.mark.long
 def test_bfloat16_on_a_processor_that_has_none_is_warned_of(command, run, clbench, tmp_path):
     options = ["--precision", "bfloat16", "--device", "cpu"]
     if command == "run":
@@ -518,6 +520,7 @@ def test_a_finished_folder_is_never_touched(run, place):
 # Reports and verdicts from folders
 
 
+@pytest.mark.long
 def test_a_report_from_run_folders_is_that_from_the_store_to_the_byte_and_needs_no_store(clbench, run, place, tmp_path):
     assert run(place, methods="clnp,naive", seeds="0-1").code == 0
     elsewhere = tmp_path / "elsewhere"

@@ -84,7 +84,10 @@ def test_the_network_of_a_task_is_taken_out(method, runs, tmp_path):
     assert (found.own.parameters < found.whole.parameters) == (method == "clnp:budget")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [name if name in ("clnp:budget", "ewc", "psp") else pytest.param(name, marks=pytest.mark.long) for name in METHODS],
+)
 def test_a_method_goes_on_to_the_same_bits_after_an_interruption(method, tmp_path, outcome_of, monkeypatch):
     how = {"overrides": {"n_tasks": 3, "epochs": 2}, "threads": 1, "quiet": True}
     (whole,) = clbench.run(SUITE, [method], [0], output=tmp_path / "whole", **how)

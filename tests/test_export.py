@@ -90,6 +90,7 @@ def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, 
         assert own["multiply_adds"] == sum(weight.numel() for weight in weights)
 
 
+@pytest.mark.long
 def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clbench, place):
     run = kept(clbench, place)["clnp"]
     for task in (1, 2):
@@ -103,6 +104,7 @@ def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clben
     assert sorted(order) == list(range(64))
 
 
+@pytest.mark.long
 def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_trained(clbench, place, assert_refused):
     runs = kept(clbench, place, methods="naive,single-task")
     for run in runs.values():
@@ -115,6 +117,7 @@ def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_tra
     assert_refused(clbench(place, *command), "psp has no network of its own for a task", "leave out --keep-weights")
 
 
+@pytest.mark.long
 def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, place):
     (place / "net.py").write_text(
         "from torch import nn\n"
@@ -129,6 +132,7 @@ def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, pl
     assert "naive seed 0: finished" in done.out
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(clbench, place):
     run = kept(clbench, place)["clnp"]
     before = json.loads((run / "status.json").read_text())["weights_sha256"]
@@ -145,6 +149,7 @@ def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(clbench, pla
 # Refusals
 
 
+@pytest.mark.long
 def test_what_cannot_be_exported_is_said_in_a_sentence(clbench, place, assert_refused, monkeypatch):
     run = kept(clbench, place)["clnp"]
     out = ["--out", place / "out"]

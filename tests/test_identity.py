@@ -89,6 +89,7 @@ def test_a_setting_that_came_later_is_left_out_at_its_first_value_by_the_method_
         "rank": "activity",
         "activity_norm": "l1",
         "batch_norm": "frozen",
+        "fine_tune_dropout_kept": 1.0,
     }
     assert added_later(EWC.Settings) == {}
     recorded = recorded_settings({"method": "ewc", "suite_settings": {}, "method_settings": {"strength": 1.0}})

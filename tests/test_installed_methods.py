@@ -67,6 +67,7 @@ def test_a_broken_package_is_warned_of_once_and_stops_nothing_else(
     assert_refused(clbench(tmp_path, *RUN, "--methods", "naive,theirs", "--dry-run"), said)
 
 
+@pytest.mark.long
 def test_a_setting_without_a_default_can_be_given_and_show_says_that_it_must_be(clbench, place, install):
     install(WITHOUT_DEFAULT)
     shown = clbench(place, "show", "permuted-digits")

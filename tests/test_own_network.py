@@ -438,7 +438,7 @@ def test_ewc_holds_on_to_slices_as_it_does_to_heads(write, digits, split_digits)
     assert kept["ewc"] > -0.05
 
 
-@pytest.mark.parametrize("method", ["clnp", "ewc", "mas", "psp"])
+@pytest.mark.parametrize("method", ["clnp", "ewc", "mas"])
 def test_a_method_that_cannot_train_a_network_refuses_before_anything_is_trained(write, spec_of, method):
     text = CONV.replace("nn.BatchNorm2d(4)", "nn.GroupNorm(2, 4)")
     with pytest.raises(SettingError, match=f"{method} cannot run here: .*linear"):

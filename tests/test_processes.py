@@ -147,6 +147,7 @@ def killed_at_random_instants(command, outcomes, make_store, tmp_path):
     return check
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
     killed_at_random_instants("clnp,si", 4)
 

@@ -280,6 +280,7 @@ def test_the_command_refuses_a_name_that_means_nothing(
     assert_refused(clbench(tmp_path, "compare", "ecw", *arguments[2:]), "did you mean 'ewc'?")
 
 
+@pytest.mark.long
 def test_several_suites_make_a_report_each_and_one_over_all(
     clbench: Callable, write_run: Callable, recorded_seeds: MakeRuns, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def about_threads(words: tuple[str, ...]) -> list[str]:
     return [sentence for sentence in words if sentence.startswith(THREADS)]
 
 
+@pytest.mark.long
 def test_numbers_of_threads_that_differ_between_groups_or_seeds_on_a_processor_are_said_once(
     recorded_seeds: MakeRuns, recorded_run: Callable[..., RecordedRun]
 ) -> None:

@@ -25,6 +25,7 @@ def settings(place, *keys):
     return sorted(found, key=str)
 
 
+@pytest.mark.long
 def test_every_value_is_run_with_every_seed_and_other_methods_once(run, place):
     outcome = run(place, "--sweep", "ewc.strength=100,1000,3000", methods="naive,ewc", seeds="0-1")
     assert (outcome.code, outcome.err) == (0, "")

@@ -455,6 +455,7 @@ def silent_server():
 
 
 @pytest.mark.parametrize("server", ["closed_port", "silent_server"])
+@pytest.mark.long
 def test_a_server_that_does_not_answer_at_the_start_costs_one_warning(run, place, request, monkeypatch, server):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     uri = request.getfixturevalue(server)

@@ -348,6 +348,7 @@ def test_the_accuracies_are_those_of_the_validation_images_by_hand(tune, tmp_pat
         assert all(0 < layer.free < 1000 for layer in report)
 
 
+@pytest.mark.long
 def test_the_test_images_have_no_part_in_a_search(tune, digits, tmp_path):
     random = torch.Generator().manual_seed(0)
     garbage = replace(

@@ -62,8 +62,10 @@ _LOOKS = {
     "avalanche-si": Look("#117733", "<", "-."),
     # Variants of the suites, near their method's.
     "clnp:best": Look("#A63A00", "p", "-"),
+    "clnp:budget": Look("#FF8C42", "2", "--"),
     "clnp:10-epochs": Look("#F0965A", "*", "-."),
     "si:10-epochs": Look("#44BB99", "H", "--"),
+    "si:weaker": Look("#2E8B57", "1", "--"),
     "ewc:20-epochs": Look("#004D80", "x", "--"),
     "psp:complex": Look("#994F88", "h", "--"),
     "psp:rotation": Look("#EE99CC", "+", "-."),
