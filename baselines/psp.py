@@ -27,6 +27,8 @@ three hidden layers), all of which `superposition-mnist-50` has as they do; and 
 RMSprop 0.0001 with its state kept across tasks is theirs. The network is in `superposed.py`.
 """
 
+from functools import partial
+from math import prod
 from typing import Literal
 
 import torch
@@ -91,22 +93,14 @@ class PSP(Method):
         from clbench.baselines.superposed import SuperposedMLP, SuperposedNetwork
 
         suite, stream, seeds = self.workplace.suite, self.workplace.stream, self.workplace.seeds
-        channels, height, width = stream.image_shape
+        reading = partial(seeds.derive, "context"), self.settings.input_mean, self.settings.input_std
         if suite.network != "mlp":
-            return SuperposedNetwork(
-                network,
-                torch.zeros(1, channels, height, width),
-                lambda task, layer: seeds.derive("context", task, layer),
-                self.settings.input_mean,
-                self.settings.input_std,
-            )
+            return SuperposedNetwork(network, torch.zeros(1, *stream.image_shape), *reading)
         return initialise(
             SuperposedMLP,
-            (channels * height * width, *suite.network_settings["hidden_sizes"], stream.n_outputs),
+            (prod(stream.image_shape), *suite.network_settings["hidden_sizes"], stream.n_outputs),
             suite.n_tasks if suite.head == "multi" else 1,
             self.settings.kind,
-            lambda task, layer: seeds.derive("context", task, layer),
-            self.settings.input_mean,
-            self.settings.input_std,
+            *reading,
             seed=seeds.derive("weights"),
         )

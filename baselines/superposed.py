@@ -9,7 +9,8 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clbench.networks.answer import answer
+from clbench.networks.answer import answer, evaluating
+from clbench.networks.tracing import tensor_name
 
 Kind = Literal["binary", "complex", "rotation"]
 ContextSeed = Callable[[int, int], int]
@@ -145,7 +146,11 @@ class SuperposedNetwork(MultiTaskModule):
         for layer in layers.values():
             layer.bias = None
         first = _first_called(network, layers, image)
-        self.layers = [name for name, layer in layers.items() if layer is not first or not isinstance(layer, nn.Conv2d)]
+        self.weights = [
+            tensor_name(name, "weight")
+            for name, layer in layers.items()
+            if layer is not first or not isinstance(layer, nn.Conv2d)
+        ]
         self._contexts: tuple[int, dict[str, Tensor]] | None = None
 
     def adaptation(self, experience: object) -> None:
@@ -157,10 +162,10 @@ class SuperposedNetwork(MultiTaskModule):
             drawn = {}
             # What is drawn while evaluating may be trained with next; inference tensors could not.
             with torch.inference_mode(False):
-                for number, name in enumerate(self.layers):
-                    weight = self.network.get_parameter(f"{name}.weight" if name else "weight")
+                for number, name in enumerate(self.weights):
+                    weight = self.network.get_parameter(name)
                     context = draw_context("binary", weight[0].numel(), self.context_seed(task, number))
-                    drawn[f"{name}.weight" if name else "weight"] = context.view(weight.shape[1:]).to(weight.device)
+                    drawn[name] = context.view(weight.shape[1:]).to(weight.device)
             self._contexts = task, drawn
         return self._contexts[1]
 
@@ -182,13 +187,10 @@ def superposable(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 def _first_called(network: nn.Module, layers: dict[str, nn.Linear | nn.Conv2d], image: Tensor) -> nn.Module | None:
     called: list[nn.Module] = []
     hooks = [layer.register_forward_hook(lambda layer, args, output: called.append(layer)) for layer in layers.values()]
-    modes = {part: part.training for part in network.modules()}
     try:
-        with torch.no_grad():
-            answer(network.eval(), image, torch.zeros(1, dtype=torch.long))
+        with evaluating(network), torch.no_grad():
+            answer(network, image, torch.zeros(1, dtype=torch.long))
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
     return called[0] if called else None

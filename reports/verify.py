@@ -16,7 +16,7 @@ from rich.text import Text
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import Group, select
-from clbench.reports.analysis.pruning import cost_on_test
+from clbench.reports.analysis.pruning import cost_on_test, margin_of
 from clbench.reports.analysis.published import Goal, PublishedResult, goals, published_results
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL, Estimate
 from clbench.reports.formatting import group_words, percent
@@ -114,18 +114,16 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
         published[result.method] = (*published.get(result.method, ()), result)
     wanted = {goal.method: goal for goal in goals(suite, runs, stated)}
     selection = select(runs, suite)
-    verdicts, other_settings, modified = [], [], 0
-    means = {
-        group.method: group.metric("average_accuracy") for group in selection.groups if group.is_in_the_suites_setting
-    }
+    verdicts, other_settings, modified, own = [], [], 0, []
     for group in selection.groups:
-        if not group.is_in_the_suites_setting:
-            if group.is_modified:
-                modified += len(group.runs)
-            else:
-                other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(group.departures)}")
-            continue
-        ours = group.metric("average_accuracy")
+        if group.is_in_the_suites_setting:
+            own.append((group, group.metric("average_accuracy")))
+        elif group.is_modified:
+            modified += len(group.runs)
+        else:
+            other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(group.departures)}")
+    means = {group.method: ours for group, ours in own}
+    for group, ours in own:
         assert ours is not None  # a finished run has its last row
         goal = wanted.get(group.method)
         verdicts.append(
@@ -196,7 +194,7 @@ def _misses_beside(group: Group, ours: Estimate, goal: Goal, means: Mapping[str,
         if method in goal.above and ours.mean <= theirs.mean + slack:
             yield f"{beside.format('not above')}, by more than both intervals, {percent(slack, 3)} points"
     if goal.within_margin:
-        cost, margin = cost_on_test(group.runs), float((group.config.get("method_settings") or {}).get("margin", 0))
+        cost, margin = cost_on_test(group.runs), margin_of(group.config) or 0.0
         if cost is None:
             yield "what pruning cost on test images is not recorded"
         elif 100 * (cost.mean - (cost.half_width or 0.0)) > margin:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from clbench import cli
 from clbench.baselines.naive import Naive
@@ -126,6 +127,22 @@ def make_method():
         return method
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cases():
+    """(count, times) -> settings of hypothesis: so many examples, always the same ones unless a multiple is tried."""
+
+    def settings_of(count, times):
+        return settings(
+            max_examples=count * times,
+            derandomize=times == 1,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+
+    return settings_of
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from avalanche.benchmarks import dataset_benchmark
 from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_tensor_classification_dataset
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
-from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from clbench.data import load_images
@@ -183,16 +183,10 @@ more = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.s
 
 
 @more
-def test_no_learned_tasks_logits_change_by_a_bit_whatever_the_network_and_the_training(times):
+def test_no_learned_tasks_logits_change_by_a_bit_whatever_the_network_and_the_training(times, cases):
     claimed = Counter()
 
-    @settings(
-        max_examples=25 * times,
-        derandomize=times == 1,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @cases(25, times)
     @example(*drawn(blocks=["plain", "residual"]), {"margin": 0.0, "budget": "even"})
     @example(*drawn(blocks=["joined", "depthwise"], engine="reduced"), {"margin": 0.0, "budget": "even"})
     @example(*drawn(blocks=["joined", "depthwise"], bfloat16=True), {"margin": 0.0, "batch_norm": "per-task"})
@@ -250,7 +244,7 @@ def check_nothing_is_forgotten_in_our_runner(images, plan, training, given):
 
 
 @more
-def test_nor_do_they_in_our_runner(times, digits):
+def test_nor_do_they_in_our_runner(times, digits, cases):
     images = dataclasses.replace(
         digits,
         train_images=digits.train_images[:150],
@@ -260,13 +254,7 @@ def test_nor_do_they_in_our_runner(times, digits):
     )
     claimed = Counter()
 
-    @settings(
-        max_examples=6 * times,
-        derandomize=times == 1,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @cases(6, times)
     @example(
         drawn(blocks=["plain", "residual"])[0],
         {"heads": True, "optimizer": IN_OUR_RUNNER["adamw"], "bfloat16": True, "tasks": 3, "fine_tune_share": 0.4},

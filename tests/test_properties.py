@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -44,16 +44,6 @@ GRID = Path(__file__).resolve().parents[1] / "baselines" / "tuning" / "permuted-
 METHOD_NAMES = sorted(METHODS)
 
 more = pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
-
-
-def cases(count, times):
-    return settings(
-        max_examples=count * times,
-        derandomize=times == 1,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 # Characters that can stand in an argument of a command: all but NUL.
@@ -141,7 +131,7 @@ def assignments(draw):
 
 
 @more
-def test_what_set_gives_is_recorded_as_given_or_refused(times, digits):
+def test_what_set_gives_is_recorded_as_given_or_refused(times, digits, cases):
     suite = find_suite(SUITE)
     accepted = 0
 
@@ -249,7 +239,7 @@ def suite_fields(draw):
 
 
 @more
-def test_a_suite_is_what_was_given_or_refused(times):
+def test_a_suite_is_what_was_given_or_refused(times, cases):
     @cases(250, times)
     @given(suite_fields())
     def holds(fields):
@@ -268,7 +258,7 @@ def test_a_suite_is_what_was_given_or_refused(times):
 
 
 @more
-def test_the_overrides_of_a_suite_are_taken_as_given_or_refused_in_one_sentence(times):
+def test_the_overrides_of_a_suite_are_taken_as_given_or_refused_in_one_sentence(times, cases):
     suite = find_suite(SUITE)
 
     @cases(200, times)
@@ -347,7 +337,7 @@ def grids(draw):
 
 
 @more
-def test_a_grid_is_what_its_file_says_or_refused_by_its_name(times, tmp_path, digits):
+def test_a_grid_is_what_its_file_says_or_refused_by_its_name(times, tmp_path, digits, cases):
     path = tmp_path / "grid.toml"
     suite = find_suite("permuted-mnist")
     accepted = 0
@@ -429,7 +419,7 @@ def commands(draw):
 
 @more
 def test_no_command_ends_in_a_traceback_and_a_dry_run_plans_what_was_given(
-    times, tmp_path, clbench, own_environment, digits, monkeypatch
+    times, tmp_path, clbench, own_environment, digits, monkeypatch, cases
 ):
     monkeypatch.setenv("CLBENCH_DATA", str(tmp_path))
     accepted = 0
@@ -504,7 +494,7 @@ def brute_force(m):
 
 
 @more
-def test_a_matrix_is_refused_or_recorded_to_the_last_bit_and_measured_as_by_hand(times, tmp_path):
+def test_a_matrix_is_refused_or_recorded_to_the_last_bit_and_measured_as_by_hand(times, tmp_path, cases):
     folder = RunFolder(tmp_path, "run")
     known = {"run_id": "run", "suite": "s", "method": "m", "seed": 0, "modified": False}
     folder.begin({**known, "suite_settings": {"n_tasks": 1}}, "")
@@ -557,7 +547,9 @@ def changed(tree, path, value):
 
 
 @more
-def test_a_record_with_any_configuration_is_read_and_reported_or_refused_by_name(times, tmp_path, digits, recorded_run):
+def test_a_record_with_any_configuration_is_read_and_reported_or_refused_by_name(
+    times, tmp_path, digits, recorded_run, cases
+):
     import torch
 
     (spec,) = make_specs(find_suite(SUITE), ["clnp"], [0], {"n_tasks": 2}, digits, "float32", "cpu")

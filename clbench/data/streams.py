@@ -252,6 +252,9 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
     crop_padding = suite.crop_padding if "crop" in suite.augmentation else 0
     augmentation = Augmentation(crop_padding, "flip" in suite.augmentation) if suite.augmentation else None
 
+    def classes_of(index: int) -> Tensor:
+        return order[index * per_task : (index + 1) * per_task]
+
     def task(index: int) -> Task:
         change: Change = Unchanged()
         classes = order
@@ -264,7 +267,7 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
             change = Rotation(index * 180 / suite.n_tasks)
             name = f"turned by {change.degrees:g} degrees"
         elif suite.scenario == "split":
-            classes = order[index * per_task : (index + 1) * per_task]
+            classes = classes_of(index)
             name = " / ".join(images.class_names[c] for c in classes.tolist())
 
         # In the order in which the task lists them.
@@ -293,24 +296,24 @@ def make_stream(suite: Suite, images: ImageSet, seeds: RandomStreams) -> Stream:
                     f"validation_share={suite.validation_share:g}; give another share, or more images"
                 )
         if suite.scenario == "split":
-            for label in order[made.index * per_task : (made.index + 1) * per_task].tolist():
-                _check_class(label, made, images)
+            _check_classes(made, classes_of(made.index), images)
     return Stream(tasks, shape, outputs_of(suite, images), augmentation)
 
 
-def _check_class(label: int, task: Task, images: ImageSet) -> None:
-    """Refuses a class of a task that cannot be learned, or not be tested.
+def _check_classes(task: Task, classes: Tensor, images: ImageSet) -> None:
+    """Refuses a task with a class that cannot be learned, or not be tested.
 
     Raises:
-        SettingError: naming it.
+        SettingError: naming the class.
     """
     parts = (("training", task.train, images.train_labels), ("test", task.test, images.test_labels))
     for what, part, labels in parts:
-        if not (labels[part.indices] == label).any():
+        missing = classes[~torch.isin(classes, labels[part.indices])]
+        if len(missing):
             beside = " beside those that are held out" if what == "training" else ""
             raise SettingError(
-                f"the class '{images.class_names[label]}' of task {task.index + 1} has no {what} image{beside}; a "
-                "class needs at least two training images and a test image"
+                f"the class '{images.class_names[int(missing[0])]}' of task {task.index + 1} has no {what} image"
+                f"{beside}; a class needs at least two training images and a test image"
             )
 
 

@@ -113,8 +113,7 @@ def read_kept(folder: Path, task: int) -> Kept:
     Raises:
         RecordError: if the run kept none, has not learned the task, or the file was changed.
     """
-    status = RunFolder(folder.parent, folder.name)
-    digests = status.networks
+    digests = RunFolder(folder.parent, folder.name).networks
     if not digests:
         raise RecordError(
             f"the run {folder.name} kept no networks; train it with --keep-weights (and --rerun, if it is recorded)"

@@ -2,6 +2,8 @@
 
 import copy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,17 @@ def answer(network: nn.Module, x: Tensor, task_labels: Tensor | int) -> Tensor:
         return logits
     found: Tensor = network(x)
     return found
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """Within, the network is in evaluation; afterwards every part has its own mode again."""
+    modes = {part: part.training for part in network.modules()}
+    try:
+        yield network.eval()
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def with_memory(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import SettingError
-from clbench.networks.answer import with_memory
+from clbench.networks.answer import evaluating, with_memory
 from clbench.networks.network import ImageShape
 from clbench.own.code import said_by
 
@@ -79,19 +79,14 @@ def outputs_of(module: nn.Module, image_shape: ImageShape) -> int:
     parameter = next(module.parameters(), None)
     image = torch.zeros(1, *image_shape, device="cpu" if parameter is None else parameter.device)
     module, image = with_memory(module, image)
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             found = module(image)
     except SettingError:
         raise
     except Exception as error:
         shape = " x ".join(map(str, image_shape))
         raise SettingError(f"the network {name} cannot take an image of {shape}: {said_by(error)}") from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1:
         got = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise SettingError(

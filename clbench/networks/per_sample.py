@@ -1,16 +1,17 @@
 """Sums over images of a function of the gradient of each; `per_sample_layers.py` has a rule for each kind of layer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from clbench.errors import MethodError
-from clbench.networks.answer import answer, with_memory
+from clbench.networks.answer import answer, evaluating, with_memory
 from clbench.networks.per_sample_layers import OfLinear, Rule, Size, rule_of
+from clbench.networks.tracing import tensor_name
 
 Numbers = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor | None]]]
 
@@ -55,13 +56,10 @@ def mean_over_samples(
         outputs[name] = output
 
     total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    was_training = model.training
-    model.eval()
-    hooks = _watched(layers, remember)
     seen = 0
     piece = None if all_linear else _FIRST_PIECE
     device = next(model.parameters()).device
-    try:
+    with evaluating(model), _watched(layers, remember):
         for batch in batches:
             # Loaders other than ours leave this to the training loop.
             whole = [tensor.to(device) for tensor in batch]
@@ -80,24 +78,15 @@ def mean_over_samples(
                             for name, delta in zip(outputs, deltas, strict=True):
                                 rules[name].add(delta, weight)
                 for name, rule in rules.items():
-                    rule.finish(
-                        {key: total[_join(name, key)] for key in ("weight", "bias") if _join(name, key) in total}
-                    )
+                    named = {kind: tensor_name(name, kind) for kind in ("weight", "bias")}
+                    rule.finish({kind: total[full] for kind, full in named.items() if full in total})
                 start += len(x)
                 if piece is not None:
                     piece = max(1, _PIECE_BYTES * len(x) // max(1, sum(rule.nbytes for rule in rules.values())))
             seen += len(whole[0])
             if n_images is not None and seen >= n_images:
                 break
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
     return {name: tensor / seen for name, tensor in total.items()}
-
-
-def _join(layer: str, kind: str) -> str:
-    return f"{layer}.{kind}" if layer else kind
 
 
 def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
@@ -141,20 +130,12 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: T
             said.append(f"per-sample gradients need one input per image, but {name} gets {list(x.shape[1:])}")
         used[name] = x.clone(), output
 
-    modes = {part: part.training for part in model.modules()}
-    hooks = _watched(layers, look)
-    try:
-        # An image that no unit is silent on for want of anything to see.
-        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-        with torch.enable_grad():
-            logits = answer(model.eval(), noise, torch.zeros(1, dtype=torch.long))
-            if not said and is_defined:
-                said += _other_uses(logits, layers, used)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
+    # An image that no unit is silent on for want of anything to see.
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    with evaluating(model), _watched(layers, look), torch.enable_grad():
+        logits = answer(model, noise, torch.zeros(1, dtype=torch.long))
+        if not said and is_defined:
+            said += _other_uses(logits, layers, used)
     return said[0] if said else ""
 
 
@@ -178,17 +159,21 @@ def _other_uses(
             yield f"per-sample gradients need weights of one layer each, but those of {name} are used elsewhere"
 
 
-def _watched(
-    layers: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Tensor, Tensor], None]
-) -> list[RemovableHandle]:
-    """Hooks that show each layer, by name, with its input and its output."""
+@contextmanager
+def _watched(layers: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Within, each layer is shown, by name, with its input and its output."""
 
     def hook(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         look(name, layer, (args[0] if args else next(iter(kwargs.values()))).detach(), output)
         # What comes next may work in place.
         return output.clone()
 
-    return [layer.register_forward_hook(partial(hook, name), with_kwargs=True) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(partial(hook, name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

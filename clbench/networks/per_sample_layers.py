@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.networks.tracing import computes_its_own
+
 Size = Callable[[Tensor], Tensor]
 """What is summed of a gradient, element by element: a function f with f(ab) = f(a) f(b), such as a square."""
 
@@ -134,7 +136,9 @@ class OfBatchNorm(_Formed):
         }
 
 
-RULES: dict[type[nn.Module], type[OfLinear] | type[OfConvolution] | type[OfBatchNorm]] = {
+Kind = type[OfLinear] | type[OfConvolution] | type[OfBatchNorm]
+
+RULES: dict[type[nn.Module], Kind] = {
     nn.Linear: OfLinear,
     nn.Conv2d: OfConvolution,
     nn.BatchNorm1d: OfBatchNorm,
@@ -142,11 +146,9 @@ RULES: dict[type[nn.Module], type[OfLinear] | type[OfConvolution] | type[OfBatch
 }
 
 
-def rule_of(layer: nn.Module) -> type[OfLinear] | type[OfConvolution] | type[OfBatchNorm] | None:
+def rule_of(layer: nn.Module) -> Kind | None:
     """The rule of a layer; None for one that computes something of its own, or whose output other images change."""
-    for kind, rule in RULES.items():
-        if isinstance(layer, kind) and type(layer).forward is kind.forward:
-            if isinstance(layer, nn.Conv2d) and type(layer)._conv_forward is not nn.Conv2d._conv_forward:
-                return None
-            return None if getattr(layer, "running_mean", layer) is None else rule
-    return None
+    base = next((base for base in RULES if isinstance(layer, base)), None)
+    if base is None or computes_its_own(layer, base) or getattr(layer, "running_mean", layer) is None:
+        return None
+    return RULES[base]

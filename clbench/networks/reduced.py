@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from clbench.networks.modes import DROPOUTS
 from clbench.networks.reduced_layers import Channels, ReducedLayer, ReducedPerChannel, constant_first, joined
-from clbench.networks.tracing import PREFIX
+from clbench.networks.tracing import PREFIX, tensor_name
 from clbench.networks.unit_map import Place, Units
 
 
@@ -332,5 +332,5 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def _of_layer(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a layer that have an entry for each of its channels or rows."""
     kinds = ("weight", "bias", "running_mean", "running_var")
-    found = {kind: tensors.get(f"{name}.{kind}" if name else kind) for kind in kinds}
+    found = {kind: tensors.get(tensor_name(name, kind)) for kind in kinds}
     return {kind: tensor for kind, tensor in found.items() if tensor is not None}

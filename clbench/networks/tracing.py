@@ -100,6 +100,18 @@ def refuse_lazy(network: nn.Module) -> None:
             )
 
 
+def tensor_name(layer: str, kind: str) -> str:
+    """The name of a layer's tensor in a network that may be the layer itself, whose name is empty."""
+    return f"{layer}.{kind}" if layer else kind
+
+
+def computes_its_own(layer: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether a layer computes something else than the kind that it is derived from."""
+    if type(layer).forward is not base.forward or "forward" in vars(layer):
+        return True
+    return isinstance(layer, nn.Conv2d) and type(layer)._conv_forward is not nn.Conv2d._conv_forward
+
+
 def refuse_layer(layer: nn.Module, name: str) -> None:
     """Refuses a layer with weights that is no plain linear one, convolution or batch norm.
 
@@ -113,9 +125,7 @@ def refuse_layer(layer: nn.Module, name: str) -> None:
             f"'{name}' is a {kind}; CLNP takes linear layers, convolutions (Conv2d) and batch norms (BatchNorm1d, "
             "BatchNorm2d)"
         )
-    own = type(layer).forward is not base.forward or "forward" in vars(layer)
-    own = own or (isinstance(layer, nn.Conv2d) and type(layer)._conv_forward is not nn.Conv2d._conv_forward)
-    if own:
+    if computes_its_own(layer, base):
         raise MethodError(
             f"'{name}' is a {kind} that computes something of its own; CLNP needs a plain {base.__name__}"
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from clbench.errors import MethodError
-from clbench.networks.answer import with_memory
+from clbench.networks.answer import evaluating, with_memory
 from clbench.networks.grouping import Writer, grouped, output_of, renamed
 from clbench.networks.modes import in_training
 from clbench.networks.tracing import PREFIX, leaf_of, refuse_layer, refuse_lazy, traced
@@ -50,18 +50,12 @@ def find_units(network: nn.Module, image: Tensor, task: int = 0) -> Units:
     """
     refuse_lazy(network)
     network, image = with_memory(network, image)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            walk = _Walk(network, task)
-            found = replace(walk.along(image), **in_training(network, task, walk.graph))
-            network.eval()
-            try_reduced(network, walk.root, found, image)
-            return found
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        walk = _Walk(network, task)
+        found = replace(walk.along(image), **in_training(network, task, walk.graph))
+        network.eval()
+        try_reduced(network, walk.root, found, image)
+        return found
 
 
 class _Walk:

@@ -1,14 +1,18 @@
 """What pruning cost, read from a run's pruning.csv."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from clbench.records.format import ALL_GROUPS
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.statistics import Estimate, estimate
+
+if TYPE_CHECKING:
+    from pandas.core.groupby import DataFrameGroupBy
 
 _NORMAL = 1.96
 
@@ -44,6 +48,17 @@ def spent(runs: Sequence[RecordedRun]) -> list[Spent]:
     return found
 
 
+def margin_of(config: Mapping[str, Any]) -> float | None:
+    """The accuracy in points that a run's pruning may cost, by its config.json; None where it has no such setting."""
+    margin = (config.get("method_settings") or {}).get("margin")
+    return float(margin) if isinstance(margin, int | float) else None
+
+
+def of_network(looks: pd.DataFrame) -> "DataFrameGroupBy":
+    """The looks at the whole network by task: the first is at the unpruned one, the last at what stays."""
+    return looks[looks["group"] == ALL_GROUPS].groupby("task")
+
+
 def cost_on_test(runs: Sequence[RecordedRun]) -> Estimate | None:
     """Test accuracy that each task lost from before pruning to after fine-tuning, a share, over tasks and runs.
 
@@ -53,7 +68,7 @@ def cost_on_test(runs: Sequence[RecordedRun]) -> Estimate | None:
     for run in runs:
         if not len(run.pruning):
             return None
-        whole = run.pruning[run.pruning["group"] == ALL_GROUPS].groupby("task")["test_accuracy"].first()
+        whole = of_network(run.pruning)["test_accuracy"].first()
         lost += [
             float(before) - run.accuracy_matrix[int(str(task)), int(str(task)) - 1] for task, before in whole.items()
         ]
@@ -62,7 +77,7 @@ def cost_on_test(runs: Sequence[RecordedRun]) -> Estimate | None:
 
 def _costs(looks: pd.DataFrame) -> pd.DataFrame:
     """By task, what one run's pruning cost on validation and test images, and how sure the first is."""
-    whole = looks[looks["group"] == ALL_GROUPS].groupby("task")
+    whole = of_network(looks)
     before, after = whole.first(), whole.last()
     cost = before["validation_accuracy"] - after["validation_accuracy"]
     # Of n answers each turned wrong (1), right (-1) or stayed (0). Half an answer is added to either that could have

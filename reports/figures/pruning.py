@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from clbench.records.format import ALL_GROUPS
 from clbench.records.reading import RecordedRun
+from clbench.reports.analysis.pruning import margin_of, of_network
 from clbench.reports.figures.canvas import Spot, shortened, svg
 from clbench.reports.figures.looks import INK
 from clbench.reports.formatting import group_words, units_words
@@ -31,11 +32,11 @@ def trade_off(run: RecordedRun, name: str, shown: Sequence[str]) -> str:
     rows = -(-len(shown) // columns)
     tasks = sorted(looks["task"].unique())
     colours = dict(zip(tasks, sns.color_palette("viridis", len(tasks) + 1), strict=False))
-    unpruned = looks[looks["group"] == ALL_GROUPS].groupby("task")["validation_accuracy"].first()
+    unpruned = of_network(looks)["validation_accuracy"].first()
     lost = looks.assign(lost=100 * (looks["task"].map(unpruned) - looks["validation_accuracy"]))
     most = float(lost["lost"][lost["chosen"] == 1].max())
-    margin = (run.config.get("method_settings") or {}).get("margin")
-    margin = float(margin) if isinstance(margin, int | float) and margin > 0 else None
+    # A margin of 0 is the axis.
+    margin = margin_of(run.config) or None
     deepest = max(_DEPTH * most, 100 / float(looks["validation_images"].min()), 1.2 * (margin or 0))
 
     def draw(figure: Figure) -> list[Spot]:

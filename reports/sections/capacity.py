@@ -10,6 +10,7 @@ from typing import Any
 from clbench.reports import figures
 from clbench.reports.analysis.forecast import FARTHEST, FULL, Budget, Forecast, forecasts
 from clbench.reports.analysis.groups import Group
+from clbench.reports.analysis.pruning import margin_of
 from clbench.reports.cells import UNDEFINED
 from clbench.reports.formatting import counted, group_words, layer_number, tenths, units_words
 from clbench.reports.model import Cell, Column, Figure, Section, Table
@@ -134,14 +135,14 @@ def _margin_notes(group: Group) -> Iterator[str]:
     """
     if any(len(run.pruning) for run in group.runs):
         return
-    allowed = (group.config.get("method_settings") or {}).get("margin")
+    allowed = margin_of(group.config)
     spent = [
         float(points)
         for run in group.runs
         for points in (run.capacity.groupby("task")["margin_spent"].sum(min_count=1) if len(run.capacity) else ())
         if not math.isnan(points)
     ]
-    if not isinstance(allowed, int | float) or not spent:
+    if allowed is None or not spent:
         return
     mean = f"{sum(spent) / len(spent):.2f}".replace("-", "−")
     most = f"{max(spent):.2f}".replace("-", "−")

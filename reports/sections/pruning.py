@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
-from clbench.reports.analysis.pruning import Spent, spent
+from clbench.reports.analysis.pruning import Spent, margin_of, spent
 from clbench.reports.cells import points_cell
 from clbench.reports.formatting import counted, percent, units_words
 from clbench.reports.model import Cell, Column, Figure, Table
@@ -35,9 +35,9 @@ def pruning_items(group: Group, name: str, mark: str) -> Iterator[Table | Figure
 
 
 def _table(group: Group, found: list[Spent], seeds: int, name: str, mark: str) -> Table:
-    asked = (group.config.get("method_settings") or {}).get("margin")
+    asked = margin_of(group.config)
     # What the budget takes is not asked of the margin.
-    allowed = f"{asked:g}" if isinstance(asked, int | float) else "n/a"
+    allowed = "n/a" if asked is None else f"{asked:g}"
     columns = [
         Column("Task", width=0.6),
         Column("Asked, points"),
@@ -49,7 +49,7 @@ def _table(group: Group, found: list[Spent], seeds: int, name: str, mark: str) -
     for cost in found:
         cells = [
             Cell(str(cost.task), "", float(cost.task)),
-            Cell(allowed, "", float(asked) if isinstance(asked, int | float) else None),
+            Cell(allowed, "", asked),
             points_cell(cost.validation, percent),
             Cell(percent(cost.uncertainty), "", 100 * cost.uncertainty),
         ]
