@@ -70,9 +70,14 @@ class PSP(Method):
 
     @classmethod
     def refuses(cls, suite: Suite, settings: PSPSettings) -> str:
-        """Contexts that only an MLP has, and pixels that would be normalised twice."""
+        """Contexts that only an MLP has, weights that nothing would draw, and pixels normalised twice."""
         if suite.network != "mlp" and settings.kind != "binary":
             return f"psp has {settings.kind} contexts for the network mlp alone; give kind=binary"
+        if suite.network == "mlp" and settings.initial_weights != "pytorch":
+            return (
+                "psp draws the weights of the network mlp itself, and "
+                f"initial_weights={settings.initial_weights} would change nothing; leave it out"
+            )
         if not suite.normalise or (settings.input_mean, settings.input_std) == (0, 1):
             return ""
         return (

@@ -35,7 +35,6 @@ from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
 from clbench.methods.settings import MethodSettings
-from clbench.networks.initial import glorot
 from clbench.suites.suite import Suite
 
 
@@ -45,13 +44,13 @@ class SISettings(MethodSettings):
     Attributes:
         strength: c, the weight of the penalty.
         damping: xi, which bounds the importance of parameters that hardly moved.
-        initial_weights: `glorot` (uniform, biases 0) as in the authors' code, for every linear layer and convolution
-            that does not start at 0; or `pytorch`, which leaves what the network begins with.
+        initial_weights: `glorot`, as in the authors' code.
         train_on_validation: whether the validation images are trained on too. SI looks at them for nothing, and its
             authors hold none out; but then no accuracy on them means anything.
     """
 
-    added_later: ClassVar[Mapping[str, Any]] = {"train_on_validation": False}
+    # SI always recorded its initial weights: no value of theirs is left out.
+    added_later: ClassVar[Mapping[str, Any]] = {"train_on_validation": False, "initial_weights": None}
 
     strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
@@ -154,12 +153,6 @@ class SI(Method):
                 "give it false, or another schedule"
             )
         return ""
-
-    def adapt(self, network: nn.Module) -> nn.Module:
-        """Its initial weights become what the settings say."""
-        if self.settings.initial_weights == "glorot":
-            glorot(network, self.workplace.seeds.generator("weights"))
-        return network
 
     def phases(self, task: Task) -> list[Phase]:
         """The task's training images, with its validation images where the settings say so."""

@@ -90,9 +90,18 @@ def test_a_setting_that_came_later_is_left_out_at_its_first_value_by_the_method_
         "activity_norm": "l1",
         "batch_norm": "frozen",
         "fine_tune_dropout_kept": 1.0,
+        "initial_weights": "pytorch",
     }
-    assert added_later(EWC.Settings) == {}
+    assert added_later(EWC.Settings) == {"initial_weights": "pytorch"}
     recorded = recorded_settings({"method": "ewc", "suite_settings": {}, "method_settings": {"strength": 1.0}})
-    assert recorded["method_settings"] == {"strength": 1.0}
+    assert recorded["method_settings"] == {"strength": 1.0, "initial_weights": "pytorch"}
     assert recorded["suite_settings"] == added_later(Suite)
-    assert added_later(find_method("joint").Settings) == {"only_last": False}
+    assert added_later(find_method("joint").Settings) == {"only_last": False, "initial_weights": "pytorch"}
+
+
+@pytest.mark.parametrize("value", ["glorot", "pytorch"])
+def test_si_records_its_initial_weights_whatever_they_are_as_it_always_did(digits, value):
+    (spec,) = make_specs(
+        SUITES["permuted-digits"], ["si"], [0], {"si.initial_weights": value}, digits, "float32", "cpu"
+    )
+    assert settings_of(spec.suite, spec.settings)["method_settings"]["initial_weights"] == value

@@ -129,8 +129,14 @@ class Method:
             key: tells apart several networks of one method; initial weights come from the stream ("weights", *key).
         """
         stream = self.workplace.stream
-        seed = self.workplace.seeds.derive("weights", *key)
-        network = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed)
+        seeds = self.workplace.seeds
+        network = self.workplace.suite.build_network(
+            stream.image_shape, stream.n_outputs, seeds.derive("weights", *key)
+        )
+        if self.settings.initial_weights == "glorot":
+            from clbench.networks.initial import glorot
+
+            glorot(network, seeds.generator("weights", *key))
         return self.adapt(network).to(self.workplace.device)
 
     has_networks: ClassVar[bool] = True

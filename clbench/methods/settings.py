@@ -1,7 +1,7 @@
 """What the hyper-parameters of a method are."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ class TrainingSettings(BaseModel):
     Attributes:
         learning_rate, learning_rate_schedule, batch_size, epochs: None takes the method's own default, else the
             suite's.
+        initial_weights: `pytorch`, what the network begins with; or `glorot`, Keras's default, for every linear layer
+            and convolution that does not start at 0: uniform, biases 0.
     """
 
     # Strict, so that nothing given is recorded as something else: true is no learning rate of 1.
@@ -22,12 +24,13 @@ class TrainingSettings(BaseModel):
 
     # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it
     # out, so that runs recorded before keep their ids.
-    added_later: ClassVar[Mapping[str, Any]] = {}
+    added_later: ClassVar[Mapping[str, Any]] = {"initial_weights": "pytorch"}
 
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule | None = None
     batch_size: int | None = Field(default=None, ge=1, le=1_000_000, strict=True)
     epochs: int | None = Field(default=None, ge=1, le=100_000, strict=True)
+    initial_weights: Literal["pytorch", "glorot"] = "pytorch"
 
     @field_validator("*", mode="before")
     @classmethod
