@@ -1,7 +1,7 @@
 """Initial weights of networks."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.seeding import seeded
 
@@ -10,6 +10,12 @@ def initialise(build: "type[nn.Module]", *args: object, seed: int) -> nn.Module:
     """Builds a network whose initial weights come from `seed` alone, leaving the global generator as it was."""
     with seeded(seed, torch.device("cpu")):
         return build(*args)
+
+
+def fans(weight: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of a layer, of a convolution times its kernel's positions."""
+    positions = weight[0, 0].numel()
+    return weight.shape[1] * positions, weight.shape[0] * positions
 
 
 @torch.no_grad()

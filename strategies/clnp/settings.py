@@ -123,8 +123,9 @@ class CLNPOptions(BaseModel):
             a head per task; or `shared`, where what leads from a task's units to the outputs is frozen with them and
             adds to the outputs of every later task.
         thresholds: one theta `per-layer`, which is per group, or one `global` theta for all.
-        initial_scale: before every task but the first, free units draw their weights from the uniform distribution
-            that PyTorch gives a layer, this many times as wide; none: they stay as the task before left them.
+        initial_weights: the uniform distribution that PyTorch gives a layer (`pytorch`), or Keras (`glorot`).
+        initial_scale: before every task but the first, free units draw their weights from that distribution, this many
+            times as wide; none: they stay as the task before left them.
         frozen_cache_mib: how much memory, in MiB, may be used to compute once per task, not once per step, what active
             neurons of linear layers give for the training images; 0 for none. The same within rounding. Images that are
             augmented, or too many for the loader to keep as floats, are computed with at every step.
@@ -146,6 +147,7 @@ class CLNPOptions(BaseModel):
     fine_tune_dropout_kept: float = Field(default=1.0, ge=0, le=1)
     output_weights: Literal["shared", "per-task"] = "per-task"
     thresholds: Literal["per-layer", "global"] = "per-layer"
+    initial_weights: Literal["pytorch", "glorot"] = "pytorch"
     initial_scale: float | None = Field(default=1.0, gt=0, le=10)
     frozen_cache_mib: int = Field(default=1024, ge=0, le=2**20)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
+from clbench.networks.initial import fans
 from clbench.networks.units import Units
 from clbench.strategies.clnp.claims import Claims
 from clbench.strategies.clnp.settings import CLNPOptions
@@ -15,19 +16,21 @@ def draw_free(
 ) -> None:
     """Free units, and what an output layer in its second use reads from them, start anew.
 
-    The distribution is the one that PyTorch gives a layer, of the free units' weights as wide as `initial_scale` says.
+    The distribution is the one that `initial_weights` names, of the free units' weights times `initial_scale`.
     Biases start at 0, and channels of a batch norm as PyTorch's do.
 
     Args:
         claims: whose network it is.
         head: name of the output layer of the task to come.
-        options: `initial_scale`.
+        options: `initial_weights`, `initial_scale`.
         taken: bool [U], units whose weights to the output layer are earlier tasks'; None for none.
         generator: draws.
     """
 
     def fresh(weight: Tensor) -> Tensor:
         bound = weight[0].numel() ** -0.5
+        if options.initial_weights == "glorot":
+            bound = (6 / sum(fans(weight))) ** 0.5
         values = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).mul_(2 * bound).sub_(bound)
         return values.to(weight.device)
 

@@ -14,11 +14,11 @@ def weights_of(plugin):
     return {name: value.clone() for name, value in plugin.claims.tensors().items()}
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5, None])
+@pytest.mark.parametrize(("scale", "initial"), [(1.0, "pytorch"), (0.5, "pytorch"), (0.5, "glorot"), (None, "pytorch")])
 def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0_unless_they_stay(
-    scale, small_clnp, monkeypatch
+    scale, initial, small_clnp, monkeypatch
 ):
-    method = small_clnp({"initial_scale": scale}, n_tasks=2)
+    method = small_clnp({"initial_scale": scale, "initial_weights": initial}, n_tasks=2)
     first, second = method.workplace.stream.tasks
     method.learn(first)
     claims, learned, seen = method.clnp.claims, weights_of(method.clnp), []
@@ -41,7 +41,8 @@ def test_before_a_new_task_free_neurons_are_drawn_anew_with_biases_of_0_unless_t
             assert torch.equal(bias, old_bias)
             continue
         assert not bias[~claimed].any()
-        anew, bound = weight[~claimed], scale * weight.shape[1] ** -0.5
+        width = weight.shape[1] ** -0.5 if initial == "pytorch" else (6 / sum(weight.shape)) ** 0.5
+        anew, bound = weight[~claimed], scale * width
         assert not torch.isclose(anew, old_weight[~claimed]).any(1).all()
         assert anew.abs().max() <= bound
         assert anew.std() == pytest.approx(bound / 3**0.5, rel=0.05)
