@@ -144,7 +144,8 @@ class _Writing:
             self.lines.append(line)
         self.tensors |= {f"{flat}.{key}": value.detach().clone() for key, value in layer.state_dict().items()}
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.copies.__getitem__)
-        return self.made.call_module(flat, args, kwargs)
+        # A layer of a reduced network takes two streams, of which nothing trains here: there is one.
+        return self.made.call_module(flat, tuple(arg for arg in args if arg is not None), kwargs)
 
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
         self.lines.append(f'self.register_buffer("{name}", torch.zeros({list(value.shape)}, dtype={value.dtype}))')

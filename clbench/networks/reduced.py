@@ -5,12 +5,13 @@ ones only, so nothing has to be differentiated through them: of every layer's th
 weights, gradient of the input) the constant rows need the first alone, and what is left out needs none. Its parameters
 are the trainable rows and nothing else, so that no momentum, weight decay or penalty can move a constant weight.
 
-What stays of a layer stands in the order [constant | trainable]. Slices then serve where masks or indices would
-otherwise be applied at every step.
+Two streams go through the network: what constant units give, which nothing is differentiated through, and what the
+others give. They meet where a trainable row reads both.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from clbench.networks.modes import DROPOUTS
-from clbench.networks.reduced_layers import Channels, ReducedLayer, ReducedPerChannel, constant_first, joined
+from clbench.networks.reduced_layers import (
+    Channels,
+    ReducedLayer,
+    ReducedPerChannel,
+    constant_first,
+    joined,
+    masked_outputs,
+    picked_channels,
+)
 from clbench.networks.tracing import PREFIX, tensor_name
 from clbench.networks.unit_map import Place, Units
+
+Streams = tuple[fx.Node | None, fx.Node | None]
+"""What gives the constant channels of a tensor, and what gives the others; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class ReducedNetwork(nn.Module):
     Attributes:
         layers: by name, what became of linear layers and convolutions.
         others: by name, what became of batch norms and depthwise convolutions.
-        channels: by the name of a node of its graph, what of the channels it gives.
+        channels: by the name of a node of its graph, the channels of which it gives the constant ones or the others.
 
     Example:
         units = find_units(network, image)
@@ -79,8 +91,12 @@ class ReducedNetwork(nn.Module):
         building = _Building(self, network, {**_tensors(network), **(values or {})})
         self.body = fx.GraphModule(building.modules, building.graph)
         self._affected = building.affected
-        self.channels = {building.copies[node].name: building.channels[node.name]
-                         for node in building.copies if node.name in building.channels}  # fmt: skip
+        self.channels = {
+            found.name: building.channels[node.name]
+            for node, streams in building.streams.items()
+            for found in streams
+            if found is not None and node.name in building.channels
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] for images [B, ...]."""
@@ -114,11 +130,12 @@ class ReducedNetwork(nn.Module):
             yield
         finally:
             for layer in self.layers.values():
-                layer.notes, layer.given = False, None
+                layer.notes, layer.given = False, (None, None)
 
     def given(self) -> dict[str, Tensor]:
         """What layers were given last, by name: [B, kept inputs, ...], whose units are `layers[name].inputs.units`."""
-        return {name: layer.given for name, layer in self.layers.items() if layer.given is not None}
+        parts = {name: [part for part in layer.given if part is not None] for name, layer in self.layers.items()}
+        return {name: found[0] if len(found) == 1 else torch.cat(found, 1) for name, found in parts.items() if found}
 
     def hold(self, group: int) -> None:
         """From here on, what does not depend on units of a group and of later ones is computed once per `batch`."""
@@ -151,7 +168,7 @@ class ReducedNetwork(nn.Module):
         for name, other in self.others.items():
             other.write_back(_of_layer(name, tensors))
             if f"{name}.num_batches_tracked" in tensors:
-                tensors[f"{name}.num_batches_tracked"].copy_(other.trained.get_buffer("num_batches_tracked"))
+                tensors[f"{name}.num_batches_tracked"].copy_(other.batches_seen)
 
 
 class _Building:
@@ -174,42 +191,84 @@ class _Building:
         # Per node, in order: the layer that it is, and the nodes that it depends on.
         self.affected: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.graph = fx.Graph()
+        # Of each node with channels, what gives the constant ones and what gives the others; of others, the node.
+        self.streams: dict[fx.Node, Streams] = {}
         self.copies: dict[fx.Node, fx.Node] = {}
         for node in self.units.graph.nodes:
             place = self.units.places[node.name]
             self.affected[node.name] = place.layer, tuple(source.name for source in node.all_input_nodes)
-            self.copies[node] = self._copy(node, place)
+            found = self._copy(node, place)
+            if isinstance(found, tuple):
+                self.streams[node] = found
+            else:
+                self.copies[node] = found
 
-    def _copy(self, node: fx.Node, place: Place) -> fx.Node:
+    def _copy(self, node: fx.Node, place: Place) -> "fx.Node | Streams":
         if place.kind == "input" and place.channels is not None:
             everything = torch.arange(len(place.channels), device=self.device)
             none = torch.full_like(everything, -1)
             self.channels[node.name] = Channels(everything, none, none < 0)
-        elif place.kind == "layer":
+            return self.graph.node_copy(node), None
+        if place.kind == "layer":
             return self._copy_layer(node, place)
-        elif place.kind == "join":
-            parts = [(self.channels[name], len(self._whole(name))) for name in place.sources]
-            self.channels[node.name] = joined(parts)
-        elif place.kind == "tie":
+        if place.kind == "join":
+            self.channels[node.name] = joined([(self.channels[name], len(self._whole(name))) for name in place.sources])
+            parts = [self._of(node, name) for name in place.sources]
+            return self._each(lambda number: self._joined([part[number] for part in parts]))
+        if place.kind == "tie":
             return self._copy_tie(node, place)
-        elif place.kind == "alias":
+        if place.kind == "alias":
             # Sizes written into the code are those of the whole network.
             self.channels[node.name] = self.channels[place.sources[0]]
-            return next(self.copies[source] for source in node.all_input_nodes if source.name == place.sources[0])
-        elif place.kind == "flatten":
+            return self._of(node, place.sources[0])
+        if place.kind == "flatten":
             self.channels[node.name] = self.channels[place.sources[0]].repeated(place.times)
-            source = next(source for source in node.all_input_nodes if source.name == place.sources[0])
-            return self.graph.call_function(torch.flatten, (self.copies[source], 1))
-        elif place.kind == "channelwise":
-            self.channels[node.name] = self.channels[place.sources[0]]
-            if node.name in self.units.dropouts:
-                return self._copy_dropout(node)
+            streams = self._of(node, place.sources[0])
+            return self._each(lambda number: self._called(torch.flatten, streams[number], 1))
         if node.op == "call_module":
             name = str(node.target)
             self.modules[name] = copy.deepcopy(self.named[name.removeprefix(PREFIX)])
         elif node.op == "get_attr":
             self.modules[str(node.target)] = self._constant(str(node.target))
-        return self.graph.node_copy(node, self.copies.__getitem__)
+        if place.kind == "channelwise":
+            self.channels[node.name] = self.channels[place.sources[0]]
+            streams = self._of(node, place.sources[0])
+            return self._each(lambda number: None if streams[number] is None else self._copied(node, number))
+        if node.op != "output" and any(source in self.streams for source in node.all_input_nodes):
+            # Such as a size: each stream has one of its own.
+            given = [self.streams[source] for source in node.all_input_nodes if source in self.streams]
+            return self._each(lambda number: self._copied(node, number) if any(s[number] for s in given) else None)
+        return self._copied(node, 0)
+
+    def _of(self, node: fx.Node, name: str) -> "Streams":
+        """The streams of one of a node's sources."""
+        return next(self.streams[source] for source in node.all_input_nodes if source.name == name)
+
+    @staticmethod
+    def _each(make: "Callable[[int], fx.Node | None]") -> "Streams":
+        return make(0), make(1)
+
+    def _called(self, function: Any, x: fx.Node | None, *arguments: Any) -> fx.Node | None:
+        return None if x is None else self.graph.call_function(function, (x, *arguments))
+
+    def _joined(self, parts: "list[fx.Node | None]") -> fx.Node | None:
+        there = [part for part in parts if part is not None]
+        return self.graph.call_function(torch.cat, (there, 1)) if len(there) > 1 else there[0] if there else None
+
+    def _copied(self, node: fx.Node, number: int) -> fx.Node:
+        """The node, working on one of the streams; on the one that there is, where its source has no such."""
+        if node.name in self.units.dropouts:
+            return self._copy_dropout(node, number)
+
+        def source_of(source: fx.Node) -> fx.Node:
+            if source in self.copies:
+                return self.copies[source]
+            streams = self.streams[source]
+            found = streams[number] or streams[1 - number]
+            assert found is not None
+            return found
+
+        return self.graph.node_copy(node, source_of)
 
     def _whole(self, name: str) -> Tensor:
         channels = self.units.places[name].channels
@@ -227,7 +286,7 @@ class _Building:
         places = kept.nonzero().squeeze(1)
         return places, units[places], constant[places]
 
-    def _copy_layer(self, node: fx.Node, place: Place) -> fx.Node:
+    def _copy_layer(self, node: fx.Node, place: Place) -> "Streams":
         name, (source,) = place.layer, place.sources
         layer, inputs = self.named[name], self.channels[source]
         tensors = _of_layer(name, self.tensors)
@@ -270,15 +329,18 @@ class _Building:
         self.channels[node.name] = outputs
         target = f"{PREFIX}{name}"
         self.modules[target] = made
-        first = next(each for each in node.all_input_nodes if each.name == source)
-        new = self.graph.call_module(target, (self.copies[first],))
+        new = self.graph.call_module(target, self._of(node, source))
         masking = self.units.masking
         if name in self.units.outputs and masking is not None:
             masked = (self.tensors[masking.buffer] == 0).tolist()
             new = self.graph.call_function(masked_outputs, (new, masked, masking.value))
-        return new
+        n_constant, n_others = outputs.counts
+        if n_constant and n_others:
+            parts = [self.graph.call_function(operator.getitem, (new, number)) for number in (0, 1)]
+            return parts[0], parts[1]
+        return (new, None) if n_constant else (None, new)
 
-    def _copy_tie(self, node: fx.Node, place: Place) -> fx.Node:
+    def _copy_tie(self, node: fx.Node, place: Place) -> "Streams":
         """What works on several tensors needs their channels in one order, and as many of each."""
         first = self.channels[place.sources[0]]
         kept = constant_first(*self._kept(self._whole(node.name)))
@@ -290,38 +352,38 @@ class _Building:
             first = kept
         else:
             first = Channels(first.order, self._whole(node.name).to(self.device)[first.order], first.constant)
+        first = constant_first(first.order, first.units, first.constant)
         self.channels[node.name] = first
-        replaced: dict[fx.Node, fx.Node] = dict(self.copies)
+        # Of each source, its two streams with the channels of the two of the result.
+        fitted: dict[fx.Node, Streams] = {}
+        n_constant, n_others = first.counts
         for source in node.all_input_nodes:
             if source.name not in place.sources:
                 continue
-            given = self.channels[source.name].order
-            if torch.equal(given, first.order):
+            given, streams = self.channels[source.name], self.streams[source]
+            if torch.equal(given.order, first.order) and torch.equal(given.constant, first.constant):
+                fitted[source] = streams
                 continue
-            where = {int(channel): position for position, channel in enumerate(given.tolist())}
+            where = {int(channel): position for position, channel in enumerate(given.order.tolist())}
             picked = [where.get(channel, -1) for channel in first.order.tolist()]
-            replaced[source] = self.graph.call_function(picked_channels, (self.copies[source], picked))
-        return self.graph.node_copy(node, replaced.__getitem__)
+            whole = self._joined(list(streams))
+            fitted[source] = (
+                self._called(picked_channels, whole, picked[:n_constant]) if n_constant else None,
+                self._called(picked_channels, whole, picked[n_constant:]) if n_others else None,
+            )
+        before = {source: self.streams[source] for source in fitted}
+        self.streams.update(fitted)
+        found = self._each(lambda number: self._copied(node, number) if first.counts[number] else None)
+        self.streams.update(before)
+        return found
 
-    def _copy_dropout(self, node: fx.Node) -> fx.Node:
+    def _copy_dropout(self, node: fx.Node, number: int) -> fx.Node:
         """Traced in evaluation, a call that depends on the mode says that it is off."""
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         name = f"dropouts.{node.name}"
         self.modules[name] = DROPOUTS[node.target](p)
         source = node.args[0] if node.args else node.kwargs["input"]
-        return self.graph.call_module(name, (self.copies[source],))  # type: ignore[index]
-
-
-def picked_channels(x: Tensor, channels: list[int]) -> Tensor:
-    """Channels of a tensor [B, ..] in an order; zeros in the place of -1."""
-    index = torch.tensor(channels, device=x.device)
-    found = x.index_select(1, index.clamp(min=0))
-    return found if bool((index >= 0).all()) else found * (index >= 0).view(1, -1, *[1] * (x.ndim - 2))
-
-
-def masked_outputs(logits: Tensor, masked: list[bool], value: float) -> Tensor:
-    """As Avalanche's heads give outputs that no task has had yet."""
-    return logits.masked_fill(torch.tensor(masked, device=logits.device), value)
+        return self.graph.call_module(name, (self.streams[source][number],))  # type: ignore[index]
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

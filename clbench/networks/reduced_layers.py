@@ -32,14 +32,20 @@ class Channels:
         order = (self.order[:, None] * times + steps).flatten()
         return Channels(order, self.units.repeat_interleave(times), self.constant.repeat_interleave(times))
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many are constant, and how many are not."""
+        n_constant = int(self.constant.sum())
+        return n_constant, len(self.constant) - n_constant
+
 
 def joined(parts: list[tuple[Channels, int]]) -> Channels:
-    """Channels one after the other; each part with how many the whole tensor has."""
+    """Channels one after the other, the constant ones first; each part with how many the whole tensor has."""
     offsets, orders = 0, []
     for channels, whole in parts:
         orders.append(channels.order + offsets)
         offsets += whole
-    return Channels(
+    return constant_first(
         torch.cat(orders), torch.cat([c.units for c, _ in parts]), torch.cat([c.constant for c, _ in parts])
     )
 
@@ -50,31 +56,22 @@ def constant_first(order: Tensor, units: Tensor, constant: Tensor) -> Channels:
     return Channels(order[place], units[place], constant[place])
 
 
-class Split:
-    """Takes the constant and the other channels of a tensor [B, kept, ...] apart, by slices where they lie so."""
+def picked_channels(x: Tensor, channels: list[int]) -> Tensor:
+    """Channels of a tensor [B, ..] in an order; zeros in the place of -1."""
+    index = torch.tensor(channels, device=x.device)
+    found = x.index_select(1, index.clamp(min=0))
+    return found if bool((index >= 0).all()) else found * (index >= 0).view(1, -1, *[1] * (x.ndim - 2))
 
-    def __init__(self, constant: Tensor) -> None:
-        self.n_constant = int(constant.sum())
-        self.constant = constant.nonzero().squeeze(1)
-        self.others = (~constant).nonzero().squeeze(1)
-        self._in_order = bool(constant[: self.n_constant].all())
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts."""
-        if self._in_order:
-            return x[:, : self.n_constant], x[:, self.n_constant :]
-        return x.index_select(1, self.constant), x.index_select(1, self.others)
-
-    def together(self, constant: Tensor, others: Tensor) -> Tensor:
-        """One tensor of both parts."""
-        if self._in_order:
-            return torch.cat([constant, others.to(constant.dtype)], 1)
-        whole = constant.new_empty(len(constant), len(self.constant) + len(self.others), *constant.shape[2:])
-        return whole.index_copy(1, self.constant, constant).index_copy(1, self.others, others.to(constant.dtype))
+def masked_outputs(logits: Tensor, masked: list[bool], value: float) -> Tensor:
+    """As Avalanche's heads give outputs that no task has had yet."""
+    return logits.masked_fill(torch.tensor(masked, device=logits.device), value)
 
 
 class ReducedLayer(nn.Module):
-    """A linear layer or a convolution: [B, kept inputs, ...] -> [B, kept outputs, ...].
+    """A linear layer or a convolution: [B, constant inputs, ...] and [B, other inputs, ...] -> the same of outputs.
+
+    Of each pair, what has no channel is None, and what is given is a tensor alone where there is one.
 
     Args:
         layer: the whole one, for its geometry.
@@ -89,7 +86,7 @@ class ReducedLayer(nn.Module):
         answers: what its constant rows give for each of N images, [N, constant outputs]; None to compute it.
         positions: which of the N images make up the batch at hand, int64 [B]; None if it holds others.
         mask: bool [kept inputs], which inputs count; None for all.
-        given: its latest input, while `notes` is set.
+        given: its latest input, while `notes` is set: the constant part and the other.
         held: outputs by batch, of a layer that always gives the same; None to compute.
     """
 
@@ -108,7 +105,7 @@ class ReducedLayer(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         self._operation = _operation(layer)
         self._geometry = _geometry(layer)
-        self._split = Split(inputs.constant)
+        self.n_inputs = inputs.counts
         self._through = through
         constant, others = outputs.order[outputs.constant], outputs.order[~outputs.constant]
         self.n_constant, self.n_others = len(constant), len(others)
@@ -118,7 +115,7 @@ class ReducedLayer(nn.Module):
         self.bias: nn.Parameter | None = None
         self._fixed: Tensor | None = None
         self._open = None if fixed is None else ~fixed[inputs.constant]
-        if len(rows) and len(self._split.constant):
+        if len(rows) and self.n_inputs[0]:
             columns = rows.index_select(1, inputs.order[inputs.constant])
             if self._open is not None:
                 beside = self._open.view(1, -1, *[1] * (weight.ndim - 2))
@@ -126,7 +123,7 @@ class ReducedLayer(nn.Module):
             # Without a bias, a full network would leave the loss nothing to be differentiated by.
             if self._open is None or bool(self._open.any()) or bias is None:
                 self.from_constant = nn.Parameter(columns)
-        if len(rows) and len(self._split.others):
+        if len(rows) and self.n_inputs[1]:
             self.from_others = nn.Parameter(rows.index_select(1, inputs.order[~inputs.constant]))
         if len(rows) and bias is not None:
             self.bias = nn.Parameter(bias.index_select(0, others))
@@ -141,7 +138,7 @@ class ReducedLayer(nn.Module):
         self.positions: Tensor | None = None
         self.mask: Tensor | None = None
         self.notes = False
-        self.given: Tensor | None = None
+        self.given: tuple[Tensor | None, Tensor | None] = (None, None)
         self.held: dict[int, Tensor] | None = None
         self.batch = 0
 
@@ -150,51 +147,51 @@ class ReducedLayer(nn.Module):
         """The trainable weights, without the bias."""
         return [part for part in (self.from_constant, self.from_others) if part is not None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What the kept rows give."""
+    def forward(self, constant: Tensor | None, others: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """What the kept rows give: of constant ones, of others, or both."""
         if self.held is not None:
             if self.batch not in self.held:
-                self.held[self.batch] = self._computed(x)
+                self.held[self.batch] = self._computed(constant, others)  # type: ignore[assignment]
             # A copy, because an activation function may work in place.
             return self.held[self.batch].clone()
-        return self._computed(x)
+        return self._computed(constant, others)
 
-    def _computed(self, x: Tensor) -> Tensor:
+    def _computed(self, constant: Tensor | None, others: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         if self.mask is not None:
-            x = x * self.mask.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+            constant, others = (
+                self._masked(constant, self.mask[: self.n_inputs[0]]),
+                self._masked(others, self.mask[self.n_inputs[0] :]),
+            )
         if self.notes:
-            self.given = x
-        if not self.n_others and not len(self._split.others):
-            return self._frozen(x)
-        constant, others = self._split(x)
-        if not self._through:
-            constant = constant.detach()
+            self.given = constant, others
         if not self.n_others:
-            return self._frozen(constant)
+            return self._frozen(constant, others)
+        if constant is not None and not self._through:
+            constant = constant.detach()
         y: Tensor | None = None
-        if self.from_others is not None:
+        if self.from_others is not None and others is not None:
             y = self._operation(others, self.from_others, self.bias)
         weight = self._weight_from_constant()
-        if weight is not None:
+        if weight is not None and constant is not None:
             part = self._operation(constant, weight, self.bias if y is None else None)
             y = part if y is None else y + part
         if y is None:
-            y = self._nothing(x, self.n_others, self.bias)
-        if not self.n_constant:
-            return y
-        frozen = self._frozen(constant)
-        return torch.cat([frozen, y.to(frozen.dtype)], 1)
+            y = self._nothing(_there(constant, others), self.n_others, self.bias)
+        return (self._frozen(constant, others), y) if self.n_constant else y
 
-    def _frozen(self, constant: Tensor) -> Tensor:
+    @staticmethod
+    def _masked(x: Tensor | None, mask: Tensor) -> Tensor | None:
+        return None if x is None else x * mask.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+
+    def _frozen(self, constant: Tensor | None, others: Tensor | None) -> Tensor:
         """What the constant rows give, [B, constant outputs, ...]."""
         if self.answers is not None and self.positions is not None:
             return self.answers[self.positions]
         with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
-            weight, bias = self._constant_in(constant)
-            if not len(weight):
-                return self._nothing(constant, 1, None)[:, :0]
-            if not weight.shape[1]:
-                return self._nothing(constant, self.n_constant, bias)
+            x = _there(constant, others)
+            weight, bias = self._constant_in(x)
+            if constant is None or not weight.shape[1]:
+                return self._nothing(x, self.n_constant, bias)
             return self._operation(constant, weight, bias)
 
     def _nothing(self, x: Tensor, n: int, bias: Tensor | None) -> Tensor:
@@ -256,8 +253,6 @@ class ReducedPerChannel(nn.Module):
         all_train: whether constant channels train as well.
         through: whether gradients go through constant channels.
 
-    Attributes:
-        trained: the layer of the channels that train.
     """
 
     def __init__(
@@ -265,43 +260,58 @@ class ReducedPerChannel(nn.Module):
     ) -> None:
         super().__init__()
         channels = inputs.repeated(times)
-        constant = torch.zeros_like(channels.constant) if all_train else channels.constant
-        self._split, self._split_outputs = Split(constant[::times]), Split(constant)
         self._through = through
-        self._rows = channels.order[~constant]
-        self._fixed = {name: tensor.index_select(0, channels.order[constant]) for name, tensor in tensors.items()}
-        self.trained = _narrowed(layer, {name: tensor.index_select(0, self._rows) for name, tensor in tensors.items()})
-        self._frozen_layer = _narrowed(layer, self._fixed).requires_grad_(False).eval()
+        constant, others = channels.order[channels.constant], channels.order[~channels.constant]
+        # Rows of the whole layer, and the layer of these alone: of constant channels and of others.
+        self._rows = constant, others
+        self.of_constant = _narrowed(
+            layer, {name: tensor.index_select(0, constant) for name, tensor in tensors.items()}
+        )
+        self.of_others = _narrowed(layer, {name: tensor.index_select(0, others) for name, tensor in tensors.items()})
+        self._constant_trains = all_train
+        if not all_train:
+            self.of_constant.requires_grad_(False).eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, kept, ...] -> [B, kept, ...]."""
-        if not len(self._rows):
-            return self._constant(x)
-        if not self._split.n_constant:
-            return self.trained(x)
-        constant, others = self._split(x)
-        return self._split_outputs.together(self._constant(constant), self.trained(others))
+    @property
+    def trained(self) -> list[nn.Module]:
+        """The layers of the channels that train."""
+        layers = [self.of_constant] if self._constant_trains and len(self._rows[0]) else []
+        return [*layers, self.of_others] if len(self._rows[1]) else layers
 
-    def _constant(self, x: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
-            return self._frozen_layer(x)
+    def forward(self, constant: Tensor | None, others: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, constant, ...] and [B, others, ...] -> the same, or the one that there is."""
+        found = []
+        if constant is not None:
+            with torch.set_grad_enabled(self._through and torch.is_grad_enabled()):
+                found.append(self.of_constant(constant))
+        if others is not None:
+            found.append(self.of_others(others))
+        return found[0] if len(found) == 1 else (found[0], found[1])
 
     def dense(self) -> nn.Module:
         """The plain layer of its constant channels, for a network in which nothing trains."""
-        assert not len(self._rows)
-        return self._frozen_layer
+        assert not len(self._rows[1])
+        return self.of_constant
 
     def train(self, mode: bool = True) -> "ReducedPerChannel":
         """Sets the mode of what trains; constant channels keep to their stored statistics."""
         super().train(mode)
-        self._frozen_layer.eval()
+        if not self._constant_trains:
+            self.of_constant.eval()
         return self
+
+    @property
+    def batches_seen(self) -> Tensor:
+        """`num_batches_tracked` of what trains."""
+        return (self.trained or [self.of_constant])[-1].get_buffer("num_batches_tracked")
 
     @torch.no_grad()
     def write_back(self, tensors: dict[str, Tensor]) -> None:
         """Copies what was trained, and its statistics, into the whole layer."""
-        for name, tensor in tensors.items():
-            tensor[self._rows] = getattr(self.trained, name)
+        for rows, layer in zip(self._rows, (self.of_constant, self.of_others), strict=True):
+            if layer in self.trained:
+                for name, tensor in tensors.items():
+                    tensor[rows] = getattr(layer, name)
 
 
 def _narrowed(layer: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -341,3 +351,10 @@ def _operation(layer: Any) -> Operation:
         return lambda x, weight, bias: F.conv2d(F.pad(x, padding, mode), weight, bias, *geometry)
     geometry = layer.stride, layer.padding, layer.dilation
     return lambda x, weight, bias: F.conv2d(x, weight, bias, *geometry)
+
+
+def _there(constant: Tensor | None, others: Tensor | None) -> Tensor:
+    """The part that there is."""
+    found = others if constant is None else constant
+    assert found is not None
+    return found

@@ -67,9 +67,9 @@ class Reduced:
             if layer.bias is not None:
                 found[whole[f"{name}.bias"]] = [layer.bias]
         for name, other in network.others.items():
-            for kind, parameter in other.trained.named_parameters():
-                if len(parameter):
-                    found[whole[f"{name}.{kind}"]] = [parameter]
+            for part in other.trained:
+                for kind, parameter in part.named_parameters():
+                    found.setdefault(whole[f"{name}.{kind}"], []).append(parameter)
         return found
 
     def leave(self) -> None:
@@ -104,20 +104,21 @@ class Reduced:
         """For each group with a strength: that, the mean sizes of its free units' activity in the batch, its size."""
         assert self.network is not None
         active = self.claims.active
-        given = self.network.given()
         for number, group in enumerate(self.claims.units.groups):
             if not strengths[number]:
                 continue
             found = []
             for name in group.readers:
-                units = self.network.layers[name].inputs.units
+                layer = self.network.layers[name]
+                # Free units are none of the constant ones.
+                units, others = layer.inputs.units[layer.n_inputs[0] :], layer.given[1]
                 free = (units >= group.start) & (units < group.start + group.size) & ~active[units.clamp(min=0)]
                 columns = free.nonzero().squeeze(1)
-                if len(columns):
+                if len(columns) and others is not None:
                     n_units = int(units[columns].unique().numel())
                     first = int(columns[0])
                     in_order = int(columns[-1]) - first + 1 == len(columns)
-                    x = given[name][:, first : first + len(columns)] if in_order else given[name][:, columns]
+                    x = others[:, first : first + len(columns)] if in_order else others[:, columns]
                     sizes = x.float().abs().mean([0, *range(2, x.ndim)])
                     found.append(sizes.view(n_units, -1).mean(1))
             if found:
