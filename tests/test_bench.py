@@ -22,7 +22,8 @@ from clbench.bench import (
     bench_suite,
     bench_table,
 )
-from clbench.errors import SettingError
+from clbench.data.streams import make_stream
+from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 
 CPU = torch.device("cpu")
@@ -134,12 +135,19 @@ def test_where_cifar_lies_it_is_taken_with_a_tenth_of_its_test_images_of_every_c
 
 def test_the_suite_of_a_network_has_a_single_head_and_as_many_tasks_as_asked_for():
     assert bench_suite("mlp", 7) == find_suite("permuted-mnist").with_overrides({"n_tasks": 7})
-    for n_tasks in range(1, 6):
+    for n_tasks in (1, 6):
         suite = bench_suite("resnet18", n_tasks)
         assert (suite.network, suite.head, suite.n_tasks, suite.batch_size) == ("resnet18", "single", n_tasks, 256)
-        assert n_tasks * suite.classes_per_task <= 10
-    with pytest.raises(SettingError, match="at most 5, but got 6; give --tasks 5 or fewer"):
-        bench_suite("resnet18", 6)
+        assert suite.classes_per_task == 10
+
+
+def test_every_task_has_a_share_of_all_ten_classes(tmp_path):
+    stream = make_stream(bench_suite("conv-zenke", 6), bench_images(tmp_path, "conv-zenke", 6), RandomStreams(0))
+    assert len(stream.tasks) == 6
+    for task in stream.tasks:
+        assert task.train.labels.unique().tolist() == list(range(10))
+        assert len(task.train) + len(task.validation) in (8333, 8334)
+        assert sorted(task.test.labels.unique().tolist()) == list(range(10))
 
 
 @pytest.mark.parametrize("steps", [3, 45])

@@ -216,7 +216,7 @@ def bench_command(
         torch.set_num_threads(threads)
     place = chosen_device(device)
     warn_of_slow_precision(screen, training_precision, place)
-    images = bench_images(data_root, network)
+    images = bench_images(data_root, network, tasks)
     if out is not None:
         _check_writable(out)
     if methods is not None and "all" in (listed(methods) or ()):
