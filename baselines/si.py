@@ -49,8 +49,8 @@ class SISettings(MethodSettings):
             authors hold none out; but then no accuracy on them means anything.
     """
 
-    # SI always recorded its initial weights: no value of theirs is left out.
-    added_later: ClassVar[Mapping[str, Any]] = {"train_on_validation": False, "initial_weights": None}
+    added_later: ClassVar[Mapping[str, Any]] = {"train_on_validation": False}
+    always_recorded: ClassVar[frozenset[str]] = frozenset({"initial_weights"})
 
     strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)

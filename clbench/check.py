@@ -136,18 +136,19 @@ def _equal(first: Method, second: Method) -> bool:
 
 def learns(toy: Toy) -> str:
     """It learns: right after each task its accuracy is well above that of guessing."""
-    method, found = toy.method(epochs=8), []
-    for task in method.workplace.stream.tasks:
-        method.learn(task)
-        found.append(accuracy(method, task))
-    chance = 1 / method.workplace.stream.n_outputs
-    said = ", ".join(f"{100 * share:.0f}" for share in found)
-    # A method may hold back until all tasks have come.
-    if not max(found) > chance + _LEARNS * (1 - chance):
-        raise Failure(
-            f"it does not learn: right after each task it is right on {said} %, where guessing is {100 * chance:.0f}"
-        )
-    return f"it learns: right after each task it is right on {said} %, where guessing is {100 * chance:.0f}"
+    # A method may need more steps than most.
+    for epochs in (8, 80):
+        method, found = toy.method(epochs=epochs), []
+        for task in method.workplace.stream.tasks:
+            method.learn(task)
+            found.append(accuracy(method, task))
+        chance = 1 / method.workplace.stream.n_outputs
+        said = f"right after each task it is right on {', '.join(f'{100 * share:.0f}' for share in found)} %, where "
+        said += f"guessing is {100 * chance:.0f}"
+        # A method may hold back until all tasks have come.
+        if max(found) > chance + _LEARNS * (1 - chance):
+            return f"it learns: {said}"
+    raise Failure(f"it does not learn: {said}")
 
 
 def same_seed_same_bits(toy: Toy) -> str:

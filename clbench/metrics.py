@@ -9,7 +9,8 @@ A number that is undefined for a matrix is None, never 0: backward transfer of a
 where the network could not be tried on a task before learning it (multi-head).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,33 @@ def summarise(matrix: npt.ArrayLike, learned: int | None = None) -> dict[str, fl
     array = check_matrix(matrix)
     values = {name: metric(array, learned) for name, metric in SUMMARY.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+# Of a mask's bits, what a Huffman code of seven tasks' bits together saves (Kang et al. 2022, WSN).
+_SAVED = 0.78
+
+
+def capacity_used(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """CAP: the share of the shared weights that tasks use, what says which included. It may exceed 1.
+
+    Source: Kang et al. 2022 (WSN). Of weights, 0.22 / 32 a task is added for the masks. Of units, it is a bit for each
+    unit and task, which `weights_used` has in it.
+
+    Args:
+        rows: of capacity.csv, with the columns `format.CAPACITY_COLUMNS`; the last task's count.
+
+    Returns:
+        None where the weights were not counted.
+    """
+    last = max((row["task"] for row in rows), default=0)
+    now = [row for row in rows if row["task"] == last]
+    if now and all(row["unit"] == "weight" for row in now):
+        used = sum(row["units"] - row["free"] for row in now) / sum(row["units"] for row in now)
+        return float(used + (1 - _SAVED) * last / 32)
+    weights = sum(row.get("weights", np.nan) for row in now)
+    if not weights > 0:
+        return None
+    return float(sum(row["weights_used"] * row["weights"] for row in now) / weights)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -129,6 +129,19 @@ def make_method():
     return make
 
 
+# In tests of every method, one of a family stands for it by default.
+LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks tests of every method as slow for those that are like another one."""
+    for item in items:
+        drawn = getattr(item, "callspec", None)
+        if drawn is not None and LIKE_ANOTHER & {drawn.params.get(key) for key in ("name", "method") if key}:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def cases():
     """(count, times) -> settings of hypothesis: so many examples, always the same ones unless a multiple is tried."""

@@ -21,7 +21,7 @@ from clbench.baselines.joint import Joint
 from clbench.baselines.naive import Naive
 from clbench.data import SOURCES
 from clbench.errors import Interrupted, MethodError
-from clbench.methods.table import METHODS, method_names
+from clbench.methods.table import METHODS, entry_of, method_names
 from clbench.networks.table import network_names
 from clbench.records.reading import read_run, run_paths
 from clbench.runs.spec import make_specs
@@ -251,8 +251,13 @@ def test_the_process_itself_exits_with_2_and_one_line(assert_refused, tmp_path):
 def test_list_names_every_suite_and_every_method(clbench, tmp_path):
     outcome = clbench(tmp_path, "list")
     assert (outcome.code, outcome.err) == (0, "")
-    named = [*SUITES, *method_names(), *network_names(), f"{next(iter(SOURCES))},"]
-    assert re.findall(r"^  (\S+)", outcome.out, re.MULTILINE) == named
+    suites, methods, networks, images = outcome.out.split("\n\n")
+    assert re.findall(r"^  (\S+)", suites, re.MULTILINE) == list(SUITES)
+    assert re.findall(r"^  (\S+)", networks, re.MULTILINE) == network_names()
+    assert f"\n  {next(iter(SOURCES))}," in images
+    assert sorted(re.findall(r"^    (\S+)", methods, re.MULTILINE)) == sorted(method_names())
+    families = re.findall(r"^  (\S.*)$", methods, re.MULTILINE)
+    assert families == list(dict.fromkeys(entry_of(name).family for name in method_names()))
     for suite in SUITES.values():
         said = f"variants of methods: {', '.join(suite.variants)}\n"
         (below,) = re.findall(rf"^  {suite.name} .*\n(.*\n)", outcome.out, re.MULTILINE)
@@ -269,7 +274,7 @@ def test_show_tells_every_setting_of_a_suite_and_of_every_method(clbench, tmp_pa
     for key, value in (("n_tasks", chosen.n_tasks), ("epochs", chosen.epochs), ("head", chosen.head)):
         assert re.search(rf"^  {key} +{value}$", outcome.out, re.MULTILINE)
     for name in METHODS:
-        assert re.search(rf"^  {name}( \*)? .*epochs=\d+", outcome.out, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(name)}( \*)? .*epochs=\d+", outcome.out, re.MULTILINE)
     # With a head per task every method is told the task; CLNP always is, a plain network otherwise not.
     assert re.search(r"^  clnp \*", outcome.out, re.MULTILINE)
     assert bool(re.search(r"^  naive \*", outcome.out, re.MULTILINE)) == (chosen.head == "multi")
@@ -441,7 +446,7 @@ def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(run, pl
     assert folders(place).keys() == {(name, 7) for name in [*METHODS, "clnp:best"]}
     lines = outcome.out.splitlines()
     for name in METHODS:
-        said = [line for line in lines if re.match(rf"{STAMP}{name} seed 7: ", line)]
+        said = [line for line in lines if re.match(rf"{STAMP}{re.escape(name)} seed 7: ", line)]
         assert len(said) == 3
         for task, line in enumerate(said[:2], 1):
             wanted = rf".*: task {task}/2 learned, average accuracy \d+\.\d\d %, [\d,]+ images/s"

@@ -23,10 +23,12 @@ TOY = {
     "online-ewc": {"strength": 100.0},
     "mas": {"strength": 0.1},
     "psp": {"learning_rate": 0.002},
+    "hat": {"optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
+    "gpm": {"learning_rate": 0.2},
 }
-NEW_OPTIMIZER = {"clnp", "joint", "single-task"}
+NEW_OPTIMIZER = {"clnp", "joint", "single-task", "hat", "packnet", "wsn", "supsup", "gpm"}
 REFUSES_MULTI_HEAD = {"avalanche-si"}
-KEEPS_ITS_STATE_ON_THE_CPU = {"avalanche-si"}
+KEEPS_ITS_STATE_ON_THE_CPU = {"avalanche-si", "er", "der++"}
 
 
 def trained(make_method, name, workplace, n_tasks):
@@ -111,6 +113,8 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
     method = trained(make_method, name, make_workplace(**SMALL | {"epochs": 1}), 2)
     weights = sum(4 * p.numel() for p in method.model.parameters())
     masks = 2 * 2 * 128 // 8 + 2 * 10 * (1 + 128) * 4  # two tasks of two layers of 128 bits, and two output layers
+    shared, biases, output = 64 * 128 + 128 * 128, 2 * 128, 10 * (1 + 128)
+    memory = 500 * (64 + 8)  # images and their positions
     expected = {
         "naive": 0,
         "joint": 0,
@@ -121,6 +125,14 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
         "mas": 2 * weights,
         "si": 2 * weights,
         "single-task": weights,
+        "packnet": shared + 2 * 4 * (biases + output),
+        "wsn": 2 * shared // 8 + 2 * 4 * (biases + output),
+        "supsup": 2 * (shared + 10 * 128) // 8 + 2 * 4 * (biases + 10),
+        "hat": 2 * 4 * (2 * 128 + output),
+        "gpm": sum(4 * basis.numel() for basis in getattr(method, "bases", {}).values()),
+        "lwf": 0,
+        "er": memory,
+        "der++": memory + 500 * 10 * 4,
         "avalanche-ewc": 4 * weights,
         "avalanche-si": 7 * weights,
     }

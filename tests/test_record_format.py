@@ -51,7 +51,8 @@ def two_tasks(group, unit):
 
 
 CAPACITY = [*two_tasks("conv1+conv2", "filter"), *two_tasks("2", "neuron"), *two_tasks("head", "weight")]
-OPTIONAL = ["threshold", "margin_spent", "weights_used"]
+UNKNOWN = pytest.approx(math.nan, nan_ok=True)
+OPTIONAL = ["threshold", "margin_spent", "weights_used", "weights"]
 
 
 def look(task, group, kept, accuracy, changed=0, chosen=0, images=100):
@@ -172,7 +173,7 @@ def test_a_table_of_format_1_in_a_record_of_format_3_is_refused_and_the_other_wa
     (folder.path / "capacity.csv").write_text(f"{','.join(TABLES[1]['capacity.csv'].all)}\n1,1,10,8,2,0,0.5,0.25\n")
     folder.set_status("finished")
     assert read_run(folder.path).capacity.to_dict("records") == [
-        row(1, "layer_1", "neuron", threshold=0.5, margin_spent=0.25, weights_used=pytest.approx(math.nan, nan_ok=True))
+        row(1, "layer_1", "neuron", threshold=0.5, margin_spent=0.25, weights_used=UNKNOWN, weights=UNKNOWN)
     ]
 
 

@@ -58,6 +58,7 @@ CAPACITY = [
         "threshold": 1 / 7,
         "margin_spent": 0.0,
         "weights_used": 1 / 3,
+        "weights": 48,
     }
     for task in (1, 2)
     for layer in (1, 2)

@@ -98,6 +98,10 @@ def wanted_points(folder):
             wanted[f"{kind}_neurons"] = list(capacity.groupby("task")[kind].sum().items())
             for group, rows in capacity.groupby("group"):
                 wanted[f"{kind}_neurons/{group}"] = list(zip(rows["task"], rows[kind], strict=True))
+        wanted["capacity_used"] = [
+            (task, (rows["weights_used"] * rows["weights"]).sum() / rows["weights"].sum())
+            for task, rows in capacity.groupby("task")
+        ]
     return {name: values for name, values in wanted.items() if values}
 
 

@@ -29,8 +29,13 @@ def list_command() -> None:
         if suite.variants:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods (--methods NAME, ./file.py:Class or package.module:Class):")
+    by_family: dict[str, list[str]] = {}
     for name in method_names():
-        print(f"  {name:<24}{entry.summary if (entry := entry_of(name)) else 'of an installed package'}")
+        entry = entry_of(name)
+        line = f"    {name:<22}{entry.summary if entry else ''}".rstrip()
+        by_family.setdefault(entry.family if entry else "of installed packages", []).append(line)
+    for family, lines in by_family.items():
+        print("\n".join([f"  {family}", *lines]))
     print("\nnetworks (--set network=NAME, ./file.py:Class or package.module:Class):")
     for name in network_names():
         print(f"  {name:<24}{NETWORKS[name].summary if name in NETWORKS else 'of an installed package'}")

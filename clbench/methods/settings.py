@@ -25,6 +25,8 @@ class TrainingSettings(BaseModel):
     # Settings that came later, and the value at which a run is the one that it was without them: a record leaves it
     # out, so that runs recorded before keep their ids.
     added_later: ClassVar[Mapping[str, Any]] = {"initial_weights": "pytorch"}
+    # Those of them that a method had from its first record on.
+    always_recorded: ClassVar[frozenset[str]] = frozenset()
 
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule | None = None

@@ -33,58 +33,121 @@ class Entry:
     Attributes:
         target: `module:Class`.
         summary: what it does.
+        family: what it has in common with others, as a heading.
         cites: keys of what to cite, in `references.bib` of the reports.
     """
 
     target: str
     summary: str
+    family: str
     cites: tuple[str, ...] = ()
 
 
+PARTS = "a part of the network for each task"
+PENALTIES = "penalties on what mattered"
+REMINDERS = "reminders: earlier images, answers or gradients"
+REFERENCES = "references"
+AVALANCHES = "Avalanche's, as they come"
 _CITED = "lomonaco2021avalanche"
 
 METHODS: Mapping[str, Entry] = {
     "clnp": Entry(
         "clbench.strategies.clnp.method:CLNP",
         "Continual Learning via Neural Pruning: sparse training, pruning under a margin, frozen neurons",
+        PARTS,
         ("golkar2019clnp",),
     ),
     "ewc": Entry(
         "clbench.baselines.ewc:EWC",
         "Elastic Weight Consolidation, exact per-sample Fisher, merged penalty",
+        PENALTIES,
         ("kirkpatrick2017ewc",),
     ),
     "online-ewc": Entry(
         "clbench.baselines.ewc:OnlineEWC",
         "Online EWC, one running Fisher around the latest weights",
+        PENALTIES,
         ("schwarz2018onlineewc",),
     ),
     "mas": Entry(
         "clbench.baselines.mas:MAS",
         "Memory Aware Synapses, per-sample sensitivity of the outputs",
+        PENALTIES,
         ("aljundi2018mas",),
     ),
     "si": Entry(
         "clbench.baselines.si:SI",
         "Synaptic Intelligence, path integral of the task's own gradient",
+        PENALTIES,
         ("zenke2017si",),
     ),
     "psp": Entry(
         "clbench.baselines.psp:PSP",
         "Parameter superposition with binary, complex or rotation contexts",
+        PARTS,
         ("cheung2019psp",),
     ),
-    "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection"),
-    "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together"),
-    "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task"),
+    "hat": Entry(
+        "clbench.baselines.hat:HAT",
+        "Hard Attention to the Task: every task gates the units, by embeddings that learn",
+        PARTS,
+        ("serra2018hat",),
+    ),
+    "packnet": Entry(
+        "clbench.baselines.packnet:PackNet",
+        "PackNet: train, prune, retrain; every weight has an owner",
+        PARTS,
+        ("mallya2018packnet",),
+    ),
+    "wsn": Entry(
+        "clbench.baselines.wsn:WSN",
+        "Winning SubNetworks: weights and their scores learn, a mask per task",
+        PARTS,
+        ("kang2022wsn",),
+    ),
+    "supsup": Entry(
+        "clbench.baselines.supsup:SupSup",
+        "Supermasks in superposition: constant weights, a mask per task",
+        PARTS,
+        ("wortsman2020supsup",),
+    ),
+    "gpm": Entry(
+        "clbench.baselines.gpm:GPM",
+        "Gradient Projection Memory: gradients leave the space of earlier inputs alone",
+        REMINDERS,
+        ("saha2021gpm",),
+    ),
+    "lwf": Entry(
+        "clbench.baselines.lwf:LwF",
+        "Learning without Forgetting: the old network's answers are distilled",
+        REMINDERS,
+        ("li2016lwf",),
+    ),
+    "er": Entry(
+        "clbench.baselines.replay:ER",
+        "Experience replay from a small memory",
+        REMINDERS,
+        ("chaudhry2019er",),
+    ),
+    "der++": Entry(
+        "clbench.baselines.replay:DERPlusPlus",
+        "Dark Experience Replay: a small memory with logits",
+        REMINDERS,
+        ("buzzega2020der",),
+    ),
+    "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection", REFERENCES),
+    "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together", REFERENCES),
+    "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task", REFERENCES),
     "avalanche-ewc": Entry(
         "clbench.baselines.avalanche:AvalancheEWC",
         "Avalanche's EWCPlugin, its code as it comes",
+        AVALANCHES,
         ("kirkpatrick2017ewc", _CITED),
     ),
     "avalanche-si": Entry(
         "clbench.baselines.avalanche:AvalancheSI",
         "Avalanche's SynapticIntelligencePlugin, its code as it comes",
+        AVALANCHES,
         ("zenke2017si", _CITED),
     ),
 }
@@ -92,7 +155,7 @@ METHODS: Mapping[str, Entry] = {
 _BY_NAME = "clbench.baselines.avalanche_by_name"
 
 AVALANCHE: Mapping[str, Entry] = {
-    name: Entry(f"{_BY_NAME}:{attribute}", f"Avalanche's {summary}, its code as it comes", (*cites, _CITED))
+    name: Entry(f"{_BY_NAME}:{attribute}", f"Avalanche's {summary}, its code as it comes", AVALANCHES, (*cites, _CITED))
     for name, attribute, summary, cites in (
         ("avalanche-lwf", "LwF", "Learning without Forgetting", ("li2016lwf",)),
         ("avalanche-replay", "Replay", "experience replay", ("chaudhry2019er",)),

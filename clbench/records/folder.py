@@ -9,7 +9,7 @@ always lands in the same folder.
     accuracy_matrix.csv   tasks_learned, task_01 ... task_T; accuracy in [0, 1], empty where not measured
     tasks.csv             per task: seconds, images per second, memory
     capacity.csv          per task and group of units: unit, units, free, new, reused, used, and where the method has
-                          them threshold, margin_spent and weights_used; absent for methods that count nothing
+                          them threshold, margin_spent, weights_used and weights; absent for methods that count nothing
     pruning.csv           per task, each look of the search for what to prune: group, units kept, accuracy on validation
                           images; absent for methods that do not search
     samples.png           images of each task, where there are any

@@ -51,7 +51,7 @@ _TASKS = Columns(
     may_be_empty=("extra_state_bytes", "optimizer_state_bytes"),
 )
 _COUNTED = ("task", "group", "unit", "units", "free", "new", "reused")
-_CAPACITY = Columns((*_COUNTED, "used"), ("threshold", "margin_spent", "weights_used"))
+_CAPACITY = Columns((*_COUNTED, "used"), ("threshold", "margin_spent", "weights_used", "weights"))
 _PRUNING = Columns(
     ("task", "group", "kept", "validation_accuracy", "validation_images", "changed", "chosen"),
     ("test_accuracy",),

@@ -114,7 +114,8 @@ def added_later(schema: type[BaseModel]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(schema.__mro__):
         found |= vars(base).get("added_later", {})
-    return found
+    always: frozenset[str] = getattr(schema, "always_recorded", frozenset())
+    return {key: value for key, value in found.items() if key not in always}
 
 
 def _without(left_out: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,14 +73,20 @@ class RunResult:
                     # Neurons and filters are no sum.
                     values[name] = values.get(name, 0.0) + float(row[kind])
                     values[f"{name}/{row['group']}"] = float(row[kind])
+        used = metrics.capacity_used([row for row in self.capacity if row["task"] <= self.learned])
+        if used is not None:
+            values["capacity_used"] = used
         return values
 
 
 def result_of(recorded: RecordedRun) -> "RunResult":
     """What a recorded run measured."""
-    return RunResult(recorded.accuracy_matrix, _rows(recorded.tasks), _rows(recorded.capacity), _rows(recorded.pruning))
+    return RunResult(
+        recorded.accuracy_matrix, rows_of(recorded.tasks), rows_of(recorded.capacity), rows_of(recorded.pruning)
+    )
 
 
-def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+def rows_of(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """A table of a record, row by row, whole numbers as such."""
     # Not iterrows: it would turn the whole numbers of a row into floats.
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from clbench.metrics import SUMMARY, tasks_learned
+from clbench.metrics import SUMMARY, capacity_used, tasks_learned
 from clbench.records.identity import recorded_settings
 from clbench.records.naming import group_identity, names, natural, override_words
 from clbench.records.reading import RecordedRun
+from clbench.records.result import rows_of
 from clbench.reports.analysis.departures import departures, is_known
 from clbench.reports.analysis.statistics import Estimate, estimate
 from clbench.reports.formatting import NOT_RECORDED, plain
@@ -200,6 +201,25 @@ class Group:
         means = together.groupby(["group", "unit", "task"], as_index=False, sort=False).mean().sort_values("task")
         places = {name: place for place, name in enumerate(dict.fromkeys(together["group"]))}
         return means.sort_values("group", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+    @cached_property
+    def capacity_used(self) -> Estimate | None:
+        """CAP after the last task, over seeds; None where the weights were not counted."""
+        found = [capacity_used(rows_of(run.capacity)) for run in self.runs if len(run.capacity)]
+        known = [value for value in found if value is not None]
+        return estimate(known) if known and len(known) == len(self.runs) else None
+
+    @cached_property
+    def images_trained_on(self) -> Estimate | None:
+        """Training images over all tasks, each counted as often as it was used, over seeds."""
+        counts = []
+        for seconds, rate in zip(
+            self._task_column("train_seconds"), self._task_column("train_images_per_second"), strict=True
+        ):
+            if np.isnan(seconds).any() or np.isnan(rate).any():
+                return None
+            counts.append(float((seconds * rate).sum()))
+        return estimate(counts)
 
     @cached_property
     def reused_shares(self) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
-from clbench.reports.analysis.statistics import on_front
+from clbench.reports.analysis.statistics import Estimate, on_front
 from clbench.reports.cells import UNDEFINED, cost_cell
 from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenths, thousands
 from clbench.reports.model import Cell, Column, Figure, Section, Table
@@ -70,6 +70,7 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             if best:
                 fronts[group.label].append(panel.label.split(" (")[0].removeprefix("Training ").lower())
     kept = [group.tasks("optimizer_state_bytes", "last") for group in groups]
+    counted = any(group.capacity_used for group in groups)
     columns = [each for each in _COLUMNS if each[0] != _OPTIMIZER or any(value and value.mean for value in kept)]
     return Table(
         "costs",
@@ -78,6 +79,8 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             Column("Method", "text", 1.6),
             *(Column(heading) for heading, *_ in columns),
             Column("Testing, % of time"),
+            Column("Images trained on"),
+            *([Column("CAP, %")] if counted else []),
             Column("On the front of", "text", 1.1),
         ),
         tuple(
@@ -85,6 +88,8 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
                 Cell(group.label),
                 *(cost_cell(group, column, over, show) for _, column, over, show in columns),
                 _testing_share(group),
+                _trained(group),
+                *([_capacity(group)] if counted else []),
                 Cell(", ".join(fronts[group.label]) or "–"),
             )
             for group in groups
@@ -92,11 +97,23 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
         (
             "Seconds per task and images per s are medians over the tasks that trained, which an interruption does not "
             "move. Times compare methods only where device, threads, host and runs at once are the same (see "
-            "Provenance); what else a machine did is not recorded. Extra state per task: its growth from the first "
+            "Provenance); what else a machine did is not recorded. Images trained on: over all tasks, each counted as "
+            "often as it was used. CAP: share of the hidden weights that tasks use, masks included (Kang et al. 2022); "
+            "it may exceed 100. Extra state per task: its growth from the first "
             "task to the last, per further task. On the front: no method of the same kind (told the task at test or "
             "not) is at least as accurate for less.",
         ),
     )
+
+
+def _trained(group: Group) -> Cell:
+    found = group.images_trained_on
+    return UNDEFINED if found is None else Cell(thousands(found.mean), "", found.mean)
+
+
+def _capacity(group: Group) -> Cell:
+    found = group.capacity_used
+    return UNDEFINED if found is None else Cell(tenths(100 * found.mean), "", 100 * found.mean)
 
 
 def _testing_share(group: Group) -> Cell:
@@ -107,15 +124,20 @@ def _testing_share(group: Group) -> Cell:
     return Cell(tenths(share), "", share)
 
 
+def _means(groups: Sequence[Group], of_group: Callable[[Group], Estimate | None]) -> list[tuple[Group, float]]:
+    return [(group, found.mean) for group in groups if (found := of_group(group)) is not None]
+
+
 def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
     """Accuracy against training time and extra state, with the front of each kind of method."""
     panels = []
-    for column, over, label in (
-        ("train_seconds", "median", "Training time (s per task, log)"),
-        ("extra_state_bytes", "last", "Extra state ({unit}, log)"),
+    for label, costs in (
+        ("Training time (s per task, log)", _means(groups, lambda group: group.tasks("train_seconds", "median"))),
+        ("Extra state ({unit}, log)", _means(groups, lambda group: group.tasks("extra_state_bytes", "last"))),
+        ("CAP (share of weights, log)", _means(groups, lambda group: group.capacity_used)),
     ):
-        costs = [(group, found.mean) for group in groups if (found := group.tasks(column, over)) is not None]
-        if not costs:
+        # The capacity of one method is no comparison.
+        if not costs or ("CAP" in label and len(costs) < 2):
             continue
         unit, size = byte_unit(max(cost for _, cost in costs)) if "{unit}" in label else ("", 1.0)
         accuracies = {group.label: group.average_accuracy for group, _ in costs}

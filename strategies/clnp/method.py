@@ -163,6 +163,7 @@ class CLNP(Method):
                 "threshold": row.threshold,
                 "margin_spent": row.margin_spent,
                 "weights_used": row.weights_used,
+                "weights": row.weights,
             }
             for row in rows
         ]

@@ -1,6 +1,7 @@
 """What one task did to the groups of units, in numbers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class GroupReport:
         margin_spent: accuracy in percentage points that pruning this group cost on the validation data.
         weights_used: of the weights that lead to the group, the share that lie between claimed units; and the masks of
             the tasks, a bit a unit, as a share of 32 bits a weight.
+        weights: how many lead to the group.
     """
 
     group: str
@@ -34,6 +36,7 @@ class GroupReport:
     threshold: float
     margin_spent: float
     weights_used: float
+    weights: int
 
     @property
     def used(self) -> int:
@@ -67,14 +70,14 @@ def reports_of(claims: Claims, pruned: Pruned, activity: Activity, new: Tensor, 
                 reused=int((awake & read[of_group]).sum()),
                 threshold=threshold,
                 margin_spent=pruned.spent[number],
-                weights_used=_weights_used(claims, claims.active | new, group),
+                **_weights_used(claims, claims.active | new, group),
             )
         )
     return found
 
 
-def _weights_used(claims: Claims, active: Tensor, group: Group) -> float:
-    """Of the weights that lead to a group, the share that tasks use up, the present one counted."""
+def _weights_used(claims: Claims, active: Tensor, group: Group) -> dict[str, Any]:
+    """How many weights lead to a group, and the share of them that tasks use up, the present one counted."""
     inside = torch.zeros_like(active)
     inside[group.start : group.start + group.size] = True
     tensors = claims.tensors()
@@ -90,7 +93,7 @@ def _weights_used(claims: Claims, active: Tensor, group: Group) -> float:
         used += each * claimed * int(columns.sum())
         there += each * int(rows.sum()) * len(columns)
     bits = group.size * (len(claims.masks) + 1)
-    return (used + bits / 32) / there if there else 0.0
+    return {"weights_used": (used + bits / 32) / there if there else 0.0, "weights": there}
 
 
 @torch.no_grad()

@@ -98,6 +98,7 @@ def test_the_weights_used_lie_between_claimed_units_and_the_masks_count_a_bit_a_
     first, second = reports_of(claims, pruned, Activity(torch.ones(7), torch.ones(7)), new, "4")
     # Two of four neurons, each with all four inputs; masks of two tasks.
     assert first.weights_used == (2 * 4 + 2 * 4 / 32) / 16
+    assert (first.weights, second.weights) == (16, 12)
     # Two of three neurons, each with the two inputs that are claimed.
     assert second.weights_used == (2 * 2 + 2 * 3 / 32) / 12
 

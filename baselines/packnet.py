@@ -1,0 +1,193 @@
+r"""PackNet: each task prunes what it trained, and the next one trains what is free.
+
+Source: Mallya and Lazebnik 2018, "PackNet: adding multiple tasks to a single network by iterative pruning" (arXiv
+1711.05769). Every hidden weight has an owner, 0 for none. A task trains all free weights while earlier tasks' take part
+in the forward pass. Then of each layer the weights of smallest size that it trained become free and 0, and the others
+are trained on. A task reads the weights of its own and of earlier tasks.
+
+Departs from it: the network starts from drawn weights, where theirs was trained on ImageNet. Biases and batch norms are
+every task's own and kept for it, where theirs stay as the first task left them. The shares follow from the number of
+tasks unless they are given. Kang et al. 2022 (WSN, arXiv 2303.14962) and Avalanche's baselines have equal shares too.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from clbench.baselines.holding import Held
+from clbench.baselines.parts import MaskedMethod, PerTask
+from clbench.data.streams import Task
+from clbench.methods.method import Phase, Plugin
+from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.suites.suite import Suite
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PackNetSettings(MethodSettings):
+    """Hyper-parameters of PackNet.
+
+    Attributes:
+        shares: of the weights that a task trained, which it gives up: `equal`, so that all tasks end with as many; or
+            one for each task.
+        fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs.
+        fine_tune_rate: learning rate after pruning, as a share of the one before.
+        restart: free weights start a task at 0, as published (`zero`), or drawn anew as a layer's are (`draw`).
+        output_weights: a single head too gets weights of its own for every task.
+    """
+
+    shares: Annotated[Literal["equal"] | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)] = (
+        "equal"
+    )
+    fine_tune_share: float = Field(default=0.33, ge=0, lt=1)
+    fine_tune_rate: float = Field(default=0.1, gt=0, le=1)
+    restart: Literal["zero", "draw"] = "zero"
+    output_weights: PerTask = "per-task"
+    reset_optimizer: AlwaysNew = True
+
+
+class PackNet(MaskedMethod):
+    """PackNet on a suite.
+
+    Attributes:
+        owner: by layer, uint8 shaped like its weights: 0 of a free one, t + 1 of task t's.
+    """
+
+    Settings = PackNetSettings
+    resumes = True
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: PackNetSettings) -> str:
+        """Shares for another number of tasks, and a rate that falls by putting pruned weights back."""
+        if settings.learning_rate_schedule == "plateau":
+            return (
+                "packnet prunes within a task, which the learning_rate_schedule plateau would undo; give it linear or "
+                "constant"
+            )
+        if isinstance(settings.shares, list) and len(settings.shares) != suite.n_tasks:
+            return f"packnet's shares need one for each of {suite.n_tasks} tasks, but got {len(settings.shares)}"
+        return f"packnet counts up to 255 tasks, but the suite has {suite.n_tasks}" if suite.n_tasks > 255 else ""
+
+    def plugins(self) -> list[Plugin]:
+        """What prunes, and holds what is others'."""
+        return [_Packing(self)]
+
+    def build_network(self, *key: int) -> Any:
+        """The suite's network, all of whose shared weights are free."""
+        self.model = super().build_network(*key)
+        self.owner = {name: torch.zeros_like(weight, dtype=torch.uint8) for name, weight in self.weights().items()}
+        return self.model
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs before pruning."""
+        epochs = self.settings.epochs
+        return max(1, epochs - round(epochs * self.settings.fine_tune_share))
+
+    def phases(self, task: Task) -> list[Phase]:
+        """All epochs: pruning comes between two of them."""
+        return [Phase([task.train], self.settings.epochs)]
+
+    def share_of(self, task: int) -> float:
+        """Of the weights that a task trained, which it gives up."""
+        if self.settings.shares != "equal":
+            return float(self.settings.shares[task])
+        left = self.workplace.suite.n_tasks - task
+        return (left - 1) / left
+
+    def mask_of(self, task: int, layer: str) -> Tensor:
+        """Weights of the task and of those before it."""
+        return (self.owner[layer] > 0) & (self.owner[layer] <= task + 1)
+
+    def used_before(self, task: int, layer: str) -> Tensor:
+        """Weights of earlier tasks."""
+        return (self.owner[layer] > 0) & (self.owner[layer] <= task)
+
+    @torch.no_grad()
+    def begin(self, task: int) -> None:
+        """Every free weight becomes the task's."""
+        for name, weight in self.weights().items():
+            free = self.owner[name] == 0
+            if task > 0:
+                fresh = torch.zeros_like(weight)
+                if self.settings.restart == "draw":
+                    fresh.uniform_(-1, 1).mul_(weight[0].numel() ** -0.5)
+                torch.where(free, fresh, weight, out=weight)
+            self.owner[name][free] = task + 1
+        if task > 0:
+            self.start_outputs()
+
+    @torch.no_grad()
+    def prune(self, task: int) -> None:
+        """The task's weights of smallest size become free and 0."""
+        for name, weight in self.weights().items():
+            mine = self.owner[name] == task + 1
+            count = round(self.share_of(task) * int(mine.sum()))
+            if count:
+                cut = weight[mine].abs().kthvalue(count).values
+                pruned = mine & (weight.abs() <= cut)
+                self.owner[name][pruned] = 0
+                weight[pruned] = 0
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """Owners, and what is each task's alone."""
+        return {**super().extra_state(), **{f"owner/{name}": owner for name, owner in self.owner.items()}}
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes them back."""
+        super().load_extra_state({key: tensor for key, tensor in extra.items() if key.startswith("own/")})
+        self.owner = {name: extra[f"owner/{name}"].to(self.workplace.device, copy=True) for name in self.shared}
+
+
+class _Packing:
+    """Claims, prunes and holds weights at the right moments of training."""
+
+    def __init__(self, method: PackNet) -> None:
+        self.method = method
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.task = strategy.experience.current_experience
+        self.is_pruned = False
+        self._full = [group["lr"] for group in strategy.optimizer.param_groups]
+        self.method.begin(self.task)
+        self._hold()
+
+    def _hold(self) -> None:
+        owners = self.method.owner.items()
+        self.held = Held(self.method.weights(), {name: owner != self.task + 1 for name, owner in owners})
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_epochs == self.method.epochs_before:
+            self._prune(strategy)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if self.is_pruned:
+            settings = self.method.settings
+            for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
+                # A schedule has just set its own rate for this step.
+                now = group["lr"] if settings.learning_rate_schedule == "linear" else full
+                group["lr"] = now * settings.fine_tune_rate
+
+    def _prune(self, strategy: Any) -> None:
+        self.method.prune(self.task)
+        self.is_pruned = True
+        self._hold()
+        # Momentum is of weights that are there no more; the authors have a new optimiser too.
+        strategy.optimizer.state.clear()
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        self.held.zero_gradients()
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        self.held.put_back()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if not self.is_pruned:
+            self._prune(strategy)
+        for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
+            group["lr"] = full
+        self.method.keep(self.task)
+        del self.held

@@ -1,0 +1,205 @@
+"""Parts of the weights: what methods share that let each task read some weights of one network and no others.
+
+A *shared* weight belongs to a hidden linear layer or convolution. Each task reads a part of them, by a mask of one bit
+per weight. Whatever else it answers with is its own and kept for it: biases, batch norms with their statistics, and an
+output layer that it does not have to itself. So a later task can change nothing in how it answers.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from clbench.data.streams import Task
+from clbench.methods.method import Answers, Method, answering
+from clbench.networks.answer import answer, evaluating, with_memory
+
+PerTask = Literal["per-task"]
+"""`output_weights`, as records and reports show them: of a single head as well, every task has its own."""
+
+
+def layers_called(network: nn.Module, image: Tensor) -> list[str]:
+    """Names of the linear layers and convolutions that an image [1, C, H, W] goes through, in that order.
+
+    Through the first output layer, where there are several.
+    """
+    network, image = with_memory(network, image)
+    found: list[str] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: found.append(name))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    try:
+        with evaluating(network), torch.no_grad():
+            answer(network, image, 0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys(found))
+
+
+def heads_of(network: nn.Module) -> list[str]:
+    """Names of the output layers of a network that has one per task; empty for another."""
+    heads = getattr(network, "heads", None)
+    return [f"heads.{number}" for number in range(len(heads))] if isinstance(heads, nn.ModuleList) else []
+
+
+class PartsMethod(Method):
+    """A method whose tasks each read a part of the shared weights, as `read_by` says.
+
+    A subclass trains, and calls `keep` once a task is learned.
+
+    Attributes:
+        shared: names of the layers whose weights tasks read in part, in the order in which images go through them.
+        own: task -> what is its alone beside its output layer, by name.
+    """
+
+    task_known_at_test = True
+    masks_outputs: ClassVar[bool] = False
+    """Whether the output layers' weights are shared as well."""
+
+    shared: list[str]
+
+    def read_by(self, task: int) -> dict[str, Tensor]:
+        """What stands in the place of weights for a task, by the names that they have in a plain network."""
+        raise NotImplementedError
+
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor, settings: Any) -> str:
+        """Refuses a network without a hidden layer to share, or with frozen weights."""
+        for name, parameter in network.named_parameters():
+            if not parameter.requires_grad:
+                return f"the method trains every weight, but '{name}' is frozen"
+        if len(layers_called(network, image)) < 2:
+            return "tasks share the weights of hidden linear layers and convolutions, but the network has none"
+        return ""
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """The network as it is; which of its layers are shared is noted."""
+        found = layers_called(network, torch.zeros(1, *self.workplace.stream.image_shape))
+        self._output = found[-1]
+        self.shared = [*found[:-1], *(self._outputs_of(network) if self.masks_outputs else [])]
+        self.own: dict[int, dict[str, Tensor]] = {}
+        self._plain = copy.deepcopy(network)
+        # Every task's output layer starts where the first one's did, if it has none to itself.
+        self._first_outputs = {
+            name: tensor.clone() for name, tensor in network.state_dict().items() if self._is_of_output(network, name)
+        }
+        return network
+
+    def _outputs_of(self, network: nn.Module) -> list[str]:
+        return heads_of(network) or [self._output]
+
+    def _is_of_output(self, network: nn.Module, name: str) -> bool:
+        return not heads_of(network) and name.startswith(f"{self._output}.")
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The shared weights, by the names of their layers."""
+        layers = dict(self.model.named_modules())
+        return {name: weight_of(layers[name]) for name in self.shared}
+
+    def is_own(self, name: str) -> bool:
+        """Whether a tensor of a plain network is each task's alone; so is all but shared weights and several heads."""
+        heads = tuple(f"{head}." for head in heads_of(self.model))
+        return not name.startswith(heads) and name not in {f"{layer}.weight" for layer in self.shared}
+
+    @torch.no_grad()
+    def start_outputs(self) -> None:
+        """The output layer of a network that has but one starts anew, for a new task has one of its own."""
+        for name, tensor in self._first_outputs.items():
+            if "parametrizations." not in name:
+                self.model.get_parameter(name).copy_(tensor)
+
+    def keep(self, task: int) -> None:
+        """Notes what is the task's alone."""
+        found = self.model.state_dict()
+        self.own[task] = {name: found[name].clone() for name in self._plain.state_dict() if self.is_own(name)}
+
+    @torch.no_grad()
+    def view(self, task: int) -> nn.Module:
+        """A network of its own, plain layers all, that answers as after the task."""
+        made = copy.deepcopy(self._plain).to(self.workplace.device)
+        found = {**self.model.state_dict(), **self.own[task], **self.read_by(task)}
+        for name, tensor in made.state_dict().items():
+            tensor.copy_(found[name])
+        return made
+
+    def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
+        """The network of the task's own part; of a task not learned yet, through the latest one's."""
+        plain = super().network_for(task)
+        known = task.index if task.index in self.own else self.tasks_learned - 1
+        return plain if plain is None or known not in self.own else answering(self.view(known), task)
+
+    def network_alone(self, task: Task) -> nn.Module:
+        """The network of the task's own part."""
+        return self.view(task.index)
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """What is each task's alone."""
+        return {f"own/{task}/{name}": tensor for task, own in self.own.items() for name, tensor in own.items()}
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes it back."""
+        for key, tensor in extra.items():
+            kind, task, name = key.split("/", 2)
+            if kind == "own":
+                self.own.setdefault(int(task), {})[name] = tensor.to(self.workplace.device, copy=True)
+
+
+class MaskedMethod(PartsMethod):
+    """A method whose tasks each read some of the shared weights as they are, chosen by `mask_of`."""
+
+    def mask_of(self, task: int, layer: str) -> Tensor:
+        """Which weights of a layer the task reads, bool and shaped like them."""
+        raise NotImplementedError
+
+    def read_by(self, task: int) -> dict[str, Tensor]:
+        """The weights that the mask lets through; 0 in the place of others."""
+        return {f"{name}.weight": weight * self.mask_of(task, name) for name, weight in self.weights().items()}
+
+    def capacity(self) -> list[dict[str, Any]]:
+        """Free, new and reused weights of each layer after the last task."""
+        return list(self._counted(self.tasks_learned - 1)) if self.own else []
+
+    def _counted(self, task: int) -> Iterator[dict[str, Any]]:
+        for group, name in self.groups():
+            read, used = self.mask_of(task, name), self.used_before(task, name)
+            yield {
+                "task": task + 1,
+                "group": group,
+                "unit": "weight",
+                "units": read.numel(),
+                "free": int((~(read | used)).sum()),
+                "new": int((read & ~used).sum()),
+                "reused": int((read & used).sum()),
+            }
+
+    def used_before(self, task: int, layer: str) -> Tensor:
+        """Which weights of a layer tasks before this one read, bool and shaped like them."""
+        found = torch.zeros_like(self.mask_of(task, layer))
+        for earlier in range(task):
+            found |= self.mask_of(earlier, layer)
+        return found
+
+    def groups(self) -> list[tuple[str, str]]:
+        """What reports call each hidden layer with shared weights, and its name."""
+        layers, counts, found = dict(self.model.named_modules()), {"conv": 0, "layer": 0}, []
+        for name in self.shared:
+            if name in self._outputs_of(self.model):
+                continue
+            kind = "conv" if isinstance(layers[name], nn.Conv2d) else "layer"
+            counts[kind] += 1
+            found.append((f"{kind}_{counts[kind]}", name))
+        return found
+
+
+def weight_of(layer: Any) -> nn.Parameter:
+    """A layer's weight; where something is computed from it at every step, what that is computed from."""
+    found = layer.parametrizations.weight.original if parametrize.is_parametrized(layer) else layer.weight
+    assert isinstance(found, nn.Parameter)
+    return found

@@ -1,0 +1,75 @@
+"""SupSup: a task is a choice among weights that never change, the task given at test.
+
+Source: Wortsman et al. 2020, "Supermasks in superposition" (arXiv 2006.14769) and the authors' published settings.
+Every weight is a constant of its layer with a random sign. A task trains scores alone: each layer, the output layer as
+well, computes with the share of its weights that has the largest ones. The scores are drawn anew for every task, which
+keeps a bit for every weight.
+
+Departs from it: statistics of batch norms are every task's own and kept for it, as theirs, but so is whatever else in
+the network is no linear layer and no convolution.
+"""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from clbench.baselines.parts import PerTask, weight_of
+from clbench.baselines.wsn import ScoredMethod, chosen_in
+from clbench.methods.method import Plugin
+from clbench.methods.settings import AlwaysNew, MethodSettings
+
+
+class SupSupSettings(MethodSettings):
+    """Hyper-parameters of SupSup.
+
+    Attributes:
+        share: of a layer's weights, that a task reads.
+        output_weights: a single head too gets weights of its own for every task.
+    """
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    output_weights: PerTask = "per-task"
+    reset_optimizer: AlwaysNew = True
+
+
+class SupSup(ScoredMethod):
+    """SupSup on a suite."""
+
+    Settings = SupSupSettings
+    resumes = True
+    masks_outputs = True
+
+    @torch.no_grad()
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """The network with constant weights, biases of 0, and batch norms without weights of their own."""
+        network = super().adapt(network)
+        layers, generator = dict(network.named_modules()), self.workplace.seeds.generator("signs")
+        for name in self.shared:
+            weight = weight_of(layers[name])
+            signs = torch.randint(2, weight.shape, generator=generator).mul_(2).sub_(1)
+            weight.copy_(signs * (2 / weight[0].numel()) ** 0.5)
+        scores = {id(made.scores) for made in chosen_in(network, self.shared).values()}
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            parameter.requires_grad_(id(parameter) in scores)
+        return network
+
+    def plugins(self) -> list[Plugin]:
+        """What draws scores before a task and keeps the choice after it."""
+        return [_Choosing(self)]
+
+
+class _Choosing:
+    def __init__(self, method: SupSup) -> None:
+        self.method = method
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if self.method.masks:
+            for made in self.method.chosen().values():
+                made.draw()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.method.keep(strategy.experience.current_experience)

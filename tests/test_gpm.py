@@ -1,0 +1,90 @@
+"""GPM: what a layer reads, how a basis grows, and what is taken out of a gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from clbench.baselines.gpm import columns_of, grown
+from clbench.methods.table import find_method, resolve_settings
+from clbench.suites.files import SUITES
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(5, 3),
+        nn.Linear(5, 3, bias=False),
+        nn.Conv2d(2, 3, 3),
+        nn.Conv2d(2, 3, (3, 2), stride=2, padding=1, dilation=(1, 2), bias=False),
+        nn.Conv2d(2, 3, 3, padding="same", padding_mode="reflect"),
+    ],
+    ids=repr,
+)
+def test_a_layers_rows_times_its_columns_are_its_outputs(layer):
+    x = torch.randn(4, 5) if isinstance(layer, nn.Linear) else torch.randn(4, 2, 7, 8)
+    rows = layer.weight.flatten(1)
+    if layer.bias is not None:
+        rows = torch.cat([rows, layer.bias[:, None]], 1)
+    found = columns_of(layer, x) @ rows.T
+    wanted = layer(x)
+    torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2).flatten(0, 1) if wanted.ndim == 4 else wanted)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_a_basis_grows_by_the_fewest_directions_that_hold_the_share(share):
+    generator = torch.Generator().manual_seed(1)
+    basis = None
+    for _ in range(3):
+        inputs = torch.randn(40, 12, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 12)
+        inputs = inputs @ torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64)).Q
+        gram = inputs.T @ inputs
+        before = basis
+        basis = grown(before, gram, share)
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5, rtol=0)
+
+        def held(found, inputs=inputs):
+            return float((inputs @ found.double()).square().sum() / inputs.square().sum())
+
+        assert held(basis) >= share - 1e-6
+        if before is not None:
+            torch.testing.assert_close(basis @ (basis.T @ before), before, atol=1e-5, rtol=0)
+        n_before = 0 if before is None else before.shape[1]
+        if basis.shape[1] > n_before:
+            # The best directions that one fewer would be hold less.
+            outside = inputs if before is None else inputs - inputs @ before.double() @ before.double().T
+            energies = torch.linalg.svdvals(outside).square()
+            fewer = (0 if before is None else held(before)) + float(
+                energies[: basis.shape[1] - n_before - 1].sum() / inputs.square().sum()
+            )
+            assert fewer < share
+
+
+@pytest.mark.parametrize("suite", ["permuted-digits", "split-digits"])
+def test_a_step_leaves_what_earlier_inputs_give_as_it_is(suite, make_workplace, make_method):
+    workplace = make_workplace(suite, n_tasks=2, epochs=1)
+    method = make_method("gpm", workplace, energy=[1.0], images=40)
+    first = workplace.stream.tasks[0]
+    torch.manual_seed(0)
+    positions = torch.randperm(len(first.train))[:40]
+    method.remember(first)
+    name, layer = next(iter(method.layers().items()))
+    layer.weight.grad = torch.randn_like(layer.weight)
+    layer.bias.grad = torch.randn_like(layer.bias)
+    x, _ = first.train.batch(positions)
+    x = x.flatten(1) if isinstance(layer, nn.Linear) else x
+    with torch.no_grad():
+        raw = columns_of(layer, x) @ torch.cat([layer.weight.grad.flatten(1), layer.bias.grad[:, None]], 1).T
+        method.project()
+        moved = columns_of(layer, x) @ torch.cat([layer.weight.grad.flatten(1), layer.bias.grad[:, None]], 1).T
+    assert raw.abs().max() > 0.1
+    assert moved.abs().max() < 1e-3 * raw.abs().max()
+    rank = method.bases[name].shape[1]
+    assert 0 < rank <= layer.weight[0].numel() + 1
+
+
+def test_groups_of_channels_are_refused_and_one_share_stands_for_all(make_workplace):
+    image = torch.zeros(1, 2, 8, 8)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(144, 3))
+    settings = resolve_settings(SUITES["permuted-digits"], "gpm", {"energy": 0.9})
+    assert settings.energy == [0.9]
+    assert "'0' has groups" in find_method("gpm").unfit(network, image, settings)

@@ -1,0 +1,295 @@
+"""Methods that give each task a part of the network: nothing that a task answers changes afterwards, to the bit."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from clbench.baselines.holding import Held
+from clbench.baselines.scores import choose, smallest
+from clbench.runs.runner import accuracy
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, image_shape, n_outputs):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.wide = nn.Conv2d(6, 8, 3)
+        self.layer = nn.Linear(8 * 9, 20)
+        self.last = nn.Linear(20, n_outputs)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu()
+        x = nn.functional.max_pool2d(self.wide(x).relu(), 2).flatten(1)
+        return self.last(self.layer(x).relu())
+"""
+EXACT = {
+    "packnet": {},
+    "packnet-drawn": {"restart": "draw", "fine_tune_share": 0.0},
+    "wsn": {"share": 0.3},
+    "supsup": {},
+    "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
+}
+# Momentum and weight decay move weights whose gradient is 0.
+PULLS = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01, "learning_rate": 0.05}
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return f"{path}:Net"
+
+
+@pytest.fixture
+def workplaces(make_workplace, split_digits, net):
+    """name -> Workplace of three tasks: every kind of network and of output layer."""
+    small = {"n_tasks": 3, "epochs": 2, "batch_size": 32}
+    return {
+        "layers, one head": lambda: make_workplace(hidden_sizes=[32, 32], **small),
+        "layers, a head per task": lambda: make_workplace(
+            split_digits, hidden_sizes=[32, 32], classes_per_task=3, **small
+        ),
+        "an own network, one head": lambda: make_workplace(network=net, **small),
+        "an own network, outputs per task": lambda: make_workplace(
+            split_digits, network=net, classes_per_task=3, **small
+        ),
+        "filters": lambda: make_workplace("split-digits", **small),
+    }
+
+
+def logits(method, task):
+    with torch.inference_mode(), method.network_for(task) as network:
+        return network(task.test.tensors()[0]).clone()
+
+
+@pytest.mark.parametrize("pulls", [{}, PULLS], ids=["as it is", "momentum and decay"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "layers, one head",
+        "layers, a head per task",
+        "an own network, one head",
+        "an own network, outputs per task",
+        "filters",
+    ],
+)
+@pytest.mark.parametrize("way", EXACT)
+def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces, make_method):
+    workplace = workplaces[kind]()
+    method = make_method(way.partition("-")[0], workplace, **EXACT[way] | pulls)
+    then = []
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        then.append(logits(method, task))
+        for earlier, expected in zip(workplace.stream.tasks, then, strict=False):
+            assert torch.equal(logits(method, earlier), expected)
+    alone = method.network_alone(workplace.stream.tasks[0])
+    assert not any("parametrizations" in name for name, _ in alone.named_parameters())
+
+
+def test_hat_as_published_drifts_where_the_binarised_does_not(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[64, 64], epochs=8, batch_size=32)
+    first, second = workplace.stream.tasks
+    drifts = {}
+    for binarise in (False, True):
+        method = make_method("hat", workplace, **EXACT["hat"] | {"binarise": binarise, "steepest": 20.0})
+        method.learn(first)
+        then = logits(method, first)
+        method.learn(second)
+        drifts[binarise] = float((logits(method, first) - then).abs().max())
+    assert drifts[True] == 0
+    assert drifts[False] > 0
+
+
+# Holding
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_held_entries_keep_their_bits_whatever_the_optimiser(optimizer):
+    layer = nn.Linear(5, 4)
+    mask = torch.rand(4, 5) < 0.5
+    before = layer.weight.detach().clone()
+    taken = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    made = optimizer(layer.parameters(), lr=0.1, weight_decay=0.1, **taken)
+    layer(torch.randn(3, 5)).square().sum().backward()
+    made.step()
+    with torch.no_grad():
+        layer.weight.copy_(before)
+    held = Held({"weight": layer.weight}, {"weight": mask})
+    for _ in range(3):
+        made.zero_grad()
+        layer(torch.randn(3, 5)).square().sum().backward()
+        held.zero_gradients()
+        assert not layer.weight.grad[mask].any()
+        made.step()
+        held.put_back()
+    assert torch.equal(layer.weight[mask], before[mask])
+    assert not torch.isclose(layer.weight[~mask], before[~mask]).any()
+
+
+# PackNet
+
+
+def test_packnet_gives_every_task_as_many_weights_of_each_layer(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=4, hidden_sizes=[32, 16], epochs=1)
+    method = make_method("packnet", workplace)
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        rows = method.capacity()
+        assert [row["group"] for row in rows] == ["layer_1", "layer_2"]
+        for row, n in zip(rows, (64 * 32, 32 * 16), strict=True):
+            assert row["unit"] == "weight"
+            assert row["units"] == n
+            assert row["new"] == n // 4
+            assert row["reused"] == task.index * n // 4
+            assert row["free"] == n - (task.index + 1) * n // 4
+    owners = method.owner["trunk.0"]
+    assert owners.unique(return_counts=True)[1].tolist() == [64 * 32 // 4] * 4
+
+
+def test_packnet_cuts_the_smallest_of_what_the_task_trained_and_free_weights_are_0(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[32], epochs=2)
+    method = make_method("packnet", workplace, shares=[0.75, 0.0], fine_tune_share=0.0)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    weight, owner = method.weights()["trunk.0"].detach(), method.owner["trunk.0"]
+    assert int((owner == 1).sum()) == weight.numel() // 4
+    assert not weight[owner == 0].any()
+    kept = weight[owner == 1].clone()
+    method.learn(second)
+    assert torch.equal(weight[owner == 1], kept)
+    assert (owner == 2).sum() == weight.numel() * 3 // 4
+
+
+def test_packnet_trains_on_at_the_rate_of_fine_tuning_and_gives_the_full_one_back(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=4, learning_rate_schedule="constant")
+    method, seen = make_method("packnet", workplace, fine_tune_share=0.5, fine_tune_rate=0.5), []
+
+    class Looking:
+        def after_training_iteration(self, strategy, **kwargs):
+            seen.append(strategy.optimizer.param_groups[0]["lr"])
+
+    method.strategy.plugins.append(Looking())
+    method.learn(workplace.stream.tasks[0])
+    full = method.settings.learning_rate
+    half = len(seen) // 2
+    assert seen == [full] * half + [full / 2] * half
+    assert method.strategy.optimizer.param_groups[0]["lr"] == full
+
+
+# Scores
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_quick_way_to_a_place_in_an_order_gives_the_same_bits(seed):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.rand(501, generator=generator)
+    if seed % 2:
+        sizes = (sizes * 8).round() / 8  # many are equal
+    place = int(torch.randint(1, 502, (1,), generator=generator))
+    exact = sizes.sort().values[place - 1]
+    assert smallest(sizes, place) == exact
+    for near in (exact, exact * 1.005, exact * 2, torch.tensor(0.0)):
+        assert smallest(sizes, place, near) == exact
+
+
+def test_chosen_weights_and_all_scores_get_the_published_gradients():
+    layer = nn.Linear(6, 5)
+    plain = copy.deepcopy(layer)
+    made = choose(layer, 0.4)
+    made.draw(torch.Generator().manual_seed(0))
+    mask = made.mask()
+    assert int(mask.sum()) == 30 - round(0.6 * 29)
+    assert made.scores[mask].abs().min() > made.scores[~mask].abs().max()
+    x = torch.randn(7, 6)
+    with torch.no_grad():
+        plain.weight.mul_(mask)
+    layer(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    original = layer.parametrizations.weight.original
+    assert torch.equal(original.grad, plain.weight.grad * mask)
+    assert torch.equal(made.scores.grad, plain.weight.grad * original.detach() * made.scores.sign())
+
+
+def test_wsns_scores_go_on_from_task_to_task_and_supsups_are_drawn_anew(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[32], epochs=1)
+    first, second = workplace.stream.tasks
+    overlap = {}
+    for name in ("wsn", "supsup"):
+        method = make_method(name, workplace, share=0.3)
+        method.learn(first)
+        method.learn(second)
+        one, two = (method.mask_of(task, "trunk.0") for task in (0, 1))
+        overlap[name] = float((one & two).sum() / one.sum())
+    assert overlap["wsn"] > 0.5
+    assert overlap["supsup"] < 0.45
+
+
+def test_supsups_weights_are_constants_of_their_layer_with_a_sign_and_never_change(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[32], epochs=1)
+    method = make_method("supsup", workplace)
+    before = {name: weight.detach().clone() for name, weight in method.weights().items()}
+    assert before["trunk.0"].unique().tolist() == pytest.approx([-((2 / 64) ** 0.5), (2 / 64) ** 0.5])
+    method.learn(workplace.stream.tasks[0])
+    assert all(torch.equal(weight, before[name]) for name, weight in method.weights().items())
+    assert accuracy(method, workplace.stream.tasks[0]) > 0.25
+
+
+# HAT
+
+
+def test_hats_gates_stand_behind_the_units_and_only_there(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[8, 6], epochs=1)
+    method = make_method("hat", workplace)
+    method.model.eval()
+    e = method.of_tasks.embeddings[0].detach()
+    gates = (400 * e).sigmoid()
+    x = torch.rand(3, 64)
+    first, second, last = (method.model.get_submodule(name) for name in ("trunk.0", "trunk.2", "head"))
+    h = F.linear(x, first.weight, first.bias).relu() * gates[:8]
+    h = F.linear(h, second.weight, second.bias).relu() * gates[8:]
+    torch.testing.assert_close(method.model(x), F.linear(h, last.weight, last.bias))
+
+
+def test_hats_gradients_are_multiplied_as_published(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[5, 4], epochs=1)
+    method = make_method("hat", workplace)
+    method.taken = torch.rand(9)
+    a = method.taken
+    left = method.left()
+    for i in range(5):
+        assert left["trunk.0.bias"][i] == 1 - a[i]
+        assert (left["trunk.0.weight"][i] == 1 - a[i]).all()
+    for i in range(4):
+        for j in range(5):
+            assert left["trunk.2.weight"][i, j] == 1 - min(a[5 + i], a[j])
+    assert not any(name.startswith("head") for name in left)
+
+
+def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=2, batch_size=64)
+    method, slopes = make_method("hat", workplace, steepest=50.0), []
+
+    class Looking:
+        def after_training_iteration(self, strategy, **kwargs):
+            slopes.append(method.of_tasks.slope)
+
+    method.strategy.plugins.append(Looking())
+    method.learn(workplace.stream.tasks[0])
+    n = len(slopes) // 2
+    assert slopes[:n] == slopes[n:]
+    assert slopes[0] == 1 / 50
+    assert slopes[n - 1] == pytest.approx(50)
+    assert slopes == sorted(slopes[:n]) * 2
+    used, longer = {}, make_workplace(n_tasks=1, hidden_sizes=[16], epochs=16)
+    for strength in (0.0, 5.0):
+        costly = make_method("hat", longer, **EXACT["hat"] | {"strength": strength})
+        costly.learn(longer.stream.tasks[0])
+        used[strength] = costly.capacity()[0]["new"]
+    assert used[5.0] < used[0.0]
