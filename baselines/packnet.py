@@ -67,6 +67,8 @@ class PackNet(MaskedMethod):
                 "packnet prunes within a task, which the learning_rate_schedule plateau would undo; give it linear or "
                 "constant"
             )
+        if settings.power_alpha != 1 and settings.restart == "zero":
+            return "with power_alpha free weights of packnet stay at 0 for ever; give restart=draw with it"
         if isinstance(settings.shares, list) and len(settings.shares) != suite.n_tasks:
             return f"packnet's shares need one for each of {suite.n_tasks} tasks, but got {len(settings.shares)}"
         return f"packnet counts up to 255 tasks, but the suite has {suite.n_tasks}" if suite.n_tasks > 255 else ""

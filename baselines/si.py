@@ -163,7 +163,7 @@ class SI(Method):
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser that the settings name; Adam piece by piece, which saves time and two copies of the weights."""
         settings = self.settings
-        if settings.optimizer != "adam":
+        if settings.optimizer != "adam" or settings.power_alpha != 1:
             return super().build_optimizer(model)
         return PiecewiseAdam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 

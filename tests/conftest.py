@@ -130,7 +130,7 @@ def make_method():
 
 
 # In tests of every method, one of a family stands for it by default.
-LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++"}
+LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,7 @@ from clbench.suites.suite import Suite
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 # Trained with overrides, or in a setting that the suite had once.
+OF_ALL = {"initial_weights": "pytorch", "power_alpha": 1.0}
 NOT_OF_TODAYS_SUITES = {
     *("060f18fa3229ee52", "1b31148f10709004", "1fa849cbae85a951", "5746b47033058e73", "5998629efc1737ce"),
     *("7151ffde6ca45097", "755c2d82d7330f75", "787463dbf2f8d39d", "8ebf739fd5d81788", "8f902992e2384880"),
@@ -90,13 +91,13 @@ def test_a_setting_that_came_later_is_left_out_at_its_first_value_by_the_method_
         "activity_norm": "l1",
         "batch_norm": "frozen",
         "fine_tune_dropout_kept": 1.0,
-        "initial_weights": "pytorch",
+        **OF_ALL,
     }
-    assert added_later(EWC.Settings) == {"initial_weights": "pytorch"}
+    assert added_later(EWC.Settings) == OF_ALL
     recorded = recorded_settings({"method": "ewc", "suite_settings": {}, "method_settings": {"strength": 1.0}})
-    assert recorded["method_settings"] == {"strength": 1.0, "initial_weights": "pytorch"}
+    assert recorded["method_settings"] == {"strength": 1.0, **OF_ALL}
     assert recorded["suite_settings"] == added_later(Suite)
-    assert added_later(find_method("joint").Settings) == {"only_last": False, "initial_weights": "pytorch"}
+    assert added_later(find_method("joint").Settings) == {"only_last": False, **OF_ALL}
 
 
 @pytest.mark.parametrize("value", ["glorot", "pytorch"])

@@ -526,7 +526,8 @@ def test_an_unknown_setting_of_a_method_is_refused_with_that_methods_settings(me
     said = message_of(["naive"], naive__momentun=0.5)
     assert said == (
         "unknown setting of naive 'momentun': did you mean 'momentum'? expected one of batch_size, epochs, "
-        "initial_weights, learning_rate, learning_rate_schedule, momentum, optimizer, reset_optimizer, weight_decay"
+        "initial_weights, learning_rate, learning_rate_schedule, momentum, optimizer, power_alpha, reset_optimizer, "
+        "weight_decay"
     )
 
 

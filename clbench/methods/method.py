@@ -156,14 +156,17 @@ class Method:
 
     def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
         """The optimiser that the settings name; the suite's, where they name none."""
+        from clbench.methods.power import powered
+
         settings = self.settings
-        return build_optimizer(
+        made = build_optimizer(
             getattr(settings, "optimizer", self.workplace.suite.optimizer),
             model.parameters(),
             rate=settings.learning_rate,
             weight_decay=getattr(settings, "weight_decay", 0.0),
             momentum=getattr(settings, "momentum", 0.0),
         )
+        return powered(made, getattr(settings, "power_alpha", 1.0))
 
     def build_strategy(self, template: "type[TensorLoaders] | None" = None, **settings: Any) -> "TensorLoaders":
         """Avalanche's training loop around `self.model`.

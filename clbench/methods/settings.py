@@ -48,16 +48,20 @@ class MethodSettings(TrainingSettings):
         momentum: of sgd.
         weight_decay: L2 decay of every weight, through the optimiser.
         reset_optimizer: whether a new task starts with a new optimiser state.
+        power_alpha: of powerpropagation (`clbench.methods.power`): small weights move less; 1 is without.
 
     Example:
         class L2Settings(MethodSettings):
             strength: float = 0.1
     """
 
+    added_later: ClassVar[Mapping[str, Any]] = {"power_alpha": 1.0}
+
     optimizer: Optimizer | None = None
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     reset_optimizer: bool = True
+    power_alpha: float = Field(default=1.0, ge=1, le=10)
 
     @model_validator(mode="after")
     def _momentum_is_of_one_that_takes_it(self) -> Self:

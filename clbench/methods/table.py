@@ -81,6 +81,18 @@ METHODS: Mapping[str, Entry] = {
         PENALTIES,
         ("zenke2017si",),
     ),
+    "classp": Entry(
+        "clbench.baselines.classp:CLASSP",
+        "CLASSP: an optimiser that lets weights move less the more they have moved",
+        PENALTIES,
+        ("ludwig2024classp",),
+    ),
+    "anpyc": Entry(
+        "clbench.baselines.anpyc:ANPyC",
+        "ANPyC: prune by importance, retrain, hold on to what is left",
+        PENALTIES,
+        ("peng2021anpyc",),
+    ),
     "psp": Entry(
         "clbench.baselines.psp:PSP",
         "Parameter superposition with binary, complex or rotation contexts",

@@ -64,6 +64,8 @@ _LOOKS = {
     "supsup": Look("#9E9AC8", "$S$", "--"),
     "gpm": Look("#01665E", "$G$", "-"),
     "lwf": Look("#80CDC1", "$L$", "--"),
+    "classp": Look("#7F7F00", "$C$", "-."),
+    "anpyc": Look("#A65628", "$A$", "-."),
     "er": Look("#C51B7D", "$E$", "-"),
     "der++": Look("#F1B6DA", "$D$", "-"),
     "avalanche-ewc": Look("#332288", "d", "-."),

@@ -1,0 +1,214 @@
+r"""ANPyC: prune what matters least, retrain, and hold on to what is left.
+
+Source: Peng, Tang, Jiang, Li, Lei, Lin and Li 2021, "Overcoming long-term catastrophic forgetting through adversarial
+neural pruning and synaptic consolidation" (arXiv 1912.09091) and the authors' published settings. With H the entropy of
+the network's softmax and g its gradient by a parameter, the importance after a task is
+
+.. math:: I = \max(0, g \theta + g^2 \theta^2 / 2)
+
+averaged over small batches, without labels. While later tasks are learned, the loss has lambda times the sum of
+Omega (theta - theta_old)^2, with Omega the sum of importances. After the epochs of a task, the hidden weights of
+smallest importance become 0, a step at a time, and the others are trained on after each step. From the second task on,
+only weights that an earlier pruning left empty can be pruned.
+
+Departs from it: importances decide within each layer, and the share is of the layer's weights. Output layers of single
+tasks are neither pruned nor held, as theirs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from clbench.baselines.holding import Held
+from clbench.baselines.parts import heads_of, layers_called
+from clbench.data.loading import TensorLoader
+from clbench.data.streams import Task
+from clbench.methods.method import Method, Phase, Plugin
+from clbench.methods.settings import MethodSettings
+from clbench.networks.answer import answer, evaluating
+from clbench.suites.suite import Suite
+
+_BATCH = 100
+
+
+class ANPyCSettings(MethodSettings):
+    """Hyper-parameters of ANPyC.
+
+    Attributes:
+        strength: lambda.
+        target: share of each layer's weights that is empty after the first task; 0 is without pruning.
+        target_kept: what of that share is left after each further task.
+        step: share of the weights that is pruned at a time.
+        retrain_epochs: epochs after each step, beside the task's own.
+    """
+
+    strength: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    target: float = Field(default=0.5, ge=0, lt=1)
+    target_kept: float = Field(default=0.8, ge=0, le=1)
+    step: float = Field(default=0.1, gt=0, le=1)
+    retrain_epochs: int = Field(default=5, ge=0, le=100_000)
+
+
+class ANPyC(Method):
+    """ANPyC on a suite.
+
+    Attributes:
+        importance, reference: by parameter, Omega and theta_old.
+        empty: by layer, bool: weights that pruning left empty.
+    """
+
+    Settings = ANPyCSettings
+    resumes = True
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: ANPyCSettings) -> str:
+        """A rate that falls by putting pruned weights back, and pruning that weights of 0 would not recover from."""
+        if settings.learning_rate_schedule == "plateau":
+            return (
+                "anpyc prunes within a task, which the learning_rate_schedule plateau would undo; give it linear or "
+                "constant"
+            )
+        if settings.power_alpha != 1 and settings.target > 0:
+            return "with power_alpha the weights that anpyc prunes stay at 0 for ever; give target=0 with it"
+        return ""
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """The network as it is; which of its layers are pruned is noted: all but output layers."""
+        self.pruned = layers_called(network, torch.zeros(1, *self.workplace.stream.image_shape))[:-1]
+        self.importance: dict[str, Tensor] = {}
+        self.reference: dict[str, Tensor] = {}
+        self.empty: dict[str, Tensor] = {}
+        self.before: dict[str, Tensor] = {}
+        return network
+
+    def plugins(self) -> list[Plugin]:
+        """What prunes and holds."""
+        return [_Pruning(self)]
+
+    def steps(self, task: int) -> int:
+        """How often the task prunes."""
+        return round(self.settings.target * self.settings.target_kept**task / self.settings.step)
+
+    def phases(self, task: Task) -> list[Phase]:
+        """All epochs, those after each step of pruning included."""
+        return [Phase([task.train], self.settings.epochs + self.steps(task.index) * self.settings.retrain_epochs)]
+
+    def held(self) -> dict[str, nn.Parameter]:
+        """The parameters that are held, by name: all but output layers of single tasks."""
+        heads = tuple(f"{name}." for name in heads_of(self.model))
+        return {name: value for name, value in self.model.named_parameters() if not name.startswith(heads)}
+
+    def measured(self, task: Task) -> dict[str, Tensor]:
+        """The importance of each parameter for a task, by name, from its training images."""
+        parameters = self.held()
+        sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        batches = TensorLoader([task.train], _BATCH, self.workplace.device)
+        with evaluating(self.model), torch.enable_grad():
+            for x, _, labels in batches:
+                log_p = answer(self.model, x, labels).log_softmax(1)
+                entropy = -(log_p.exp() * log_p).sum(1).mean()
+                gradients = torch.autograd.grad(entropy, list(parameters.values()), allow_unused=True)
+                for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+                    if gradient is not None:
+                        moved = gradient * value.detach()
+                        sums[name] += (moved + moved.square() / 2).clamp(min=0)
+        return {name: total / len(batches) for name, total in sums.items()}
+
+    @torch.no_grad()
+    def prune(self, task: Task, candidates: Mapping[str, Tensor], share: float) -> None:
+        """Makes a share of each layer's weights empty, of the candidates those of least importance."""
+        importance, parameters = self.measured(task), dict(self.model.named_parameters())
+        for layer, allowed in candidates.items():
+            name = f"{layer}.weight"
+            count = min(round(share * allowed.numel()), int(allowed.sum()))
+            ranked = importance[name].masked_fill(~allowed, torch.inf).flatten().argsort(stable=True)
+            empty = torch.zeros_like(allowed).flatten()
+            empty[ranked[:count]] = True
+            self.empty[layer] = empty.view_as(allowed)
+            parameters[name].masked_fill_(self.empty[layer], 0)
+
+    @torch.no_grad()
+    def hold_on(self, task: Task) -> None:
+        """Adds the task's importances, around the weights that it leaves."""
+        parameters = self.held()
+        for name, importance in self.measured(task).items():
+            self.importance[name] = self.importance.get(name, 0) + importance
+            self.reference[name] = parameters[name].detach().clone()
+
+    def capacity(self) -> list[dict[str, Any]]:
+        """Weights of each layer that are empty, and those that this task filled."""
+        layers, counts, rows = dict(self.model.named_modules()), {"conv": 0, "layer": 0}, []
+        for name in self.pruned if self.empty else []:
+            kind = "conv" if isinstance(layers[name], nn.Conv2d) else "layer"
+            counts[kind] += 1
+            units, free = self.empty[name].numel(), int(self.empty[name].sum())
+            new = int(self.before[name].sum()) - free
+            row = {"task": self.tasks_learned, "group": f"{kind}_{counts[kind]}", "unit": "weight", "units": units}
+            rows.append({**row, "free": free, "new": new, "reused": units - free - new})
+        return rows
+
+    def extra_state(self) -> Mapping[str, Tensor]:
+        """Importances, the weights that they hold on to, and which weights are empty."""
+        kinds = {"importance": self.importance, "reference": self.reference, "empty": self.empty}
+        return {f"{kind}/{name}": tensor for kind, kept in kinds.items() for name, tensor in kept.items()}
+
+    def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
+        """Takes them back."""
+        for key, tensor in extra.items():
+            kind, name = key.split("/", 1)
+            getattr(self, kind)[name] = tensor.to(self.workplace.device, copy=True)
+
+
+class _Pruning:
+    def __init__(self, method: ANPyC) -> None:
+        self.method = method
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        method = self.method
+        self.task = method.workplace.stream.tasks[strategy.experience.current_experience]
+        weights = {name: method.model.get_parameter(f"{name}.weight") for name in method.pruned}
+        # What this task may prune: all at first, later what is empty.
+        self.candidates = {
+            name: method.empty.get(name, torch.ones_like(weight, dtype=torch.bool)) for name, weight in weights.items()
+        }
+        method.before = self.candidates
+        # What it does not prune it has filled.
+        method.empty = {name: torch.zeros_like(allowed) for name, allowed in self.candidates.items()}
+        self.pulls = [
+            (value, method.importance[name], method.reference[name])
+            for name, value in method.held().items()
+            if name in method.importance
+        ]
+        self.empty = Held({}, {})
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        settings, epoch = self.method.settings, strategy.clock.train_exp_epochs
+        after = epoch - settings.epochs
+        if settings.retrain_epochs and after >= 0 and after % settings.retrain_epochs == 0:
+            self._prune(after // settings.retrain_epochs + 1)
+
+    def _prune(self, number: int) -> None:
+        method = self.method
+        if number <= method.steps(self.task.index):
+            method.prune(self.task, self.candidates, number * method.settings.step)
+            parameters = {name: method.model.get_parameter(f"{name}.weight") for name in method.pruned}
+            self.empty = Held(parameters, method.empty)
+
+    @torch.no_grad()
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        for value, importance, reference in self.pulls:
+            if value.grad is not None:
+                value.grad.addcmul_(importance, value - reference, value=2 * self.method.settings.strength)
+        self.empty.zero_gradients()
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        self.empty.put_back()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if not self.method.settings.retrain_epochs:
+            self._prune(self.method.steps(self.task.index))
+        self.method.hold_on(self.task)
+        del self.pulls, self.empty
