@@ -46,7 +46,7 @@ def test_the_settings_of_every_method_resolve_in_every_suite(name, method):
     for key, value in suite.method_settings.get(method, {}).items():
         assert getattr(settings, key) == value
     assert None not in (
-        settings.optimizer,
+        getattr(settings, "optimizer", "its own"),
         settings.learning_rate,
         settings.learning_rate_schedule,
         settings.batch_size,
