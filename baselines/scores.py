@@ -41,6 +41,12 @@ class _Chosen(torch.autograd.Function):
         return of_weight, gradient * weight * scores.sign(), None
 
 
+def chosen_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """The weights that a mask lets through, differentiable by the scores that it was made of, all of one shape."""
+    found: Tensor = _Chosen.apply(weight, scores, mask)
+    return found
+
+
 class Chosen(nn.Module):
     """What makes a layer's weight of its weights and their scores; a parametrisation of torch.
 
@@ -73,8 +79,7 @@ class Chosen(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weights that are chosen; 0 in the place of others."""
-        found: Tensor = _Chosen.apply(weight, self.scores, self.mask())
-        return found
+        return chosen_weight(weight, self.scores, self.mask())
 
 
 def choose(layer: nn.Module, share: float) -> Chosen:

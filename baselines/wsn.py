@@ -51,8 +51,11 @@ class ScoredMethod(MaskedMethod):
         """The network, whose shared weights have scores."""
         network = super().adapt(network)
         self.masks: dict[int, dict[str, Tensor]] = {}
-        layers = dict(network.named_modules())
-        generator = self.workplace.seeds.generator("scores")
+        return self.scored(network)
+
+    def scored(self, network: nn.Module) -> nn.Module:
+        """The network, whose shared weights have scores."""
+        layers, generator = dict(network.named_modules()), self.workplace.seeds.generator("scores")
         for name in self.shared:
             choose(layers[name], self.settings.share).draw(generator)
         return network
@@ -64,6 +67,10 @@ class ScoredMethod(MaskedMethod):
     def mask_of(self, task: int, layer: str) -> Tensor:
         """What the scores chose when the task was learned."""
         return self.masks[task][layer]
+
+    def used(self) -> dict[str, Tensor]:
+        """By layer, the weights that any task so far reads."""
+        return {name: torch.stack([found[name] for found in self.masks.values()]).any(0) for name in self.shared}
 
     def keep(self, task: int) -> None:
         """Notes what the scores choose, and what else is the task's alone."""
@@ -99,10 +106,6 @@ class WSN(ScoredMethod):
     def plugins(self) -> list[Plugin]:
         """What holds the weights of earlier tasks."""
         return [_Holding(self)]
-
-    def used(self) -> dict[str, Tensor]:
-        """By layer, the weights that any task so far reads."""
-        return {name: torch.stack([found[name] for found in self.masks.values()]).any(0) for name in self.shared}
 
 
 class _Holding:

@@ -17,6 +17,7 @@ from clbench.reports.sections.costs import costs_section
 from clbench.reports.sections.glossary import glossary
 from clbench.reports.sections.headline import headline_figure, headline_table, summary
 from clbench.reports.sections.inference import judge, standings, statistics_section
+from clbench.reports.sections.measures import measures_section
 from clbench.reports.sections.provenance import left_out_table, provenance
 from clbench.reports.sections.tasks import tasks_section
 
@@ -46,6 +47,8 @@ def compose(selection: Selection, suite: str) -> Report:
     sections.append(accuracy_section(subject, mark))
     if capacity := capacity_section(subject, mark):
         sections.append(capacity)
+    if measures := measures_section(subject, mark):
+        sections.append(measures)
     sections.append(costs_section(subject, mark))
     sections.append(statistics_section(subject, judgements, mark))
     if own and modified:

@@ -27,7 +27,14 @@ from clbench.methods.own import BROUGHT
 from clbench.methods.table import find_method, resolve_settings
 from clbench.networks.mlp import mlp
 from clbench.records.folder import RunFolder
-from clbench.records.format import CAPACITY_COLUMNS, FORMAT, PRUNING_COLUMNS, TASK_COLUMNS, capacity_table
+from clbench.records.format import (
+    CAPACITY_COLUMNS,
+    FORMAT,
+    MEASURES_COLUMNS,
+    PRUNING_COLUMNS,
+    TASK_COLUMNS,
+    capacity_table,
+)
 from clbench.records.reading import RecordedRun, read_run
 from clbench.records.result import result_of
 from clbench.seeding import RandomStreams
@@ -130,7 +137,7 @@ def make_method():
 
 
 # In tests of every method, one of a family stands for it by default.
-LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc"}
+LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc", "sor-snn-style"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -426,6 +433,7 @@ def recorded_run():
             tasks=tasks,
             capacity=pd.DataFrame(columns=list(CAPACITY_COLUMNS)),
             pruning=pd.DataFrame(columns=list(PRUNING_COLUMNS)),
+            measures=pd.DataFrame(columns=list(MEASURES_COLUMNS)),
             started=f"2025-01-01T0{seed % 10}:00:00+00:00",
             ended=f"2025-01-01T0{seed % 10}:30:00+00:00",
         )

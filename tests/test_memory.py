@@ -143,7 +143,7 @@ def live_tensor_bytes():
 
 # Copies of the weights that each further task may leave; the rest are masks, contexts and biases.
 # A mask takes a byte for each weight in memory, and a bit where it is counted.
-COPIES_PER_TASK = {"single-task": 1, "avalanche-ewc": 2, "wsn": 0.25, "supsup": 0.25}
+COPIES_PER_TASK = {"single-task": 1, "avalanche-ewc": 2, "wsn": 0.25, "supsup": 0.25, "sor-snn-style": 0.25}
 
 
 LOOKED_AT_ALWAYS = ("clnp", "ewc", "psp")

@@ -27,7 +27,7 @@ TOY = {
     "gpm": {"learning_rate": 0.2},
     "lwf": {"strength": 0.1},
 }
-NEW_OPTIMIZER = {"clnp", "joint", "single-task", "hat", "packnet", "wsn", "supsup", "gpm"}
+NEW_OPTIMIZER = {"clnp", "joint", "single-task", "hat", "packnet", "wsn", "supsup", "gpm", "sor-snn-style"}
 REFUSES_MULTI_HEAD = {"avalanche-si"}
 KEEPS_ITS_STATE_ON_THE_CPU = {"avalanche-si", "er", "der++"}
 
@@ -129,6 +129,7 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
         "packnet": shared + 2 * 4 * (biases + output),
         "wsn": 2 * shared // 8 + 2 * 4 * (biases + output),
         "supsup": 2 * (shared + 10 * 128) // 8 + 2 * 4 * (biases + 10),
+        "sor-snn-style": 2 * shared // 8 + 2 * 4 * (biases + output),
         "hat": 2 * 4 * (2 * 128 + output),
         "gpm": sum(4 * basis.numel() for basis in getattr(method, "bases", {}).values()),
         "lwf": 0,

@@ -82,15 +82,15 @@ def two_searches():
 
 @pytest.fixture
 def record(tmp_path):
-    """(capacity, config, files, pruning) -> the folder of a finished run."""
+    """(capacity, config, files, pruning, measures) -> the folder of a finished run."""
 
-    def make(capacity=(), config=CONFIG, files=FILES, pruning=()):
+    def make(capacity=(), config=CONFIG, files=FILES, pruning=(), measures=()):
         folder = RunFolder(tmp_path / "runs", CONFIG["run_id"])
         folder.begin(config, "python: 3.11\n", files)
         folder.write_bytes("samples.png", SAMPLES)
         columns = TABLES[FORMAT]["tasks.csv"].all
         tasks = [dict.fromkeys(columns, 1.0) | {"task": task} for task in (1, 2)]
-        folder.write_tables(RunResult(MATRIX, tasks, list(capacity), list(pruning)))
+        folder.write_tables(RunResult(MATRIX, tasks, list(capacity), list(pruning), list(measures)))
         folder.set_status("finished")
         return folder
 
@@ -405,3 +405,37 @@ def test_a_path_that_leads_out_of_the_folder_of_copies_is_refused_before_anythin
         folder.begin(CONFIG, "", {name: b""})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+# -- measures.csv ------------------------------------------------------------------------------------------------------
+
+
+def test_further_numbers_are_read_as_they_were_written_and_are_metrics_of_their_task(record):
+    rows = [{"task": task, "name": name, "value": task / 3} for task in (1, 2) for name in ("spikes", "Energy_2")]
+    run = read_run(record(measures=rows).path)
+    assert run.measures.to_dict("records") == rows
+    values = result_of(run).metrics()
+    assert (values["spikes"], values["Energy_2"]) == (2 / 3, 2 / 3)
+    assert read_run(record().path).measures.empty
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("spikes per image", 1.0, "letters, digits and _"),
+        ("", 1.0, "letters, digits and _"),
+        ("spikes", math.inf, "a finite number for spikes"),
+        ("average_accuracy", 1.0, "every run has"),
+        ("train_seconds", 1.0, "every run has"),
+    ],
+)
+def test_further_numbers_that_cannot_be_recorded_are_refused(record, name, value, said):
+    with pytest.raises(RecordError, match=said):
+        record(measures=[{"task": 1, "name": name, "value": value}])
+
+
+def test_further_numbers_in_an_older_record_are_refused(record):
+    rows = [{"task": 1, "name": "spikes", "value": 1.0}]
+    folder = record(config={**CONFIG, "format": 2}, measures=rows)
+    with pytest.raises(RecordError, match="a record of format 2 has no such file"):
+        read_run(folder.path)

@@ -250,6 +250,14 @@ class Method:
         """Rows (`records.format.PRUNING_COLUMNS`) of what the task just learned cost to prune; empty without."""
         return []
 
+    def measures(self) -> Mapping[str, float]:
+        """Further numbers of the task just learned, by name (letters, digits and _); empty without.
+
+        Example:
+            return {"spikes_per_image": 812.0}
+        """
+        return {}
+
     def extra_state(self) -> "Mapping[str, Tensor]":
         """What must be kept between tasks beside the network's weights and the optimiser, by name."""
         return {}

@@ -93,6 +93,12 @@ METHODS: Mapping[str, Entry] = {
         PENALTIES,
         ("peng2021anpyc",),
     ),
+    "sor-snn-style": Entry(
+        "clbench.baselines.sor_snn:SORSNN",
+        "A spiking network with a sparse pathway per task, reconstructed after SOR-SNN",
+        PARTS,
+        ("han2023sorsnn",),
+    ),
     "psp": Entry(
         "clbench.baselines.psp:PSP",
         "Parameter superposition with binary, complex or rotation contexts",

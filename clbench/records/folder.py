@@ -12,6 +12,7 @@ always lands in the same folder.
                           them threshold, margin_spent, weights_used and weights; absent for methods that count nothing
     pruning.csv           per task, each look of the search for what to prune: group, units kept, accuracy on validation
                           images; absent for methods that do not search
+    measures.csv          per task, further numbers of the method by name; absent for methods that have none
     samples.png           images of each task, where there are any
     files/                copies of the user's own files that the run used, such as its network; nothing runs them
     traceback.txt         of a run that failed for a reason that clbench does not know
@@ -44,6 +45,7 @@ from clbench.records.format import (
     check_config,
     check_file_name,
     format_of,
+    measures_table,
     parse_status,
     pruning_table,
     status_text,
@@ -259,6 +261,7 @@ class RunFolder:
             "tasks.csv": pd.DataFrame(result.tasks, columns=list(TASK_COLUMNS)),
             **({"capacity.csv": capacity_table(result.capacity)} if result.capacity else {}),
             **({"pruning.csv": pruning_table(result.pruning)} if result.pruning else {}),
+            **({"measures.csv": measures_table(result.measures)} if result.measures else {}),
         }
         for name, table in tables.items():
             # A run goes on from its checkpoint. What it shows meanwhile need not survive a power cut.

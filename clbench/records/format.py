@@ -7,6 +7,7 @@ A record says its format in config.json (`format`, absent in format 1). What cha
 import hashlib
 import io
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,28 +58,30 @@ _PRUNING = Columns(
     ("test_accuracy",),
     may_have_gaps=("test_accuracy",),
 )
+_MEASURES = Columns(("task", "name", "value"))
 TABLES: Mapping[int, Mapping[str, Columns]] = {
     1: {
         "tasks.csv": _TASKS,
         "capacity.csv": Columns(("task", "layer", "neurons", "free", "new", "reused", "threshold", "margin_spent")),
     },
     2: {"tasks.csv": _TASKS, "capacity.csv": Columns(_COUNTED, ("threshold", "margin_spent"))},
-    3: {"tasks.csv": _TASKS, "capacity.csv": _CAPACITY, "pruning.csv": _PRUNING},
+    3: {"tasks.csv": _TASKS, "capacity.csv": _CAPACITY, "pruning.csv": _PRUNING, "measures.csv": _MEASURES},
 }
 """By format, the columns of each table."""
 TASK_COLUMNS = _TASKS.all
 CAPACITY_COLUMNS = _CAPACITY.all
 PRUNING_COLUMNS = _PRUNING.all
+MEASURES_COLUMNS = _MEASURES.all
 ALL_GROUPS = "all"
 """In pruning.csv, the group of a look at the whole network."""
 UNITS = ("neuron", "filter", "weight")
 """What a method may count."""
-_WORDS = ("group", "unit")
+_WORDS = ("group", "unit", "name")
 # They become parts of names in MLflow, which allows no more (but for +).
 _GROUP = re.compile(r"\w[\w.+ -]{0,199}")
 
 REQUIRED_FILES = ("config.json", "environment.txt", "accuracy_matrix.csv", "tasks.csv", "status.json")
-OPTIONAL_FILES = ("capacity.csv", "pruning.csv", "samples.png", "traceback.txt")
+OPTIONAL_FILES = ("capacity.csv", "pruning.csv", "measures.csv", "samples.png", "traceback.txt")
 OWN_FILES = "files"
 """The folder of copies of the user's own files."""
 STATUSES = ("running", "finished", "stopped", "failed")
@@ -269,7 +272,9 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
         for column, kind in zip(numbers, kinds, strict=True):
             if kind not in "iuf" or (column in without_gaps and not np.isfinite(numbers[column]).all()):
                 raise ValueError(f"the column {column} holds something that is no number")
-    if words:
+    for name in frame["name"].unique() if "name" in words else ():
+        _check_measure(name)
+    if "group" in words:
         for group in frame["group"].unique():
             _check_group(group)
         for unit in frame["unit"].unique() if "unit" in words else ():
@@ -280,6 +285,11 @@ def parse_table(content: bytes, columns: Columns) -> "pd.DataFrame":
 def _check_group(group: Any) -> None:
     if not isinstance(group, str) or not _GROUP.fullmatch(group):
         raise ValueError(f"expected a group of letters, digits, ., +, - and blanks, but got {group!r}")
+
+
+def _check_measure(name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,99}", name, re.ASCII):
+        raise ValueError(f"expected a name of letters, digits and _, but got {name!r}")
 
 
 def _check_unit(unit: Any) -> None:
@@ -331,6 +341,24 @@ def pruning_table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
             _check_names(row, _PRUNING)
             _check_group(row["group"])
         return _table_of(rows, _PRUNING)
+
+
+def measures_table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """measures.csv as it is written.
+
+    Raises:
+        RecordError: if a name does not fit or a value is not finite.
+    """
+    from clbench.metrics import SUMMARY
+
+    with _of_a_method("measures"):
+        for row in rows:
+            _check_measure(row["name"])
+            if row["name"] in (*SUMMARY, *TASK_COLUMNS, "capacity_used"):
+                raise ValueError(f"{row['name']} is a number that every run has; give it another name")
+            if not math.isfinite(row["value"]):
+                raise ValueError(f"expected a finite number for {row['name']}, but got {row['value']}")
+        return _table_of(rows, _MEASURES)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from clbench.errors import RecordError
 from clbench.records.files import content_of, files_below, one_line, unreadable
 from clbench.records.format import (
     CAPACITY_COLUMNS,
+    MEASURES_COLUMNS,
     OPTIONAL_FILES,
     OWN_FILES,
     PRUNING_COLUMNS,
@@ -49,6 +50,8 @@ class RecordedRun:
             recorded; empty for methods without units to count.
         pruning: one row for each look of a search for what to prune, columns `format.PRUNING_COLUMNS`; empty for
             methods that do not search, and in records of formats before 3.
+        measures: one row for each further number of the method and task, columns `format.MEASURES_COLUMNS`; empty for
+            methods that have none.
         started, ended: ISO 8601 in UTC; `ended` is empty while it runs.
         reason: why it failed or stopped, else empty.
         seal: SHA-256 over status.json, which holds that of every other file; empty for a run recorded without.
@@ -64,6 +67,7 @@ class RecordedRun:
     tasks: "pd.DataFrame"
     capacity: "pd.DataFrame"
     pruning: "pd.DataFrame"
+    measures: "pd.DataFrame"
     started: str
     ended: str
     reason: str = ""
@@ -136,12 +140,14 @@ def read_run(folder: Path) -> RecordedRun:
     if "capacity.csv" in contents:
         with _blaming(folder / "capacity.csv"):
             capacity = parse_capacity(contents["capacity.csv"], record_format)
-    pruning = pd.DataFrame(columns=list(PRUNING_COLUMNS))
-    if "pruning.csv" in contents:
-        with _blaming(folder / "pruning.csv"):
-            if "pruning.csv" not in TABLES[record_format]:
-                raise ValueError(f"a record of format {record_format} has no such file")
-            pruning = parse_table(contents["pruning.csv"], TABLES[record_format]["pruning.csv"])
+    further = {}
+    for name, names in (("pruning.csv", PRUNING_COLUMNS), ("measures.csv", MEASURES_COLUMNS)):
+        further[name] = pd.DataFrame(columns=list(names))
+        if name in contents:
+            with _blaming(folder / name):
+                if name not in TABLES[record_format]:
+                    raise ValueError(f"a record of format {record_format} has no such file")
+                further[name] = parse_table(contents[name], TABLES[record_format][name])
     with _blaming(folder / "environment.txt"):
         environment = contents["environment.txt"].decode()
     own = {name: content for name, content in contents.items() if name.startswith(f"{OWN_FILES}/")}
@@ -152,7 +158,8 @@ def read_run(folder: Path) -> RecordedRun:
         accuracy_matrix=matrix,
         tasks=tasks,
         capacity=capacity,
-        pruning=pruning,
+        pruning=further["pruning.csv"],
+        measures=further["measures.csv"],
         seal=status.get("seal", ""),
         files={name.removeprefix(f"{OWN_FILES}/"): content for name, content in own.items()},
         samples=contents.get("samples.png", b""),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_TABLES = ("tasks", "capacity", "pruning", "measures")
+
+
 @dataclass
 class RunResult:
     """What a run measured so far.
@@ -22,17 +25,19 @@ class RunResult:
         tasks: per task learned, the columns `format.TASK_COLUMNS`.
         capacity: per task and group of units, the columns `format.CAPACITY_COLUMNS`.
         pruning: per look of a search for what to prune, the columns `format.PRUNING_COLUMNS`.
+        measures: per task, further numbers of the method, the columns `format.MEASURES_COLUMNS`.
     """
 
     matrix: metrics.Matrix
     tasks: list[dict[str, Any]] = field(default_factory=list)
     capacity: list[dict[str, Any]] = field(default_factory=list)
     pruning: list[dict[str, Any]] = field(default_factory=list)
+    measures: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "RunResult":
         """What `state` was made of."""
-        return cls(state["matrix"].numpy(), *(list(state[name]) for name in ("tasks", "capacity", "pruning")))
+        return cls(state["matrix"].numpy(), *(list(state.get(name, [])) for name in _TABLES))
 
     def state(self) -> dict[str, Any]:
         """Everything in it, as a checkpoint takes it."""
@@ -40,9 +45,7 @@ class RunResult:
 
         return {
             "matrix": torch.from_numpy(self.matrix),
-            "tasks": self.tasks,
-            "capacity": self.capacity,
-            "pruning": self.pruning,
+            **{name: getattr(self, name) for name in _TABLES},
         }
 
     @property
@@ -73,6 +76,7 @@ class RunResult:
                     # Neurons and filters are no sum.
                     values[name] = values.get(name, 0.0) + float(row[kind])
                     values[f"{name}/{row['group']}"] = float(row[kind])
+        values |= {row["name"]: float(row["value"]) for row in self.measures if row["task"] == self.learned}
         used = metrics.capacity_used([row for row in self.capacity if row["task"] <= self.learned])
         if used is not None:
             values["capacity_used"] = used
@@ -82,7 +86,11 @@ class RunResult:
 def result_of(recorded: RecordedRun) -> "RunResult":
     """What a recorded run measured."""
     return RunResult(
-        recorded.accuracy_matrix, rows_of(recorded.tasks), rows_of(recorded.capacity), rows_of(recorded.pruning)
+        recorded.accuracy_matrix,
+        rows_of(recorded.tasks),
+        rows_of(recorded.capacity),
+        rows_of(recorded.pruning),
+        rows_of(recorded.measures),
     )
 
 

@@ -107,6 +107,9 @@ def train(
         )
         result.capacity += method.capacity()
         result.pruning += method.pruning()
+        result.measures += [
+            {"task": result.learned, "name": name, "value": float(value)} for name, value in method.measures().items()
+        ]
         # Nothing is left to go on with after the last task.
         if method.resumes and result.learned < n_tasks:
             save({"method": method.state_dict(), "result": result.state()})

@@ -203,6 +203,14 @@ class Group:
         return means.sort_values("group", key=lambda names: names.map(places), kind="stable", ignore_index=True)
 
     @cached_property
+    def measures(self) -> pd.DataFrame:
+        """Further numbers of the method, by task and name, mean over seeds; empty where there are none."""
+        frames = [run.measures for run in self.runs if len(run.measures)]
+        if not frames:
+            return pd.DataFrame()
+        return pd.concat(frames).groupby(["name", "task"], as_index=False, sort=False).mean()
+
+    @cached_property
     def capacity_used(self) -> Estimate | None:
         """CAP after the last task, over seeds; None where the weights were not counted."""
         found = [capacity_used(rows_of(run.capacity)) for run in self.runs if len(run.capacity)]
