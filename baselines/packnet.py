@@ -20,10 +20,13 @@ from torch import Tensor
 from clbench.baselines.holding import Held
 from clbench.baselines.parts import MaskedMethod, PerTask
 from clbench.data.streams import Task
-from clbench.methods.method import Phase, Plugin
+from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.suites.suite import Suite
 
+# As De Lange et al. 2021 (arXiv 1909.08383) search: from a high share downwards, by halves.
+_FIRST_SHARE = 0.9
+_MOST_TRIALS = 10
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -31,17 +34,19 @@ class PackNetSettings(MethodSettings):
     """Hyper-parameters of PackNet.
 
     Attributes:
-        shares: of the weights that a task trained, which it gives up: `equal`, so that all tasks end with as many; or
-            one for each task.
+        shares: of the weights that a task trained, which it gives up: `equal`, so that all tasks end with as many; one
+            for each task; or `search`, the largest of 0.9, 0.45, ... that costs no more than `search_drop`.
+        search_drop: share of the validation accuracy that a searched share may cost, before the epochs that follow.
         fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs.
         fine_tune_rate: learning rate after pruning, as a share of the one before.
         restart: free weights start a task at 0, as published (`zero`), or drawn anew as a layer's are (`draw`).
         output_weights: a single head too gets weights of its own for every task.
     """
 
-    shares: Annotated[Literal["equal"] | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)] = (
-        "equal"
-    )
+    shares: Annotated[
+        Literal["equal", "search"] | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)
+    ] = "equal"
+    search_drop: float = Field(default=0.2, ge=0, le=1)
     fine_tune_share: float = Field(default=0.33, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.1, gt=0, le=1)
     restart: Literal["zero", "draw"] = "zero"
@@ -95,10 +100,32 @@ class PackNet(MaskedMethod):
 
     def share_of(self, task: int) -> float:
         """Of the weights that a task trained, which it gives up."""
+        if self.settings.shares == "search":
+            return self._searched(task)
         if self.settings.shares != "equal":
             return float(self.settings.shares[task])
         left = self.workplace.suite.n_tasks - task
         return (left - 1) / left
+
+    def _searched(self, task: int) -> float:
+        kept = {name: weight.clone() for name, weight in self.weights().items()}
+        accuracy = self._right(task)
+        share = _FIRST_SHARE
+        for _ in range(_MOST_TRIALS):
+            for name, pruned in self._smallest(task, share).items():
+                self.weights()[name].masked_fill_(pruned, 0)
+            enough = self._right(task) >= (1 - self.settings.search_drop) * accuracy
+            for name, weight in self.weights().items():
+                weight.copy_(kept[name])
+            if enough:
+                return share
+            share /= 2
+        return 0.0
+
+    def _right(self, task: int) -> float:
+        validation = self.workplace.stream.tasks[task].validation
+        with answering(self.model, self.workplace.stream.tasks[task]) as network:
+            return share_right(network, validation, self.workplace.device)
 
     def mask_of(self, task: int, layer: str) -> Tensor:
         """Weights of the task and of those before it."""
@@ -125,14 +152,21 @@ class PackNet(MaskedMethod):
     @torch.no_grad()
     def prune(self, task: int) -> None:
         """The task's weights of smallest size become free and 0."""
+        for name, pruned in self._smallest(task, self.share_of(task)).items():
+            self.owner[name][pruned] = 0
+            self.weights()[name].masked_fill_(pruned, 0)
+
+    def _smallest(self, task: int, share: float) -> dict[str, Tensor]:
+        """By layer, bool: of the weights that the task trained, this share with the smallest size."""
+        found = {}
         for name, weight in self.weights().items():
             mine = self.owner[name] == task + 1
-            count = round(self.share_of(task) * int(mine.sum()))
+            count = round(share * int(mine.sum()))
+            found[name] = torch.zeros_like(mine)
             if count:
                 cut = weight[mine].abs().kthvalue(count).values
-                pruned = mine & (weight.abs() <= cut)
-                self.owner[name][pruned] = 0
-                weight[pruned] = 0
+                found[name] = mine & (weight.abs() <= cut)
+        return found
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """Owners, and what is each task's alone."""

@@ -98,6 +98,11 @@ class PartsMethod(Method):
     def _is_of_output(self, network: nn.Module, name: str) -> bool:
         return not heads_of(network) and name.startswith(f"{self._output}.")
 
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the output layers."""
+        return self._outputs_of(self.model)
+
     def weights(self) -> dict[str, nn.Parameter]:
         """The shared weights, by the names of their layers."""
         layers = dict(self.model.named_modules())

@@ -73,6 +73,8 @@ class PSP(Method):
         """Contexts that only an MLP has, weights that nothing would draw, and pixels normalised twice."""
         if suite.network != "mlp" and settings.kind != "binary":
             return f"psp has {settings.kind} contexts for the network mlp alone; give kind=binary"
+        if suite.network == "mlp" and suite.network_settings.get("dropout_share"):
+            return "psp has a network mlp of its own, which drops nothing; give dropout_share=0"
         if suite.network == "mlp" and settings.initial_weights != "pytorch":
             return (
                 "psp draws the weights of the network mlp itself, and "

@@ -75,7 +75,7 @@ def plain() -> Suite:
     return find_suite("permuted-digits").model_copy(
         update={
             "n_tasks": 10,
-            "network_settings": {"hidden_sizes": (256, 256)},
+            "network_settings": {"hidden_sizes": (256, 256), "dropout_share": 0.0},
             "optimizer": "adam",
             "learning_rate": 0.002,
             "learning_rate_schedule": "linear",
@@ -137,7 +137,7 @@ def make_method():
 
 
 # In tests of every method, one of a family stands for it by default.
-LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc", "sor-snn-style"}
+LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc", "sor-snn-style", "frozen-trunk"}
 
 
 @pytest.hookimpl(tryfirst=True)

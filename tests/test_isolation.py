@@ -33,6 +33,7 @@ EXACT = {
     "packnet-drawn": {"restart": "draw", "fine_tune_share": 0.0},
     "wsn": {"share": 0.3},
     "supsup": {},
+    "frozen-trunk": {},
     "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
 }
 # Momentum and weight decay move weights whose gradient is 0.
@@ -82,7 +83,7 @@ def logits(method, task):
 @pytest.mark.parametrize("way", EXACT)
 def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces, make_method):
     workplace = workplaces[kind]()
-    method = make_method(way.partition("-")[0], workplace, **EXACT[way] | pulls)
+    method = make_method(way.removesuffix("-drawn"), workplace, **EXACT[way] | pulls)
     then = []
     for task in workplace.stream.tasks:
         method.learn(task)
@@ -181,6 +182,20 @@ def test_packnet_trains_on_at_the_rate_of_fine_tuning_and_gives_the_full_one_bac
     half = len(seen) // 2
     assert seen == [full] * half + [full / 2] * half
     assert method.strategy.optimizer.param_groups[0]["lr"] == full
+
+
+def test_packnet_searches_the_largest_share_of_halves_that_costs_no_more_than_it_may(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[64], epochs=6)
+    task = workplace.stream.tasks[0]
+    found = {}
+    for drop in (0.0, 0.3, 1.0):
+        method = make_method("packnet", workplace, shares="search", search_drop=drop, fine_tune_share=0.0)
+        method.learn(task)
+        owner = method.owner["trunk.0"]
+        found[drop] = float((owner == 0).sum()) / owner.numel()
+    possible = [0.9 / 2**trial for trial in range(10)] + [0.0]
+    assert all(min(abs(share - each) for each in possible) < 1e-3 for share in found.values())
+    assert found[0.0] < found[0.3] <= found[1.0] == pytest.approx(0.9, abs=1e-3)
 
 
 # Scores

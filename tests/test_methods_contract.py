@@ -27,7 +27,18 @@ TOY = {
     "gpm": {"learning_rate": 0.2},
     "lwf": {"strength": 0.1},
 }
-NEW_OPTIMIZER = {"clnp", "joint", "single-task", "hat", "packnet", "wsn", "supsup", "gpm", "sor-snn-style"}
+NEW_OPTIMIZER = {
+    "clnp",
+    "joint",
+    "single-task",
+    "hat",
+    "packnet",
+    "wsn",
+    "supsup",
+    "gpm",
+    "sor-snn-style",
+    "frozen-trunk",
+}
 REFUSES_MULTI_HEAD = {"avalanche-si"}
 KEEPS_ITS_STATE_ON_THE_CPU = {"avalanche-si", "er", "der++"}
 
@@ -37,6 +48,12 @@ def trained(make_method, name, workplace, n_tasks):
     for task in workplace.stream.tasks[:n_tasks]:
         method.learn(task)
     return method
+
+
+def least(name, task):
+    """What a method must at least be right on, right after a task."""
+    # The features of the first task do not suit others.
+    return 0.4 if name == "frozen-trunk" and task.index else LEARNS_ABOVE
 
 
 def logits(method, task):
@@ -50,7 +67,7 @@ def test_it_learns_a_toy_stream(name, make_method, make_workplace):
     method = make_method(name, workplace, **TOY.get(name, {}))
     for task in workplace.stream.tasks:
         method.learn(task)
-        assert accuracy(method, task) > LEARNS_ABOVE
+        assert accuracy(method, task) > least(name, task)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -100,7 +117,7 @@ def test_it_trains_a_head_per_task(name, make_method, make_workplace, split_digi
     method = make_method(name, workplace, **TOY.get(name, {}))
     for task in workplace.stream.tasks:
         method.learn(task)
-        assert accuracy(method, task) > LEARNS_ABOVE
+        assert accuracy(method, task) > least(name, task)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSES_MULTI_HEAD))
@@ -130,6 +147,7 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
         "wsn": 2 * shared // 8 + 2 * 4 * (biases + output),
         "supsup": 2 * (shared + 10 * 128) // 8 + 2 * 4 * (biases + 10),
         "sor-snn-style": 2 * shared // 8 + 2 * 4 * (biases + output),
+        "frozen-trunk": 2 * 4 * (biases + output),
         "hat": 2 * 4 * (2 * 128 + output),
         "gpm": sum(4 * basis.numel() for basis in getattr(method, "bases", {}).values()),
         "lwf": 0,

@@ -115,7 +115,7 @@ def test_a_file_extends_one_that_extends_another_by_name_and_by_path(write):
     write('extends = "deep/base.toml"\nepochs = 4\n', "middle.toml")
     found = load_suite(write('extends = "./middle.toml"\nn_tasks = 6\n'))
     assert (found.n_tasks, found.epochs, found.batch_size) == (6, 4, 5)
-    assert found.network_settings == {"hidden_sizes": (1000, 1000)}
+    assert found.network_settings == {"hidden_sizes": (1000, 1000), "dropout_share": 0.0}
 
 
 def test_names_titles_and_sources_are_not_inherited(write):
@@ -158,7 +158,7 @@ def test_another_network_leaves_the_settings_of_the_former_behind(write):
     found = load_suite(write('extends = "permuted-digits"\nnetwork = "resnet18"\n'))
     assert found.network_settings == {"width": 20}
     found = load_suite(write('extends = "permuted-digits"\nhidden_sizes = 9\n'))
-    assert found.network_settings == {"hidden_sizes": (9,)}
+    assert found.network_settings == {"hidden_sizes": (9,), "dropout_share": 0.0}
 
 
 def test_none_is_a_word_in_a_file(write):

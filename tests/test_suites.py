@@ -137,7 +137,7 @@ def test_a_suite_cannot_be_changed_in_place(plain):
 
 def test_overrides_give_a_new_suite_and_leave_the_old_one(plain):
     changed = plain.with_overrides({"epochs": 2, "hidden_sizes": [100, 50]})
-    assert (changed.epochs, changed.network_settings) == (2, {"hidden_sizes": (100, 50)})
+    assert (changed.epochs, changed.network_settings) == (2, {"hidden_sizes": (100, 50), "dropout_share": 0.0})
     assert changed.with_overrides({"epochs": 10, "hidden_sizes": [256, 256]}) == plain
     assert plain.epochs == 10
 
@@ -153,7 +153,7 @@ def test_every_setting_that_may_be_changed_takes_its_own_value(plain, key):
 
 
 def test_a_setting_of_the_network_stands_beside_the_suites_own(plain):
-    assert plain.overridable == (*OVERRIDABLE, "hidden_sizes")
+    assert plain.overridable == (*OVERRIDABLE, "hidden_sizes", "dropout_share")
     assert plain.flat()["hidden_sizes"] == (256, 256)
     assert Suite.of(plain.flat()) == plain
 

@@ -156,6 +156,11 @@ METHODS: Mapping[str, Entry] = {
     "naive": Entry("clbench.baselines.naive:Naive", "Fine-tuning on one task after another, no protection", REFERENCES),
     "joint": Entry("clbench.baselines.joint:Joint", "A new network on all tasks so far together", REFERENCES),
     "single-task": Entry("clbench.baselines.single_task:SingleTask", "A network of its own for every task", REFERENCES),
+    "frozen-trunk": Entry(
+        "clbench.baselines.frozen_trunk:FrozenTrunk",
+        "The hidden layers of the first task for all; output layers train",
+        REFERENCES,
+    ),
     "avalanche-ewc": Entry(
         "clbench.baselines.avalanche:AvalancheEWC",
         "Avalanche's EWCPlugin, its code as it comes",

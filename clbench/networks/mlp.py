@@ -15,12 +15,14 @@ from clbench.networks.settings import MLPSettings
 
 
 class Layers(nn.Sequential):
-    """Linear layers, ReLU behind each: images [B, ...] that flatten to [B, D] -> features [B, last of the sizes]."""
+    """Linear layers, ReLU and dropout behind each: images [B, ...] that flatten to [B, D] -> [B, last of the sizes]."""
 
-    def __init__(self, n_inputs: int, sizes: Sequence[int]) -> None:
+    def __init__(self, n_inputs: int, sizes: Sequence[int], dropout_share: float = 0.0) -> None:
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise([n_inputs, *sizes]):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+            if dropout_share:
+                layers.append(nn.Dropout(dropout_share))
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ class Layers(nn.Sequential):
 
 def trunk(settings: MLPSettings, image_shape: ImageShape) -> nn.Module:
     """The hidden layers."""
-    return Layers(math.prod(image_shape), settings.hidden_sizes)
+    return Layers(math.prod(image_shape), settings.hidden_sizes, settings.dropout_share)
 
 
 MLP = Network(MLPSettings, trunk)

@@ -29,9 +29,11 @@ class MLPSettings(NetworkSettings):
 
     Attributes:
         hidden_sizes: neurons of each hidden layer.
+        dropout_share: of each hidden layer's neurons, that is dropped in training.
     """
 
     hidden_sizes: tuple[Width, ...] = Field(min_length=1, strict=False)
+    dropout_share: float = Field(default=0.0, ge=0, lt=1)
 
     @field_validator("hidden_sizes", mode="before")
     @classmethod

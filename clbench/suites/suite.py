@@ -73,6 +73,7 @@ class Suite(BaseModel):
         "normalise": False,
         "augmentation": [],
         "crop_padding": 4,
+        "dropout_share": 0.0,
     }
 
     name: str

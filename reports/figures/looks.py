@@ -64,6 +64,8 @@ _LOOKS = {
     "supsup": Look("#9E9AC8", "$S$", "--"),
     "gpm": Look("#01665E", "$G$", "-"),
     "lwf": Look("#80CDC1", "$L$", "--"),
+    "frozen-trunk": Look("#969696", "$F$", ":"),
+    "anpyc:without-pruning": Look("#D9A06B", "$a$", ":"),
     "sor-snn-style": Look("#542788", "$N$", ":"),
     "classp": Look("#7F7F00", "$C$", "-."),
     "anpyc": Look("#A65628", "$A$", "-."),
