@@ -68,3 +68,19 @@ def test_the_table_of_a_document_is_that_of_the_runs(recorded, document):
     assert {method: tuple(cells) for method, *cells in found} == {group.method: row(group) for group in groups}
     # By accuracy, as the report has them.
     assert [method for method, *_ in found] == [group.method for group in groups]
+
+
+def test_every_row_of_the_tables_of_cifar_is_a_recorded_run():
+    """The accuracies by task, where a row has them, and their mean."""
+    rows = re.findall(
+        r"^\| `([\w:+-]+)`[^|]*\| ([\d. ]*?) ?\| (\d\d\.\d\d) \|", (ROOT / "docs/cifar.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 5
+    ends = {}
+    for folder in ("cifar10-cifar100", "split-cifar100-10-short", "earlier"):
+        for run in read_runs(RESULTS / folder):
+            last = 100 * run.accuracy_matrix[-1]
+            by_task = " ".join(f"{accuracy:.1f}" for accuracy in last)
+            ends.setdefault(run.method, set()).update({(by_task, f"{last.mean():.2f}"), ("", f"{last.mean():.2f}")})
+    for method, by_task, mean in rows:
+        assert (by_task, mean) in ends[method], method
