@@ -11,10 +11,12 @@ Omega (theta - theta_old)^2, with Omega the sum of importances. After the epochs
 smallest importance become 0, a step at a time, and the others are trained on after each step. From the second task on,
 only weights that an earlier pruning left empty can be pruned.
 
-Departs from it: importances decide within each layer, and the share is of the layer's weights. Output layers of single
-tasks are neither pruned nor held, as theirs.
+Departs from it: importances decide within each layer, and the share is of the layer's weights. Five epochs follow each
+step of pruning unless a suite says otherwise, where theirs are 30. As theirs, output layers of single tasks are neither
+pruned nor held.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import heads_of, layers_called
+from clbench.baselines.parts import frozen, groups_of, heads_of, layers_called
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
@@ -39,7 +41,7 @@ class ANPyCSettings(MethodSettings):
 
     Attributes:
         strength: lambda.
-        target: share of each layer's weights that is empty after the first task; 0 is without pruning.
+        target: share of each layer's weights that is empty after the first task. 0 is without pruning.
         target_kept: what of that share is left after each further task.
         step: share of the weights that is pruned at a time.
         retrain_epochs: epochs after each step, beside the task's own.
@@ -75,8 +77,17 @@ class ANPyC(Method):
             return "with power_alpha the weights that anpyc prunes stay at 0 for ever; give target=0 with it"
         return ""
 
+    @classmethod
+    def unfit(cls, network: nn.Module, image: Tensor, settings: ANPyCSettings) -> str:
+        """Refuses frozen weights, and layers that share one."""
+        layers = dict(network.named_modules())
+        weights = [layers[name].weight for name in layers_called(network, image)]
+        if len({id(weight) for weight in weights}) < len(weights):
+            return "anpyc prunes each layer by itself, but two layers of the network share their weights"
+        return frozen(network)
+
     def adapt(self, network: nn.Module) -> nn.Module:
-        """The network as it is; which of its layers are pruned is noted: all but output layers."""
+        """The network, of whose layers those to prune are noted, which are all but output layers."""
         self.pruned = layers_called(network, torch.zeros(1, *self.workplace.stream.image_shape))[:-1]
         self.importance: dict[str, Tensor] = {}
         self.reference: dict[str, Tensor] = {}
@@ -90,7 +101,11 @@ class ANPyC(Method):
 
     def steps(self, task: int) -> int:
         """How often the task prunes."""
-        return round(self.settings.target * self.settings.target_kept**task / self.settings.step)
+        return math.ceil(self.target(task) / self.settings.step - 1e-9)
+
+    def target(self, task: int) -> float:
+        """Share of each layer's weights that is empty after the task."""
+        return float(self.settings.target * self.settings.target_kept**task)
 
     def phases(self, task: Task) -> list[Phase]:
         """All epochs, those after each step of pruning included."""
@@ -140,14 +155,13 @@ class ANPyC(Method):
 
     def capacity(self) -> list[dict[str, Any]]:
         """Weights of each layer that are empty, and those that this task filled."""
-        layers, counts, rows = dict(self.model.named_modules()), {"conv": 0, "layer": 0}, []
-        for name in self.pruned if self.empty else []:
-            kind = "conv" if isinstance(layers[name], nn.Conv2d) else "layer"
-            counts[kind] += 1
+        rows = []
+        for group, name in groups_of(self.model, self.pruned) if self.empty else []:
             units, free = self.empty[name].numel(), int(self.empty[name].sum())
             new = int(self.before[name].sum()) - free
-            row = {"task": self.tasks_learned, "group": f"{kind}_{counts[kind]}", "unit": "weight", "units": units}
-            rows.append({**row, "free": free, "new": new, "reused": units - free - new})
+            row = {"task": self.tasks_learned, "group": group, "unit": "weight", "units": units, "free": free}
+            used = {"weights_used": (units - free) / units, "weights": units}
+            rows.append({**row, "new": new, "reused": units - free - new, **used})
         return rows
 
     def extra_state(self) -> Mapping[str, Tensor]:
@@ -193,7 +207,8 @@ class _Pruning:
     def _prune(self, number: int) -> None:
         method = self.method
         if number <= method.steps(self.task.index):
-            method.prune(self.task, self.candidates, number * method.settings.step)
+            share = min(number * method.settings.step, method.target(self.task.index))
+            method.prune(self.task, self.candidates, share)
             parameters = {name: method.model.get_parameter(f"{name}.weight") for name in method.pruned}
             self.empty = Held(parameters, method.empty)
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from clbench.methods.method import Method
 from clbench.methods.settings import TrainingSettings
+from clbench.suites.suite import Suite
 
 
 class CLASSPSettings(TrainingSettings):
@@ -96,6 +97,13 @@ class CLASSP(Method):
 
     Settings = CLASSPSettings
     resumes = True
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: CLASSPSettings) -> str:
+        """A threshold of a gate that never shuts."""
+        if settings.reference and settings.threshold != CLASSPSettings().threshold:
+            return "with classp.reference there is no gate, so a threshold would change nothing; leave it out"
+        return ""
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """CLASSP's own."""

@@ -1,7 +1,6 @@
 """The first task's features for all: the hidden layers stay as the first task left them, and output layers train.
 
-Source: standard; a lower reference for methods that keep old tasks by freezing, as in the code of ANPyC (Peng et al.
-2021). Nothing is forgotten.
+Source: standard. The code of ANPyC (Peng et al. 2021) has it as a lower reference. Nothing is forgotten.
 Departs from it: in nothing.
 """
 

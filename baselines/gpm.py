@@ -11,6 +11,7 @@ directions as are needed to hold the share epsilon of the energy of the inputs o
 
 Departs from it: a bias is the weight of an input that is always 1, where theirs have no biases. Batch norms keep their
 statistics for the test, where theirs normalise by the test's batches. From the second task on they stay as they are.
+Other layers with weights, such as layer norms, are not protected.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,26 +23,27 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.baselines.parts import heads_of, layers_called
+from clbench.baselines.parts import frozen, layers_called
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.networks.answer import answer, evaluating
 from clbench.suites.optimizers import Optimizer
+from clbench.suites.suite import Suite
 
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
 _IMAGES_AT_ONCE = 50
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, float) else list(value) if isinstance(value, tuple) else value
+    return [float(value)] if isinstance(value, int | float) else list(value) if isinstance(value, tuple) else value
 
 
 class GPMSettings(MethodSettings):
     """Hyper-parameters of GPM.
 
     Attributes:
-        energy: epsilon, of each layer; one stands for all, and the last for those that follow.
+        energy: epsilon, of each layer. One stands for all, and the last for those that follow.
         energy_step: what is added to epsilon with every task.
         images: training images whose inputs are looked at after a task.
     """
@@ -65,8 +67,20 @@ class GPM(Method):
     resumes = True
 
     @classmethod
+    def refuses(cls, suite: Suite, settings: GPMSettings) -> str:
+        """What moves weights in other directions than their gradients'."""
+        if settings.optimizer != "sgd" or settings.weight_decay or settings.power_alpha != 1:
+            return (
+                "gpm keeps gradients out of earlier inputs' space, which only plain sgd follows; leave optimizer, "
+                "weight_decay and power_alpha out"
+            )
+        return ""
+
+    @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: GPMSettings) -> str:
-        """Refuses convolutions in groups, whose rows do not all read the same."""
+        """Refuses frozen weights, and convolutions in groups, whose rows do not all read the same."""
+        if reason := frozen(network):
+            return reason
         layers = dict(network.named_modules())
         names = layers_called(network, image)
         grouped = [name for name in names if getattr(layers[name], "groups", 1) > 1]
@@ -75,7 +89,8 @@ class GPM(Method):
     def adapt(self, network: nn.Module) -> nn.Module:
         """The network as it is; which of its layers are projected is noted: all but the heads of single tasks."""
         called = layers_called(network, torch.zeros(1, *self.workplace.stream.image_shape))
-        self.projected = [name for name in called if name not in heads_of(network)]
+        # With outputs of its own, a task's do not touch those of others.
+        self.projected = called[:-1] if self.workplace.suite.head == "multi" else called
         self.bases: dict[str, Tensor] = {}
         return network
 

@@ -11,8 +11,9 @@ and the loss has c times the share of what is left that the gates take, sum g (1
 embeddings is multiplied so that it does not depend on s.
 
 Departs from it: s rises with the batches and reaches s_max, as in the paper. In the code it rises with the images and
-does not. Batch norms are every task's own and kept for it. The published gates are neither open nor shut near 0, so old
-tasks may drift. With `binarise` they are 0 or 1 once a task is learned, what it reads is held, and nothing drifts.
+does not. Batch norms are every task's own and kept for it. The rate's schedule and the initial weights are the suite's,
+and nothing is dropped unless it is asked for. Published gates are neither open nor shut near 0, so old tasks may drift.
+With `binarise` they are 0 or 1 once a task is learned. What it reads is then held, and nothing drifts.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from clbench.baselines.holding import Held
 from clbench.baselines.parts import PartsMethod, PerTask, weight_of
@@ -127,6 +129,12 @@ class HAT(PartsMethod):
             units = find_units(network, image)
         except MethodError as error:
             return str(error)
+        depthwise = [name for name, layer in units.layers.items() if layer.kind == "depthwise"]
+        if depthwise:
+            return f"hat has no gate before a depthwise convolution, which '{depthwise[0]}' is"
+        drops = [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]
+        if drops and (settings.dropout or settings.dropout_inputs):
+            return "hat's dropout is for a network that drops nothing itself; leave it out"
         mixed = [name for name, layer in units.layers.items() if (layer.reads < 0).any() and (layer.reads >= 0).any()]
         return f"HAT gates all inputs of a layer or none, but '{mixed[0]}' reads images beside units" if mixed else ""
 
@@ -202,7 +210,7 @@ class HAT(PartsMethod):
         super().keep(task)
         embedding = self.of_tasks.embeddings[task].detach()
         gates = (embedding > 0).float() if self.settings.binarise else (embedding * self.settings.steepest).sigmoid()
-        self.before, self.gates[task] = self.taken, gates
+        self.gates[task] = gates
         self.taken = torch.maximum(self.taken, gates)
 
     def capacity(self) -> list[dict[str, Any]]:
@@ -283,7 +291,8 @@ class _Attending:
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         least, most = 1 / self.gates.steepest, self.gates.steepest
-        self.gates.slope = least + (most - least) * self.batch / max(1, len(strategy.dataloader) - 1)
+        n_batches = len(strategy.dataloader)
+        self.gates.slope = least + (most - least) * self.batch / (n_batches - 1) if n_batches > 1 else most
         self.batch += 1
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:

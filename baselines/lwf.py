@@ -7,7 +7,8 @@ answer for the earlier ones as it did before, on the new task's images,
 
 with z_k the logits of task k's output layer, or of the only one. The temperature T is 2 there.
 
-Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone.
+Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone. What is
+distilled takes a pass of its own, which moves the statistics of batch norms once more.
 """
 
 import copy
@@ -19,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.networks.answer import answer
@@ -46,13 +48,15 @@ class LwFPlugin:
 
     Attributes:
         n_learned: tasks learned so far.
-        before: the network as it was before the task at hand; None before the second.
+        before: the network as it was before the task at hand. None before the second.
+        classes: int64, the classes of earlier tasks where one output layer is over all classes. Else None.
     """
 
     def __init__(self, strength: float = 1.0, temperature: float = 2.0, *, several_heads: bool = False) -> None:
         self.strength, self.temperature, self.several_heads = strength, temperature, several_heads
         self.n_learned = 0
         self.before: nn.Module | None = None
+        self.classes: Tensor | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Remembers the network as it is."""
@@ -69,6 +73,8 @@ class LwFPlugin:
                 old = answers(self.before, strategy.mb_x, labels)
             new = answers(strategy.model, strategy.mb_x, labels)
         for then, now in zip(old, new, strict=True):
+            if self.classes is not None:
+                then, now = then[:, self.classes], now[:, self.classes]
             strategy.loss = strategy.loss + self.strength * self.distilled(then.float(), now.float())
 
     def distilled(self, then: Tensor, now: Tensor) -> Tensor:
@@ -85,10 +91,13 @@ class LwFPlugin:
 
 def answers(network: nn.Module, x: Tensor, labels: Any) -> list[Tensor]:
     """Logits [B, C] for images [B, ...] through the output layers of tasks; what these share is computed once."""
-    heads, trunk = getattr(network, "heads", None), getattr(network, "trunk", None)
+    heads, trunk, whole = (getattr(network, name, None) for name in ("heads", "trunk", "network"))
     if isinstance(heads, nn.ModuleList) and isinstance(trunk, nn.Module):
         features = trunk(x)
         return [heads[label](features) for label in labels]
+    if isinstance(whole, nn.Module) and hasattr(network, "n_outputs"):
+        logits = whole(x).unflatten(1, (-1, network.n_outputs))
+        return [logits[:, label] for label in labels]
     return [answer(network, x, label) for label in labels]
 
 
@@ -103,6 +112,13 @@ class LwF(Method):
         several = self.workplace.suite.head == "multi"
         self.lwf = LwFPlugin(self.settings.strength, self.settings.temperature, several_heads=several)
         return [self.lwf]
+
+    def learn(self, task: Task) -> None:
+        """Trains on the task. Of one output layer over all classes, those not seen yet have no old answer."""
+        if self.workplace.suite.head == "classes" and task.index:
+            tasks = self.workplace.stream.tasks[: task.index]
+            self.lwf.classes = torch.cat([each.train.labels for each in tasks]).unique().to(self.workplace.device)
+        super().learn(task)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes the state back."""

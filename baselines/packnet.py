@@ -7,7 +7,8 @@ are trained on. A task reads the weights of its own and of earlier tasks.
 
 Departs from it: the network starts from drawn weights, where theirs was trained on ImageNet. Biases and batch norms are
 every task's own and kept for it, where theirs stay as the first task left them. The shares follow from the number of
-tasks unless they are given. Kang et al. 2022 (WSN, arXiv 2303.14962) and Avalanche's baselines have equal shares too.
+tasks unless they are given. Avalanche's baselines have equal shares too. In the comparison of Kang et al. 2022 (WSN)
+each task keeps one in T of what is free.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from clbench.baselines.parts import MaskedMethod, PerTask
 from clbench.data.streams import Task
 from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.networks.initial import bound_of
 from clbench.suites.suite import Suite
 
 # As De Lange et al. 2021 (arXiv 1909.08383) search: from a high share downwards, by halves.
@@ -34,8 +36,8 @@ class PackNetSettings(MethodSettings):
     """Hyper-parameters of PackNet.
 
     Attributes:
-        shares: of the weights that a task trained, which it gives up: `equal`, so that all tasks end with as many; one
-            for each task; or `search`, the largest of 0.9, 0.45, ... that costs no more than `search_drop`.
+        shares: of the weights that a task trained, which it gives up. `equal` lets all tasks end with as many. `search`
+            takes the largest of 0.9, 0.45, ... that costs no more than `search_drop`. Or one for all, or one for each.
         search_drop: share of the validation accuracy that a searched share may cost, before the epochs that follow.
         fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs.
         fine_tune_rate: learning rate after pruning, as a share of the one before.
@@ -44,7 +46,7 @@ class PackNetSettings(MethodSettings):
     """
 
     shares: Annotated[
-        Literal["equal", "search"] | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)
+        Literal["equal", "search"] | Share | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)
     ] = "equal"
     search_drop: float = Field(default=0.2, ge=0, le=1)
     fine_tune_share: float = Field(default=0.33, ge=0, lt=1)
@@ -63,6 +65,8 @@ class PackNet(MaskedMethod):
 
     Settings = PackNetSettings
     resumes = True
+    # The published tables count PackNet's masks as they are.
+    mask_bits = 1.0
 
     @classmethod
     def refuses(cls, suite: Suite, settings: PackNetSettings) -> str:
@@ -74,6 +78,8 @@ class PackNet(MaskedMethod):
             )
         if settings.power_alpha != 1 and settings.restart == "zero":
             return "with power_alpha free weights of packnet stay at 0 for ever; give restart=draw with it"
+        if settings.shares != "search" and settings.search_drop != PackNetSettings().search_drop:
+            return "packnet's search_drop is for shares=search, and would change nothing; leave it out"
         if isinstance(settings.shares, list) and len(settings.shares) != suite.n_tasks:
             return f"packnet's shares need one for each of {suite.n_tasks} tasks, but got {len(settings.shares)}"
         return f"packnet counts up to 255 tasks, but the suite has {suite.n_tasks}" if suite.n_tasks > 255 else ""
@@ -101,7 +107,10 @@ class PackNet(MaskedMethod):
     def share_of(self, task: int) -> float:
         """Of the weights that a task trained, which it gives up."""
         if self.settings.shares == "search":
-            return self._searched(task)
+            # The last task leaves nothing to others.
+            return self._searched(task) if task + 1 < self.workplace.suite.n_tasks else 0.0
+        if isinstance(self.settings.shares, float):
+            return self.settings.shares
         if self.settings.shares != "equal":
             return float(self.settings.shares[task])
         left = self.workplace.suite.n_tasks - task
@@ -143,7 +152,7 @@ class PackNet(MaskedMethod):
             if task > 0:
                 fresh = torch.zeros_like(weight)
                 if self.settings.restart == "draw":
-                    fresh.uniform_(-1, 1).mul_(weight[0].numel() ** -0.5)
+                    fresh.uniform_(-1, 1).mul_(bound_of(weight, self.settings.initial_weights))
                 torch.where(free, fresh, weight, out=weight)
             self.owner[name][free] = task + 1
         if task > 0:
@@ -211,7 +220,7 @@ class _Packing:
         self.method.prune(self.task)
         self.is_pruned = True
         self._hold()
-        # Momentum is of weights that are there no more; the authors have a new optimiser too.
+        # Momentum is of weights that are there no more. The authors have a new optimiser too.
         strategy.optimizer.state.clear()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:

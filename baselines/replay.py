@@ -9,8 +9,9 @@ the memory. ER's loss is the mean over both batches. DER++ has
 with z' the C logits that the network gave for a remembered image, and x', x'' two batches.
 
 Departs from it: the memory is filled after a task, where theirs is a reservoir over the stream. All tasks so far have
-equal shares of it, and logits are those after the task. Images stay where they are, and the memory holds their
-positions. The bytes of state count the images.
+equal shares of it. Logits are those after the task, of images as they are, also where training augments them. A batch
+of the memory has batch statistics of its own. Images stay where they are, and the memory holds their positions. The
+bytes of state count the images.
 """
 
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from clbench.data.streams import Stream, Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.networks.answer import answer, evaluating
+from clbench.suites.suite import Suite
 
 
 class ERSettings(MethodSettings):
@@ -108,6 +110,13 @@ class ER(Method):
     Settings = ERSettings
     resumes = True
 
+    @classmethod
+    def refuses(cls, suite: Suite, settings: ERSettings) -> str:
+        """A memory with less than an image of each task."""
+        if settings.memory < suite.n_tasks:
+            return f"a memory of {settings.memory} images is less than one of each of {suite.n_tasks} tasks; give more"
+        return ""
+
     def plugins(self) -> list[Plugin]:
         """What replays."""
         self.memory = Memory(self.settings.memory, self.workplace.stream, self.workplace.device)
@@ -138,7 +147,9 @@ class ER(Method):
         """Takes them back."""
         for key, tensor in extra.items():
             kind, task = key.split("/")
-            getattr(self.memory, kind)[int(task)] = tensor.clone()
+            # Images are looked up on the CPU, whatever the device.
+            place = self.workplace.device if kind == "logits" else torch.device("cpu")
+            getattr(self.memory, kind)[int(task)] = tensor.to(place, copy=True)
 
     def extra_state_bytes(self) -> int | None:
         """With the images."""

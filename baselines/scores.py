@@ -48,14 +48,14 @@ def chosen_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
 
 
 class Chosen(nn.Module):
-    """What makes a layer's weight of its weights and their scores; a parametrisation of torch.
+    """What makes a layer's weight of its weights and their scores: a parametrisation of torch.
 
     Args:
         weight: the layer's.
         share: of the weights, that is chosen.
 
     Attributes:
-        scores: a parameter shaped like the weight; the straight-through estimator trains it.
+        scores: a parameter shaped like the weight, trained by the straight-through estimator.
     """
 
     def __init__(self, weight: Tensor, share: float) -> None:

@@ -4,7 +4,7 @@ Source: Han et al. 2023, "Enhancing efficient continual learning with dynamic st
 networks" and "Adaptive reorganization of neural pathways for continual learning with spiking neural networks" (arXiv
 2309.09550). Only what the abstract claims could be read, so this is a reconstruction and no number of it is theirs.
 
-The neurons are leaky and spike; images are shown for T steps. Every task has an embedding e. A regulation network makes
+The neurons are leaky and spike. Images are shown for T steps. Every task has an embedding e. A regulation network makes
 scores of all hidden weights of it,
 
 .. math:: S_{ij} = B_{ij} + a_i(e) \, b_j(e)
@@ -29,10 +29,11 @@ from torch.nn.utils import parametrize
 from clbench.baselines.parts import PerTask, weight_of
 from clbench.baselines.scores import chosen_weight, smallest
 from clbench.baselines.spiking import made_spiking, spiking_neurons, unfit_to_spike
-from clbench.baselines.wsn import ScoredMethod
+from clbench.baselines.wsn import NO_POWERS, ScoredMethod
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.networks.answer import answer, evaluating
+from clbench.suites.suite import Suite
 
 # Picojoules of an addition and of a multiplication with addition in 45 nm, 32 bits (Horowitz 2014).
 _ADD, _MULTIPLY = 0.9, 4.6
@@ -46,7 +47,7 @@ class SORSNNSettings(MethodSettings):
         share: of a layer's weights, in a pathway.
         time_steps: T, for which an image is shown.
         embedding: numbers in a task's embedding.
-        plasticity: share of each step that synapses of earlier pathways take; 0 freezes them.
+        plasticity: share of each step that synapses of earlier pathways take. 0 freezes them.
         output_weights: a single head too gets weights of its own for every task.
     """
 
@@ -59,7 +60,7 @@ class SORSNNSettings(MethodSettings):
 
 
 class Regulation(nn.Module):
-    """Embeddings of the tasks; `task` is the present one.
+    """Embeddings of the tasks. `task` is the present one.
 
     Args:
         n_tasks: T.
@@ -79,7 +80,7 @@ class Regulation(nn.Module):
 
 
 class Pathway(nn.Module):
-    """What makes a layer's weight of its weights and the present task's scores; a parametrisation of torch.
+    """What makes a layer's weight of its weights and the present task's scores: a parametrisation of torch.
 
     Args:
         weight: the layer's, [out, in, ...].
@@ -129,6 +130,11 @@ class SORSNN(ScoredMethod):
         """Refuses networks without ReLU modules."""
         return unfit_to_spike(network) or super().unfit(network, image, settings)
 
+    @classmethod
+    def refuses(cls, suite: Suite, settings: SORSNNSettings) -> str:
+        """Powers, which would be of the regulation network too."""
+        return NO_POWERS if settings.power_alpha != 1 else ""
+
     def scored(self, network: nn.Module) -> nn.Module:
         """The network, whose hidden weights have pathways."""
         generator = self.workplace.seeds.generator("pathways")
@@ -169,7 +175,7 @@ class SORSNN(ScoredMethod):
         def count(layer: Any, inputs: tuple[Tensor], first: bool) -> None:
             nonlocal joules, operations
             there = (layer.weight != 0).to(inputs[0].dtype)
-            # Pixels are multiplied wherever there is a synapse; a spike is an addition.
+            # Pixels are multiplied wherever there is a synapse. A spike is an addition.
             given = torch.ones_like(inputs[0]) if first else inputs[0]
             n = (
                 (

@@ -1,12 +1,11 @@
 """SupSup: a task is a choice among weights that never change, the task given at test.
 
 Source: Wortsman et al. 2020, "Supermasks in superposition" (arXiv 2006.14769) and the authors' published settings.
-Every weight is a constant of its layer with a random sign. A task trains scores alone: each layer, the output layer as
-well, computes with the share of its weights that has the largest ones. The scores are drawn anew for every task, which
-keeps a bit for every weight.
+Every weight is a constant of its layer with a random sign, and there are no biases. A task trains scores alone. Each
+layer, the output layer as well, computes with the share of its weights that has the largest ones. The scores are drawn
+anew for every task, which keeps a bit for every weight and its own statistics of batch norms.
 
-Departs from it: statistics of batch norms are every task's own and kept for it, as theirs, but so is whatever else in
-the network is no linear layer and no convolution.
+Departs from it: weights of other layers, such as layer norms, are constant too.
 """
 
 from typing import Any
@@ -16,9 +15,10 @@ from pydantic import Field
 from torch import nn
 
 from clbench.baselines.parts import PerTask, weight_of
-from clbench.baselines.wsn import ScoredMethod, chosen_in
+from clbench.baselines.wsn import NO_POWERS, ScoredMethod, chosen_in
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.suites.suite import Suite
 
 
 class SupSupSettings(MethodSettings):
@@ -56,6 +56,17 @@ class SupSup(ScoredMethod):
                 parameter.zero_()
             parameter.requires_grad_(id(parameter) in scores)
         return network
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: SupSupSettings) -> str:
+        """What is about weights that never change."""
+        if settings.initial_weights != "pytorch":
+            return "supsup has constants of its own for weights, so initial_weights would change nothing; leave it out"
+        return NO_POWERS if settings.power_alpha != 1 else ""
+
+    def is_own(self, name: str) -> bool:
+        """Statistics of batch norms: whatever else would be a task's own is the same for all."""
+        return super().is_own(name) and name in dict(self._plain.named_buffers())
 
     def plugins(self) -> list[Plugin]:
         """What draws scores before a task and keeps the choice after it."""

@@ -16,15 +16,15 @@ read from the scores that are kept, where their code takes that of the last batc
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import MaskedMethod, PerTask
+from clbench.baselines.parts import MaskedMethod, PerTask, heads_of
 from clbench.baselines.scores import Chosen, choose
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.suites.suite import Suite
 
 
 class WSNSettings(MethodSettings):
@@ -38,6 +38,9 @@ class WSNSettings(MethodSettings):
     share: float = Field(default=0.5, gt=0, le=1)
     output_weights: PerTask = "per-task"
     reset_optimizer: AlwaysNew = True
+
+
+NO_POWERS = "the scores of weights would train as powers as well; leave power_alpha out"
 
 
 class ScoredMethod(MaskedMethod):
@@ -70,12 +73,19 @@ class ScoredMethod(MaskedMethod):
 
     def used(self) -> dict[str, Tensor]:
         """By layer, the weights that any task so far reads."""
-        return {name: torch.stack([found[name] for found in self.masks.values()]).any(0) for name in self.shared}
+        found: dict[str, Tensor] = {}
+        for masks in self.masks.values():
+            for name, mask in masks.items():
+                found[name] = found[name] | mask if name in found else mask
+        return found
 
     def keep(self, task: int) -> None:
         """Notes what the scores choose, and what else is the task's alone."""
         super().keep(task)
-        self.masks[task] = {name: made.mask() for name, made in self.chosen().items()}
+        heads = heads_of(self.model)
+        read = [name for name in self.shared if name not in heads or name == heads[task]]
+        chosen = self.chosen()
+        self.masks[task] = {name: chosen[name].mask() for name in read}
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """Masks, and what else is each task's alone."""
@@ -102,6 +112,11 @@ class WSN(ScoredMethod):
 
     Settings = WSNSettings
     resumes = True
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: WSNSettings) -> str:
+        """Powers, which would be of the scores too."""
+        return NO_POWERS if settings.power_alpha != 1 else ""
 
     def plugins(self) -> list[Plugin]:
         """What holds the weights of earlier tasks."""

@@ -190,21 +190,24 @@ def resumes(toy: Toy) -> str | None:
     """What it saves is enough to go on to the same bits, in tensors, numbers and words alone."""
     if not find_method(toy.name).resumes:
         return None
-    whole = toy.trained(3)
-    for n_tasks in (1, 2):
-        before, file = toy.trained(n_tasks), io.BytesIO()
-        check_plain(before.state_dict(), "state")
-        torch.save(before.state_dict(), file)
-        file.seek(0)
-        continued = toy.method()
-        continued.load_state_dict(torch.load(file, weights_only=True))
-        for task in continued.workplace.stream.tasks[n_tasks:]:
-            continued.learn(task)
-        if not _equal(continued, whole):
-            raise Failure(
-                f"a run killed after task {n_tasks} would end at other numbers: extra_state does not hold all that it "
-                "carries from task to task; complete it, or leave resumes out"
-            )
+    # What a method carries may lie in the one output layer, or beside several.
+    heads: list[Head] = [head for head in HEADS if head in (toy.head, "multi") and not toy.refusal(head)]
+    for head in heads:
+        whole = toy.trained(3, head=head)
+        for n_tasks in (1, 2):
+            before, file = toy.trained(n_tasks, head=head), io.BytesIO()
+            check_plain(before.state_dict(), "state")
+            torch.save(before.state_dict(), file)
+            file.seek(0)
+            continued = toy.method(head=head)
+            continued.load_state_dict(torch.load(file, weights_only=True))
+            for task in continued.workplace.stream.tasks[n_tasks:]:
+                continued.learn(task)
+            if not _equal(continued, whole):
+                raise Failure(
+                    f"a run killed after task {n_tasks} would end at other numbers: extra_state does not hold all that "
+                    "it carries from task to task; complete it, or leave resumes out"
+                )
     return "a killed run goes on to the same bits"
 
 

@@ -110,15 +110,10 @@ def summarise(matrix: npt.ArrayLike, learned: int | None = None) -> dict[str, fl
     return {name: value for name, value in values.items() if value is not None}
 
 
-# Of a mask's bits, what a Huffman code of seven tasks' bits together saves (Kang et al. 2022, WSN).
-_SAVED = 0.78
-
-
 def capacity_used(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """CAP: the share of the shared weights that tasks use, what says which included. It may exceed 1.
+    """CAP: the share of the hidden weights that tasks use, with what says which. It may exceed 1.
 
-    Source: Kang et al. 2022 (WSN). Of weights, 0.22 / 32 a task is added for the masks. Of units, it is a bit for each
-    unit and task, which `weights_used` has in it.
+    Source: Kang et al. 2022 (WSN).
 
     Args:
         rows: of capacity.csv, with the columns `format.CAPACITY_COLUMNS`; the last task's count.
@@ -128,9 +123,6 @@ def capacity_used(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """
     last = max((row["task"] for row in rows), default=0)
     now = [row for row in rows if row["task"] == last]
-    if now and all(row["unit"] == "weight" for row in now):
-        used = sum(row["units"] - row["free"] for row in now) / sum(row["units"] for row in now)
-        return float(used + (1 - _SAVED) * last / 32)
     weights = sum(row.get("weights", np.nan) for row in now)
     if not weights > 0:
         return None

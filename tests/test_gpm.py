@@ -66,6 +66,7 @@ def test_a_step_leaves_what_earlier_inputs_give_as_it_is(suite, make_workplace, 
     first = workplace.stream.tasks[0]
     torch.manual_seed(0)
     positions = torch.randperm(len(first.train))[:40]
+    torch.manual_seed(0)
     method.remember(first)
     name, layer = next(iter(method.layers().items()))
     layer.weight.grad = torch.randn_like(layer.weight)
@@ -88,3 +89,40 @@ def test_groups_of_channels_are_refused_and_one_share_stands_for_all(make_workpl
     settings = resolve_settings(SUITES["permuted-digits"], "gpm", {"energy": 0.9})
     assert settings.energy == [0.9]
     assert "'0' has groups" in find_method("gpm").unfit(network, image, settings)
+
+
+def test_each_layer_has_its_share_which_grows_with_the_tasks(make_workplace, make_method, monkeypatch):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[12, 10], epochs=1)
+    method, shares = make_method("gpm", workplace, energy=[0.5, 0.7], energy_step=0.1, images=20), []
+
+    def noting(basis, gram, share):
+        shares.append(share)
+        return grown(basis, gram, share)
+
+    monkeypatch.setattr("clbench.baselines.gpm.grown", noting)
+    for task in workplace.stream.tasks:
+        method.remember(task)
+    assert shares == pytest.approx([0.5, 0.7, 0.7, 0.6, 0.8, 0.8])
+
+
+def test_batch_norms_stay_as_the_first_task_left_them_and_heads_are_free(
+    make_workplace, make_method, split_digits, tmp_path
+):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, image_shape, n_outputs):\n"
+        "        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, n_outputs)\n"
+        "        super().__init__(*layers)\n"
+    )
+    workplace = make_workplace(split_digits, network=f"{path}:Net", n_tasks=2, epochs=1)
+    method = make_method("gpm", workplace)
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    (norm,) = [layer for layer in method.model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert norm.num_batches_tracked > 0
+    method.learn(second)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert [name.rpartition(".")[2] for name in method.bases] == ["0"]

@@ -1,6 +1,8 @@
 """Methods that give each task a part of the network: nothing that a task answers changes afterwards, to the bit."""
 
 import copy
+import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch.nn import functional as F
 
 from clbench.baselines.holding import Held
 from clbench.baselines.scores import choose, smallest
+from clbench.methods.table import find_method, reason_against, resolve_settings
 from clbench.runs.runner import accuracy
+from clbench.suites.files import SUITES
 
 NET = """
 from torch import nn
@@ -94,6 +98,24 @@ def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces,
     assert not any("parametrizations" in name for name, _ in alone.named_parameters())
 
 
+@pytest.mark.parametrize("kind", ["layers, one head", "layers, a head per task", "an own network, outputs per task"])
+@pytest.mark.parametrize("way", EXACT)
+def test_a_state_goes_on_to_the_same_bits(way, kind, workplaces, make_method):
+    whole, first = (make_method(way.removesuffix("-drawn"), workplaces[kind](), **EXACT[way]) for _ in range(2))
+    for task in whole.workplace.stream.tasks:
+        whole.learn(task)
+    for task in first.workplace.stream.tasks[:2]:
+        first.learn(task)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    continued = make_method(way.removesuffix("-drawn"), workplaces[kind](), **EXACT[way])
+    continued.load_state_dict(torch.load(file, weights_only=True))
+    continued.learn(continued.workplace.stream.tasks[2])
+    for task in whole.workplace.stream.tasks:
+        assert torch.equal(logits(continued, task), logits(whole, task))
+
+
 def test_hat_as_published_drifts_where_the_binarised_does_not(make_workplace, make_method):
     workplace = make_workplace(n_tasks=2, hidden_sizes=[64, 64], epochs=8, batch_size=32)
     first, second = workplace.stream.tasks
@@ -157,6 +179,7 @@ def test_packnet_gives_every_task_as_many_weights_of_each_layer(make_workplace, 
 def test_packnet_cuts_the_smallest_of_what_the_task_trained_and_free_weights_are_0(make_workplace, make_method):
     workplace = make_workplace(n_tasks=2, hidden_sizes=[32], epochs=2)
     method = make_method("packnet", workplace, shares=[0.75, 0.0], fine_tune_share=0.0)
+    assert make_method("packnet", workplace, shares=0.75).share_of(1) == 0.75
     first, second = workplace.stream.tasks
     method.learn(first)
     weight, owner = method.weights()["trunk.0"].detach(), method.owner["trunk.0"]
@@ -308,3 +331,75 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
         costly.learn(longer.stream.tasks[0])
         used[strength] = costly.capacity()[0]["new"]
     assert used[5.0] < used[0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("supsup", {"initial_weights": "glorot"}, "would change nothing"),
+        ("wsn", {"power_alpha": 2.0}, "leave power_alpha out"),
+        ("packnet", {"search_drop": 0.1}, "for shares=search"),
+        ("packnet", {"learning_rate_schedule": "plateau"}, "give it linear or constant"),
+        ("classp", {"reference": True, "threshold": 0.1}, "there is no gate"),
+        ("gpm", {"optimizer": "adam"}, "only plain sgd follows"),
+        ("gpm", {"weight_decay": 0.1}, "only plain sgd follows"),
+    ],
+)
+def test_what_would_change_nothing_or_the_wrong_thing_is_refused(name, settings, said):
+    suite = SUITES["permuted-digits"]
+    assert said in reason_against(name, suite, resolve_settings(suite, name, settings))
+
+
+def test_hat_refuses_what_it_has_no_gate_for():
+    image, settings = torch.zeros(1, 2, 8, 8), resolve_settings(SUITES["permuted-digits"], "hat", {"dropout": 0.5})
+    depthwise = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Flatten(),
+                              nn.Linear(64, 3))  # fmt: skip
+    assert "'2' is" in find_method("hat").unfit(depthwise, image, settings)
+    dropping = nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    assert "drops nothing itself" in find_method("hat").unfit(dropping, image, settings)
+
+
+def test_hats_embeddings_get_the_published_gradient_and_stay_in_bounds(make_workplace, make_method):
+    method = make_method("hat", make_workplace(n_tasks=2, hidden_sizes=[5, 4], epochs=1), steepest=50.0)
+    (plugin,) = method.method_plugins
+    plugin.before_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=0)))
+    plugin.gates.slope = 2.0
+    e = plugin.embedding.detach().clone().double()
+    plugin.embedding.grad = torch.ones_like(plugin.embedding)
+    plugin.before_update(None)
+    expected = 25 * ((2 * e).cosh() + 1) / (e.cosh() + 1)
+    torch.testing.assert_close(plugin.embedding.grad.double(), expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        plugin.embedding[:2] = torch.tensor([9.0, -9.0])
+    plugin.after_update(None)
+    assert plugin.embedding[:2].tolist() == [6.0, -6.0]
+
+
+def test_hats_loss_has_what_the_gates_take_of_what_is_left(make_workplace, make_method):
+    method = make_method("hat", make_workplace(n_tasks=2, hidden_sizes=[5, 4], epochs=1), strength=0.3)
+    (plugin,) = method.method_plugins
+    plugin.before_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=1)))
+    method.taken, plugin.gates.slope = torch.rand(9), 1.5
+    strategy = SimpleNamespace(loss=torch.tensor(2.0))
+    plugin.before_backward(strategy)
+    gates = (1.5 * method.of_tasks.embeddings[1].detach()).sigmoid()
+    expected = 2 + 0.3 * sum(float(g * (1 - a)) for g, a in zip(gates, method.taken, strict=True)) / float(
+        (1 - method.taken).sum()
+    )
+    torch.testing.assert_close(strategy.loss.detach(), torch.tensor(expected))
+
+
+def test_packnet_fine_tunes_with_a_new_optimiser_at_a_share_of_the_falling_rate(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=4, learning_rate_schedule="linear")
+    method, seen = make_method("packnet", workplace, fine_tune_share=0.5, fine_tune_rate=0.5), []
+
+    class Looking:
+        def after_training_iteration(self, strategy, **kwargs):
+            seen.append(strategy.optimizer.param_groups[0]["lr"])
+
+    method.strategy.plugins.append(Looking())
+    method.learn(workplace.stream.tasks[0])
+    full, n = method.settings.learning_rate, len(seen)
+    falling = [full * (1 - step / n) for step in range(n)]
+    assert seen == pytest.approx(falling[: n // 2] + [rate / 2 for rate in falling[n // 2 :]])
+    assert {int(state["step"]) for state in method.strategy.optimizer.state.values()} == {n // 2}

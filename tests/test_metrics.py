@@ -269,13 +269,9 @@ def counted(task, unit="weight", **of):
     return {"task": task, "group": "layer_1", "unit": unit, "weights_used": np.nan, "weights": np.nan, **of}
 
 
-def test_the_capacity_of_weights_is_the_share_used_after_the_last_task_and_the_coded_masks():
-    rows = [counted(1, units=100, free=90), counted(10, units=100, free=40), counted(10, units=300, free=60)]
-    assert metrics.capacity_used(rows) == pytest.approx(300 / 400 + 0.22 * 10 / 32)
-
-
-def test_the_capacity_of_units_weighs_each_group_by_its_weights():
+def test_capacity_weighs_each_group_by_its_weights_after_the_last_task():
     rows = [
+        counted(1, "neuron", units=10, free=9, weights_used=0.1, weights=1000),
         counted(2, "neuron", units=10, free=5, weights_used=0.5, weights=1000),
         counted(2, "filter", units=4, free=0, weights_used=1.0, weights=3000),
     ]

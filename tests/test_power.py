@@ -85,3 +85,11 @@ def test_pruned_weights_that_would_stay_at_0_are_refused():
     for method in ("packnet", "anpyc"):
         settings = resolve_settings(suite, method, {"power_alpha": 2.0})
         assert "at 0 for ever" in reason_against(method, suite, settings)
+
+
+def test_the_gradient_by_the_weight_is_there_again_after_a_step():
+    layer = nn.Linear(4, 3)
+    layer(torch.randn(8, 4)).square().sum().backward()
+    before = layer.weight.grad.clone()
+    powered(torch.optim.SGD(layer.parameters(), lr=0.1), 3.0).step()
+    assert torch.equal(layer.weight.grad, before)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from clbench.methods.method import share_right
+from clbench.methods.table import reason_against, resolve_settings
 
 
 @pytest.fixture
@@ -25,6 +26,11 @@ def test_all_tasks_so_far_have_equal_shares_of_the_memory_and_keep_what_they_had
             if number in kept:
                 assert torch.equal(found, kept[number][:share])
         kept = {number: found.clone() for number, found in positions.items()}
+
+
+def test_a_memory_with_less_than_an_image_of_each_task_is_refused(small):
+    settings = resolve_settings(small.suite, "er", {"memory": 2})
+    assert "less than one of each of 3 tasks" in reason_against("er", small.suite, settings)
 
 
 def test_a_batch_is_of_the_remembered_images_with_their_labels_and_tasks(small, make_method):

@@ -193,8 +193,10 @@ GRIDS = [
 
 def test_permuted_mnist_comes_with_a_grid_for_every_method_that_has_something_to_choose():
     grid = load_grid(find_suite("permuted-mnist"), None)
-    without = {"naive", "joint", "single-task", "avalanche-si", "si", "psp"}
-    assert METHODS.keys() - grid.trials.keys() == without
+    assert grid.trials.keys() >= {"clnp", "ewc", "online-ewc", "mas"}
+    small = load_grid(find_suite("permuted-mnist-small"), None)
+    without = {"naive", "joint", "single-task", "frozen-trunk", "psp", "avalanche-si", "avalanche-ewc"}
+    assert METHODS.keys() - small.trials.keys() == without
 
 
 @pytest.mark.parametrize("name", GRIDS)

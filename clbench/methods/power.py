@@ -33,23 +33,25 @@ class _Powered:
     @torch.no_grad()
     def step(self, *arguments: Any, **options: Any) -> Any:
         """One step."""
-        powered: list[Tensor] = []
+        powered: list[tuple[Any, Tensor]] = []
         for group in self.param_groups:  # type: ignore[attr-defined]
             for parameter in group["params"]:
-                # A layer that starts at 0 would stay there; its first step is a plain one.
+                # A layer that starts at 0 would stay there. Its first step is a plain one.
                 if parameter.ndim > 1 and parameter.grad is not None and bool(parameter.any()):
-                    phi = to_phi(parameter, self.alpha)
-                    parameter.grad.mul_(phi.abs().pow(self.alpha - 1).mul_(self.alpha))
+                    phi, gradient = to_phi(parameter, self.alpha), parameter.grad
+                    # Others may still want the gradient by the weight.
+                    parameter.grad = gradient * phi.abs().pow(self.alpha - 1).mul_(self.alpha)
                     parameter.copy_(phi)
-                    powered.append(parameter)
+                    powered.append((parameter, gradient))
         found = super().step(*arguments, **options)  # type: ignore[misc]
-        for parameter in powered:
+        for parameter, gradient in powered:
             parameter.copy_(to_weight(parameter, self.alpha))
+            parameter.grad = gradient
         return found
 
 
 def powered(optimizer: torch.optim.Optimizer, alpha: float) -> torch.optim.Optimizer:
-    """The same optimiser, whose steps go through phi; with alpha 1 as it is.
+    """The same optimiser, whose steps go through phi. With alpha 1 it stays as it is.
 
     Args:
         optimizer: changed in place. Momentum and weight decay are of phi.

@@ -18,6 +18,11 @@ def fans(weight: Tensor) -> tuple[int, int]:
     return weight.shape[1] * positions, weight.shape[0] * positions
 
 
+def bound_of(weight: Tensor, initial: str) -> float:
+    """What a layer's weights are drawn uniformly within, as PyTorch does (`pytorch`) or Keras (`glorot`)."""
+    return (6 / sum(fans(weight))) ** 0.5 if initial == "glorot" else fans(weight)[0] ** -0.5
+
+
 @torch.no_grad()
 def glorot(model: nn.Module, generator: torch.Generator) -> None:
     """Draws the weights of every linear layer and convolution anew as Keras does, and sets their biases to 0.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
-from clbench.networks.initial import fans
+from clbench.networks.initial import bound_of
 from clbench.networks.units import Units
 from clbench.strategies.clnp.claims import Claims
 from clbench.strategies.clnp.settings import CLNPOptions
@@ -28,9 +28,7 @@ def draw_free(
     """
 
     def fresh(weight: Tensor) -> Tensor:
-        bound = weight[0].numel() ** -0.5
-        if options.initial_weights == "glorot":
-            bound = (6 / sum(fans(weight))) ** 0.5
+        bound = bound_of(weight, options.initial_weights)
         values = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).mul_(2 * bound).sub_(bound)
         return values.to(weight.device)
 
