@@ -27,6 +27,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from clbench.baselines.holding import Held
 from clbench.baselines.parts import PartsMethod, PerTask, weight_of
+from clbench.data.streams import Task
 from clbench.errors import MethodError
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -212,6 +213,10 @@ class HAT(PartsMethod):
         gates = (embedding > 0).float() if self.settings.binarise else (embedding * self.settings.steepest).sigmoid()
         self.gates[task] = gates
         self.taken = torch.maximum(self.taken, gates)
+
+    def units_of(self, task: Task) -> tuple[Units, Tensor]:
+        """The units whose gates are more than half open."""
+        return self.units, self.gates[task.index] > 0.5
 
     def capacity(self) -> list[dict[str, Any]]:
         """Free, new and reused units of each group: a unit is a task's whose gate is more than half open."""

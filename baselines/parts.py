@@ -8,6 +8,7 @@ and an output layer that all tasks have together. So a later task can change not
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn.utils import parametrize
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, answering
 from clbench.networks.answer import answer, evaluating, with_memory
+from clbench.networks.unit_map import Units
+from clbench.networks.units import find_units
 
 
 def frozen(network: nn.Module) -> str:
@@ -141,6 +144,24 @@ class PartsMethod(Method):
             tensor.copy_(found.get(name, tensor))
         return made
 
+    @cached_property
+    def found_units(self) -> Units:
+        """The units of the suite's network."""
+        stream = self.workplace.stream
+        network = self.workplace.suite.build_network(stream.image_shape, stream.n_outputs, 0)
+        return find_units(network, torch.zeros(1, *stream.image_shape))
+
+    @torch.no_grad()
+    def destroy(self, units: Tensor) -> None:
+        """Makes what leads to units 0, for every task."""
+        weights, present = self.weights(), self.model.state_dict()
+        for name in [name for name in self.shared if name not in self.outputs]:
+            rows = units[self.found_units.layers[name].writes.to(units.device)]
+            weights[name][rows] = 0
+            for tensors in (present, *self.own.values()):
+                if f"{name}.bias" in tensors:
+                    tensors[f"{name}.bias"][rows] = 0
+
     def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
         """The network of the task's own part; of a task not learned yet, through the latest one's."""
         plain = super().network_for(task)
@@ -178,6 +199,14 @@ class MaskedMethod(PartsMethod):
     def mask_of(self, task: int, layer: str) -> Tensor:
         """Which weights of a layer the task reads, bool and shaped like them."""
         raise NotImplementedError
+
+    def units_of(self, task: Task) -> tuple[Units, Tensor]:
+        """The units that the task reads a weight of."""
+        active = torch.zeros(self.found_units.n_units, dtype=torch.bool, device=self.workplace.device)
+        for name in [name for name in self.shared if name not in self.outputs]:
+            writes = self.found_units.layers[name].writes.to(active.device)
+            active[writes[self.mask_of(task.index, name).flatten(1).any(1)]] = True
+        return self.found_units, active
 
     def read_by(self, task: int) -> dict[str, Tensor]:
         """The weights that the mask lets through; 0 in the place of others."""

@@ -76,7 +76,8 @@ def folder(recorded_run: Callable[..., RecordedRun], tmp_path: Path) -> Path:
     capacity = [dict.fromkeys(CAPACITY_COLUMNS, 1 / 3) | words | counts | {"task": task} for task in (1, 2)]
     whole = {"validation_images": 1, "changed": 0, "chosen": 0, "kept": 3}
     pruning = [dict.fromkeys(PRUNING_COLUMNS, 1 / 3) | whole | {"group": ALL_GROUPS, "task": task} for task in (1, 2)]
-    made.write_tables(RunResult(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity, pruning))
+    measures = [{"task": task, "name": "spikes", "value": 1 / 3} for task in (1, 2)]
+    made.write_tables(RunResult(run.accuracy_matrix / 3, run.tasks.to_dict("records"), capacity, pruning, measures))
     made.write("traceback.txt", "Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
     made.set_status("failed", "ZeroDivisionError: division by zero")
     return made.path

@@ -224,7 +224,7 @@ ORDER = [
     {"runs"},
     {"screen"},
     {"execution", "search"},
-    {"estimate", "bench", "check"},
+    {"estimate", "bench", "check", "repair"},
     {"strategies", "baselines", "reports"},
     {"recorded"},
     {"cli", "api"},

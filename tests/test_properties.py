@@ -21,7 +21,7 @@ from clbench.cli.options import as_option, chosen_seeds, listed
 from clbench.data.streams import make_stream
 from clbench.errors import ClbenchError, SettingError
 from clbench.execution.plan import chosen_methods
-from clbench.methods.method import MethodSettings
+from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.records.audit import audit
 from clbench.records.folder import RunFolder
@@ -595,6 +595,6 @@ def test_settings_of_every_method_are_strict():
     # A new method that loosens it would let `--set` record something else than was given.
     for name in METHODS:
         schema = find_method(name).Settings
-        assert issubclass(schema, MethodSettings)
+        assert issubclass(schema, TrainingSettings)
         assert schema.model_config.get("strict") is True
     assert issubclass(SettingError, ClbenchError)

@@ -373,6 +373,7 @@ def test_everything_that_changes_a_number_changes_the_run_id(plain, make, digits
         "network": "conv",
         "head": "multi",
         "hidden_sizes": [256],
+        "dropout_share": 0.5,
         "optimizer": "sgd",
         "learning_rate": 0.1,
         "learning_rate_schedule": "constant",

@@ -12,6 +12,7 @@ import typer
 
 from clbench import __version__
 from clbench.cli.exporting import export_command
+from clbench.cli.inspecting import inspect_command
 from clbench.cli.listing import cache_command, list_command, show_command
 from clbench.cli.measuring import bench_command, check_command, tune_command
 from clbench.cli.options import Command
@@ -56,6 +57,7 @@ for _name, _command in (
     ("sync", sync_command),
     ("verify", verify_command),
     ("verify-run", verify_run_command),
+    ("inspect", inspect_command),
     ("export", export_command),
     ("check", check_command),
     ("tune", tune_command),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from clbench.data.streams import Samples, Stream, Task
     from clbench.methods.strategy import TensorLoaders
+    from clbench.networks.unit_map import Units
 
 
 Answers = Callable[["Tensor"], "Tensor"]
@@ -241,6 +242,14 @@ class Method:
         if task.index >= self.tasks_learned and self.workplace.suite.head != "single":
             return None
         return answering(self.model, task)
+
+    def units_of(self, task: "Task") -> "tuple[Units, Tensor] | None":
+        """The network's units, and which of them a learned task uses (bool [U]). None without units to tell apart."""
+        return None
+
+    def destroy(self, units: "Tensor") -> None:
+        """Makes what leads to units 0, for every task; bool [U], of those that `units_of` gives."""
+        raise NotImplementedError
 
     def capacity(self) -> list[dict[str, Any]]:
         """Rows (`records.format.CAPACITY_COLUMNS`) of the task just learned; empty without units to count."""

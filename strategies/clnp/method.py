@@ -17,7 +17,7 @@ from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError
 from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin, share_right
 from clbench.networks.reduced import ReducedNetwork, seen_only
-from clbench.networks.units import find_units
+from clbench.networks.units import Units, find_units
 from clbench.records.format import ALL_GROUPS
 from clbench.strategies.clnp.settings import CLNPSettings, misfit
 from clbench.suites.suite import Suite
@@ -145,6 +145,23 @@ class CLNP(Method):
         if self._view is None or self._view[0] != task:
             self._view = task, self.clnp.network_of(task)
         yield self._view[1]
+
+    def units_of(self, task: Task) -> tuple[Units, Tensor]:
+        """The units that the task reads."""
+        claims = self.clnp.claims
+        assert claims is not None
+        return claims.units, claims.masks[task.index]
+
+    @torch.no_grad()
+    def destroy(self, units: Tensor) -> None:
+        """Makes what leads to units 0, for every task."""
+        claims, self._view = self.clnp.claims, None
+        assert claims is not None
+        found = claims.tensors()
+        for name, layer in claims.units.layers.items():
+            for kind in ("weight", "bias") if layer.kind in ("linear", "conv") else ():
+                if f"{name}.{kind}" in found:
+                    found[f"{name}.{kind}"][claims.rows(name, units)] = 0
 
     def capacity(self) -> list[dict[str, Any]]:
         """Free, new and reused units of each group after the last task."""

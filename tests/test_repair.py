@@ -1,0 +1,114 @@
+"""`clbench inspect`: what a run has left, and whether a damaged task can be repaired."""
+
+import pytest
+import torch
+
+from clbench.data import load_images
+from clbench.errors import SettingError
+from clbench.repair import repair
+from clbench.runs.spec import make_specs
+from clbench.suites.files import find_suite
+
+CHANGES = {
+    "n_tasks": 3,
+    "hidden_sizes": [64, 64],
+    "epochs": 8,
+    "batch_size": 32,
+    "learning_rate": 0.003,
+}
+METHODS = {
+    "packnet": {},
+    "wsn": {},
+    "supsup": {},
+    "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
+    "clnp": {"budget": "even", "rank": "contribution", "margin": 0.0},
+}
+
+
+@pytest.fixture
+def made():
+    """(method, share, task) -> what a repair measured."""
+
+    def measure(method, share, task=1, **changes):
+        images = load_images("digits")
+        given = {f"{method}.{key}": value for key, value in METHODS.get(method, {}).items()}
+        suite = find_suite("permuted-digits")
+        (spec,) = make_specs(suite, [method], [0], {**CHANGES, **given, **changes}, images, "float32", "cpu")
+        return repair(spec, images, torch.device("cpu"), task, share)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "method", [name if name in ("packnet", "clnp") else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+)
+def test_learning_again_changes_no_bit_of_other_tasks_and_gives_back_what_damage_took(method, made):
+    found = made(method, 0.5)
+    assert found.moved == 0
+    assert found.before > 0.8
+    assert found.damaged < found.before
+    assert found.repaired > found.damaged
+    assert len(found.units) == 2
+    for there, hit in found.units.values():
+        assert hit == round(0.5 * there) > 0
+
+
+def test_no_damage_takes_nothing_and_all_of_it_everything(made):
+    whole = made("packnet", 0.0)
+    assert (whole.damaged, whole.others_damaged) == (whole.before, whole.others_before)
+    assert {hit for _, hit in whole.units.values()} == {0}
+    assert made("packnet", 1.0).damaged < 0.3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_destroyed_units_are_dead_and_where_all_of_a_unit_is_frozen_they_stay_so(name, make_workplace, make_method):
+    workplace = make_workplace(n_tasks=3, hidden_sizes=[24], epochs=2, batch_size=32)
+    method = make_method(name, workplace, **METHODS[name])
+    first, second, third = workplace.stream.tasks
+    method.learn(first)
+    method.learn(second)
+    units, active = method.units_of(first)
+    assert active.any()
+    dead = active & (torch.arange(units.n_units) % 2 == 0)
+    method.destroy(dead)
+    tensors = method.model.state_dict()
+    (weight,) = [
+        tensors[key] for key in ("trunk.0.weight", "trunk.0.parametrizations.weight.original") if key in tensors
+    ]
+    assert not weight[dead].any()
+    assert weight[~dead].any()
+    method.learn(third)
+    if name in ("clnp", "hat"):
+        assert not weight[dead].any()
+
+
+def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
+    with pytest.raises(SettingError, match="naive gives tasks no units of their own"):
+        made("naive", 0.5)
+    with pytest.raises(SettingError, match="the run has tasks 1 to 3, but got --task 4"):
+        made("packnet", 0.5, task=4)
+    with pytest.raises(SettingError, match="shares need one for each of 4 tasks"):
+        made("packnet", 0.5, **{"packnet.shares": [0.5, 0.5, 0.0]})
+
+
+def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path):
+    changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16"]
+    ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "packnet,naive", "--seeds", "0", *changes)
+    assert ran.code == 0, ran.err
+    ids = {}
+    for folder in (tmp_path / "clbench-runs").iterdir():
+        if (folder / "config.json").is_file():
+            ids["packnet" if '"method": "packnet"' in (folder / "config.json").read_text() else "naive"] = folder.name
+    shown = clbench(tmp_path, "inspect", ids["packnet"])
+    assert (shown.code, shown.err) == (0, "")
+    assert "layer_1" in shown.out
+    assert "weights" in shown.out
+    assert "damaged" not in shown.out
+    tried = clbench(tmp_path, "inspect", ids["packnet"], "--repair", "0.3", "--task", "2")
+    assert tried.code == 0, tried.err
+    assert "learning again left the other tasks as they were, to the bit" in tried.out
+    assert tried.out.count("learned\n") >= 3
+    refused = clbench(tmp_path, "inspect", ids["naive"], "--repair", "0.3")
+    assert refused.code == 2
+    assert "no units of their own" in refused.err
+    assert "naive counts no units" in clbench(tmp_path, "inspect", ids["naive"]).out
