@@ -111,6 +111,7 @@ def test_a_network_without_relu_modules_is_refused(workplace):
     assert "nn.ReLU" in find_method("sor-snn-style").unfit(network, torch.zeros(1, 1, 8, 8), settings)
 
 
+@pytest.mark.long
 def test_a_run_records_its_further_numbers_and_a_report_shows_them(clbench, tmp_path):
     changes = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
     ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "sor-snn-style", "--seeds", "0", *changes)
