@@ -13,15 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from clbench.records.format import CAPACITY_COLUMNS, capacity_table
 from clbench.records.reading import RecordedRun
 from clbench.records.samples import sample_strip
 from clbench.reports import write_report
 from clbench.reports.analysis.groups import select
 from clbench.reports.analysis.network import network_words
 from clbench.reports.compose import compose
+from clbench.reports.figures.costs import _settings_of_methods
 from clbench.reports.formats.html import render_html
 from clbench.reports.formats.pdf import render_pdf
 from clbench.reports.model import Figure, Report, Table
+from clbench.reports.sections.costs import _tradeoffs, costs_section
 from clbench.suites.files import find_suite
 
 SUITE = "mine"
@@ -194,3 +197,37 @@ def test_every_setting_of_a_network_is_shown_but_not_what_the_record_says_of_its
     of_suite = find_suite("split-cifar10").model_dump(exclude={"network_settings"})
     config = {"suite_settings": {**of_suite, "network": "Net", **own}}
     assert network_words(config) == "Net (network depth 3, width 8)"
+
+
+# What is used of the network
+
+
+def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_trained_on(
+    recorded_run: Callable[..., RecordedRun],
+) -> None:
+    def run(method: str, share: float) -> RecordedRun:
+        rows = [
+            {"task": task, "group": "layer_1", "unit": "weight", "units": 100, "free": 90 - 10 * task, "new": 10,
+             "reused": 0, "weights_used": share * task, "weights": 100}
+            for task in (1, 2)
+        ]  # fmt: skip
+        return replace(recorded_run(method), capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)))
+
+    runs = [run("wsn", 0.2), run("wsn:less", 0.1), recorded_run("naive")]
+    groups = select(runs, runs[0].suite).groups
+    used = {group.method: group.capacity_used and group.capacity_used.mean for group in groups}
+    assert used == {"wsn": pytest.approx(0.4), "wsn:less": pytest.approx(0.2), "naive": None}
+    section = costs_section(groups, "")
+    (table,) = [item for item in section.items if isinstance(item, Table)]
+    headings = [column.heading for column in table.columns]
+    place = {name: headings.index(name) for name in ("CAP, %", "Images trained on")}
+    for row in table.rows:
+        expected = {"wsn": "40.0", "wsn:less": "20.0", "naive": "–"}[row[0].text]
+        assert row[place["CAP, %"]].text == expected
+        tasks = recorded_run("naive").tasks
+        images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
+        assert row[place["Images trained on"]].value == pytest.approx(images)
+    (panel,) = [each for each in _tradeoffs(groups) if each.curves]
+    ((method, points),) = _settings_of_methods(panel)
+    assert method == "wsn"
+    assert [cost for cost, _ in points] == pytest.approx([0.2, 0.4])

@@ -1,6 +1,6 @@
 """Figures of what a method costs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from clbench.reports.analysis.groups import Group
 from clbench.reports.figures.accuracy import _least_of_the_leading
 from clbench.reports.figures.canvas import Spot, draw_bars, legend, log_axis, mean, svg, task_axis, within
-from clbench.reports.figures.looks import INK, line_of
+from clbench.reports.figures.looks import INK, line_of, look_of
 from clbench.reports.formatting import byte_unit, counted, percent, readable_bytes, seconds
 from clbench.reports.sections.inference import kinds
+from clbench.suites.settings import base_name
 
 
 def costs(groups: Sequence[Group], name: str) -> str:
@@ -78,10 +79,12 @@ class Tradeoff:
     Attributes:
         label: of the cost's axis, with its unit.
         points: group, cost in that unit, average accuracy (a fraction), whether it is on the front of its kind.
+        curves: whether settings of one method are joined.
     """
 
     label: str
     points: tuple[tuple[Group, float, float, bool], ...]
+    curves: bool = False
 
 
 def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
@@ -113,6 +116,15 @@ def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
     return svg(draw, name, 5.0 if close_up else 3.0)
 
 
+def _settings_of_methods(panel: Tradeoff) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """Each method with several settings, and their costs and accuracies in per cent, by cost."""
+    methods = dict.fromkeys(base_name(group.method) for group, *_ in panel.points)
+    for method in methods:
+        found = [(cost, 100 * acc) for group, cost, acc, _ in panel.points if base_name(group.method) == method]
+        if len(found) > 1:
+            yield method, sorted(found)
+
+
 def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
     spots = []
     on_fronts = {group.label: (cost, 100 * accuracy) for group, cost, accuracy, best in panel.points if best}
@@ -126,6 +138,10 @@ def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
             axes.step(costs, accuracies, where="post", color=INK, linewidth=0.7, linestyle=line, zorder=1)
             ring: Any = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.7}
             axes.plot(costs, accuracies, "o", markersize=10, linestyle="", **ring)
+    if panel.curves:
+        for method, found in _settings_of_methods(panel):
+            costs, accuracies = zip(*found, strict=True)
+            axes.plot(costs, accuracies, color=look_of(method).colour, linewidth=0.9, linestyle=":", zorder=1)
     for group, cost, accuracy, _ in panel.points:
         axes.plot([cost], [100 * accuracy], **{**line_of(group), "linestyle": "", "markersize": 5.5})
         words = f"{group.label}: {percent(accuracy)} %, {panel.label} {cost:.3g}"

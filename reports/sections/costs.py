@@ -39,7 +39,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             "tradeoffs",
             f"{mark}Average accuracy against its price, mean over seeds. Rings: no method of the same kind is at "
             "least as good for less (Pareto front); full line: told the task, dashed: not told. Upper bounds (joint "
-            "training, a network per task) are on no front.",
+            "training, a network per task) are on no front. Dotted, where capacity is shown: settings of one method.",
             f"{mark}Scatter plots of average accuracy against cost. On the fronts are, by cost: {best}.",
             figures.tradeoffs(panels, "tradeoffs"),
         )
@@ -150,5 +150,5 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
         points = tuple(
             (group, cost / size, accuracies[group.label], front.get(group.label, False)) for group, cost in costs
         )
-        panels.append(figures.Tradeoff(label.format(unit=unit), points))
+        panels.append(figures.Tradeoff(label.format(unit=unit), points, curves="CAP" in label))
     return panels
