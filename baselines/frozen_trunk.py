@@ -6,11 +6,12 @@ Departs from it: in nothing.
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from clbench.baselines.parts import PartsMethod, PerTask
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.networks.answer import batch_norms
 
 
 class FrozenTrunkSettings(MethodSettings):
@@ -57,9 +58,8 @@ class _Freezing:
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if not self.is_first:
-            for layer in self.method.model.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                    layer.eval()
+            for layer in batch_norms(self.method.model):
+                layer.eval()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.method.keep(strategy.experience.current_experience)

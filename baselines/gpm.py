@@ -23,11 +23,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.baselines.parts import frozen, layers_called
+from clbench.baselines.parts import frozen
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
-from clbench.networks.answer import answer, evaluating
+from clbench.networks.answer import answer, batch_norms, evaluating, layers_called
 from clbench.suites.optimizers import Optimizer
 from clbench.suites.suite import Suite
 
@@ -199,18 +199,15 @@ class _Projecting:
     def __init__(self, method: GPM) -> None:
         self.method = method
 
-    def _norms(self) -> list[nn.Module]:
-        return [layer for layer in self.method.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if self.method.bases:
-            for norm in self._norms():
+            for norm in batch_norms(self.method.model):
                 norm.eval()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         if self.method.bases:
             self.method.project()
-            for norm in self._norms():
+            for norm in batch_norms(self.method.model):
                 for parameter in norm.parameters():
                     parameter.grad = None
 

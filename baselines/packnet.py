@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import MaskedMethod, PerTask
+from clbench.baselines.parts import MaskedMethod, PerTask, undone_by_plateau
 from clbench.data.streams import Task
 from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -71,11 +71,8 @@ class PackNet(MaskedMethod):
     @classmethod
     def refuses(cls, suite: Suite, settings: PackNetSettings) -> str:
         """Shares for another number of tasks, and a rate that falls by putting pruned weights back."""
-        if settings.learning_rate_schedule == "plateau":
-            return (
-                "packnet prunes within a task, which the learning_rate_schedule plateau would undo; give it linear or "
-                "constant"
-            )
+        if reason := undone_by_plateau("packnet", settings):
+            return reason
         if settings.power_alpha != 1 and settings.restart == "zero":
             return "with power_alpha free weights of packnet stay at 0 for ever; give restart=draw with it"
         if settings.shares != "search" and settings.search_drop != PackNetSettings().search_drop:
@@ -117,14 +114,15 @@ class PackNet(MaskedMethod):
         return (left - 1) / left
 
     def _searched(self, task: int) -> float:
-        kept = {name: weight.clone() for name, weight in self.weights().items()}
+        weights = self.weights()
+        kept = {name: weight.clone() for name, weight in weights.items()}
         accuracy = self._right(task)
         share = _FIRST_SHARE
         for _ in range(_MOST_TRIALS):
             for name, pruned in self._smallest(task, share).items():
-                self.weights()[name].masked_fill_(pruned, 0)
+                weights[name].masked_fill_(pruned, 0)
             enough = self._right(task) >= (1 - self.settings.search_drop) * accuracy
-            for name, weight in self.weights().items():
+            for name, weight in weights.items():
                 weight.copy_(kept[name])
             if enough:
                 return share
@@ -161,9 +159,10 @@ class PackNet(MaskedMethod):
     @torch.no_grad()
     def prune(self, task: int) -> None:
         """The task's weights of smallest size become free and 0."""
+        weights = self.weights()
         for name, pruned in self._smallest(task, self.share_of(task)).items():
             self.owner[name][pruned] = 0
-            self.weights()[name].masked_fill_(pruned, 0)
+            weights[name].masked_fill_(pruned, 0)
 
     def _smallest(self, task: int, share: float) -> dict[str, Tensor]:
         """By layer, bool: of the weights that the task trained, this share with the smallest size."""

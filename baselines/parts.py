@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, answering
-from clbench.networks.answer import answer, evaluating, with_memory
+from clbench.methods.settings import TrainingSettings
+from clbench.networks.answer import layers_called
 from clbench.networks.unit_map import Units
 from clbench.networks.units import find_units
 
@@ -28,29 +29,16 @@ def frozen(network: nn.Module) -> str:
     return f"the method trains every weight, but '{names[0]}' is frozen" if names else ""
 
 
+def undone_by_plateau(method: str, settings: TrainingSettings) -> str:
+    """Why a method that prunes within a task cannot have that schedule, in a sentence. Empty with another."""
+    if settings.learning_rate_schedule != "plateau":
+        return ""
+    why = f"{method} prunes within a task, which the learning_rate_schedule plateau would undo"
+    return f"{why}; give it linear or constant"
+
+
 PerTask = Literal["per-task"]
 """`output_weights`, as records and reports show them: of a single head as well, every task has its own."""
-
-
-def layers_called(network: nn.Module, image: Tensor) -> list[str]:
-    """Names of the linear layers and convolutions that an image [1, C, H, W] goes through, in that order.
-
-    Through the first output layer, where there are several.
-    """
-    network, image = with_memory(network, image)
-    found: list[str] = []
-    handles = [
-        layer.register_forward_hook(lambda *_, name=name: found.append(name))
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
-    try:
-        with evaluating(network), torch.no_grad():
-            answer(network, image, 0)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(dict.fromkeys(found))
 
 
 def heads_of(network: nn.Module) -> list[str]:

@@ -60,7 +60,6 @@ class Chosen(nn.Module):
 
     def __init__(self, weight: Tensor, share: float) -> None:
         super().__init__()
-        self.share = share
         self.scores = nn.Parameter(torch.zeros_like(weight))
         n = weight.numel()
         self._place = min(n, 1 + round((1 - share) * (n - 1)))

@@ -9,7 +9,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clbench.networks.answer import answer, evaluating
+from clbench.networks.answer import layers_called
 from clbench.networks.tracing import tensor_name
 
 Kind = Literal["binary", "complex", "rotation"]
@@ -145,7 +145,7 @@ class SuperposedNetwork(MultiTaskModule):
         layers = superposable(network)
         for layer in layers.values():
             layer.bias = None
-        first = _first_called(network, layers, image)
+        first = next((layers[name] for name in layers_called(network, image) if name in layers), None)
         self.weights = [
             tensor_name(name, "weight")
             for name, layer in layers.items()
@@ -182,15 +182,3 @@ class SuperposedNetwork(MultiTaskModule):
 def superposable(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The linear layers and convolutions of a network, by name."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-
-
-def _first_called(network: nn.Module, layers: dict[str, nn.Linear | nn.Conv2d], image: Tensor) -> nn.Module | None:
-    called: list[nn.Module] = []
-    hooks = [layer.register_forward_hook(lambda layer, args, output: called.append(layer)) for layer in layers.values()]
-    try:
-        with evaluating(network), torch.no_grad():
-            answer(network, image, torch.zeros(1, dtype=torch.long))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return called[0] if called else None

@@ -73,6 +73,17 @@ def logits(method, task):
         return network(task.test.tensors()[0]).clone()
 
 
+def learn_noting(method, task, what, seen):
+    """Learns a task; `seen` gets what there is to see after each step."""
+
+    class Looking:
+        def after_training_iteration(self, strategy, **kwargs):
+            seen.append(what(strategy))
+
+    method.strategy.plugins.append(Looking())
+    method.learn(task)
+
+
 @pytest.mark.parametrize("pulls", [{}, PULLS], ids=["as it is", "momentum and decay"])
 @pytest.mark.parametrize(
     "kind",
@@ -195,12 +206,7 @@ def test_packnet_trains_on_at_the_rate_of_fine_tuning_and_gives_the_full_one_bac
     workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=4, learning_rate_schedule="constant")
     method, seen = make_method("packnet", workplace, fine_tune_share=0.5, fine_tune_rate=0.5), []
 
-    class Looking:
-        def after_training_iteration(self, strategy, **kwargs):
-            seen.append(strategy.optimizer.param_groups[0]["lr"])
-
-    method.strategy.plugins.append(Looking())
-    method.learn(workplace.stream.tasks[0])
+    learn_noting(method, workplace.stream.tasks[0], lambda strategy: strategy.optimizer.param_groups[0]["lr"], seen)
     full = method.settings.learning_rate
     half = len(seen) // 2
     assert seen == [full] * half + [full / 2] * half
@@ -314,12 +320,7 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
     workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=2, batch_size=64)
     method, slopes = make_method("hat", workplace, steepest=50.0), []
 
-    class Looking:
-        def after_training_iteration(self, strategy, **kwargs):
-            slopes.append(method.of_tasks.slope)
-
-    method.strategy.plugins.append(Looking())
-    method.learn(workplace.stream.tasks[0])
+    learn_noting(method, workplace.stream.tasks[0], lambda strategy: method.of_tasks.slope, slopes)
     n = len(slopes) // 2
     assert slopes[:n] == slopes[n:]
     assert slopes[0] == 1 / 50
@@ -393,12 +394,7 @@ def test_packnet_fine_tunes_with_a_new_optimiser_at_a_share_of_the_falling_rate(
     workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=4, learning_rate_schedule="linear")
     method, seen = make_method("packnet", workplace, fine_tune_share=0.5, fine_tune_rate=0.5), []
 
-    class Looking:
-        def after_training_iteration(self, strategy, **kwargs):
-            seen.append(strategy.optimizer.param_groups[0]["lr"])
-
-    method.strategy.plugins.append(Looking())
-    method.learn(workplace.stream.tasks[0])
+    learn_noting(method, workplace.stream.tasks[0], lambda strategy: strategy.optimizer.param_groups[0]["lr"], seen)
     full, n = method.settings.learning_rate, len(seen)
     falling = [full * (1 - step / n) for step in range(n)]
     assert seen == pytest.approx(falling[: n // 2] + [rate / 2 for rate in falling[n // 2 :]])

@@ -55,3 +55,29 @@ def with_memory(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
             if buffer is not None:
                 module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
     return made, torch.zeros(image.shape, dtype=image.dtype, device="cpu")
+
+
+def layers_called(network: nn.Module, image: Tensor) -> list[str]:
+    """Names of the linear layers and convolutions that an image [1, C, H, W] goes through, in that order.
+
+    Through the first output layer, where there are several.
+    """
+    network, image = with_memory(network, image)
+    found: list[str] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: found.append(name))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    try:
+        with evaluating(network), torch.no_grad():
+            answer(network, image, 0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys(found))
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
