@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clbench.baselines.holding import Held
 from clbench.baselines.scores import choose, smallest
 from clbench.methods.table import find_method, reason_against, resolve_settings
 from clbench.runs.runner import accuracy
@@ -139,32 +138,6 @@ def test_hat_as_published_drifts_where_the_binarised_does_not(make_workplace, ma
         drifts[binarise] = float((logits(method, first) - then).abs().max())
     assert drifts[True] == 0
     assert drifts[False] > 0
-
-
-# Holding
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-def test_held_entries_keep_their_bits_whatever_the_optimiser(optimizer):
-    layer = nn.Linear(5, 4)
-    mask = torch.rand(4, 5) < 0.5
-    before = layer.weight.detach().clone()
-    taken = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
-    made = optimizer(layer.parameters(), lr=0.1, weight_decay=0.1, **taken)
-    layer(torch.randn(3, 5)).square().sum().backward()
-    made.step()
-    with torch.no_grad():
-        layer.weight.copy_(before)
-    held = Held({"weight": layer.weight}, {"weight": mask})
-    for _ in range(3):
-        made.zero_grad()
-        layer(torch.randn(3, 5)).square().sum().backward()
-        held.zero_gradients()
-        assert not layer.weight.grad[mask].any()
-        made.step()
-        held.put_back()
-    assert torch.equal(layer.weight[mask], before[mask])
-    assert not torch.isclose(layer.weight[~mask], before[~mask]).any()
 
 
 # PackNet
