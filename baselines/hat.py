@@ -16,6 +16,7 @@ and nothing is dropped unless it is asked for. Published gates are neither open 
 With `binarise` they are 0 or 1 once a task is learned. What it reads is then held, and nothing drifts.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from clbench.baselines.holding import Held
 from clbench.baselines.parts import PartsMethod, PerTask, weight_of
 from clbench.data.streams import Task
-from clbench.errors import MethodError
+from clbench.errors import MethodError, MethodWarning
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.networks.units import Group, Units, find_units
@@ -38,6 +39,8 @@ _MOST = 6.0
 """Of an embedding's size, in the authors' code."""
 _MOST_EXPONENT = 50.0
 _LONGEST_GRADIENT = 10_000.0
+# Below this share of units that no task has taken, one is told that the next may not fit.
+_SCARCE = 0.05
 
 
 class HATSettings(MethodSettings):
@@ -256,6 +259,18 @@ class HAT(PartsMethod):
         bits = len(self.gates) * group.size * (1 if self.settings.binarise else 32)
         return {"weights_used": (between + bits / 32) / there, "weights": there}
 
+    def warn_if_full(self) -> None:
+        """Says which groups have next to no units left whose gates are shut in all tasks so far."""
+        for group in self.units.groups:
+            free = int((self.taken[group.start : group.start + group.size] <= 0.5).sum())
+            if free < _SCARCE * group.size:
+                warnings.warn(
+                    f"HAT has only {free} of {group.size} {group.unit}s of {group.name} left for the next task; a "
+                    "larger strength or a wider network leaves more",
+                    MethodWarning,
+                    stacklevel=2,
+                )
+
     def extra_state(self) -> Mapping[str, Tensor]:
         """Gates, a bit each where they are 0 or 1, and what is each task's alone."""
         gates = {
@@ -289,6 +304,7 @@ class _Attending:
         held = {name: (factor == 0).expand_as(parameters[name]) for name, factor in method.left().items()}
         self.held = Held(parameters, held if method.settings.binarise and method.gates else {})
         if method.gates:
+            method.warn_if_full()
             method.start_outputs()
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:

@@ -7,8 +7,7 @@ answer for the earlier ones as it did before, on the new task's images,
 
 with z_k the logits of task k's output layer, or of the only one. The temperature T is 2 there.
 
-Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone. What is
-distilled takes a pass of its own, which moves the statistics of batch norms once more.
+Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone.
 """
 
 import copy
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
-from clbench.networks.answer import answer
+from clbench.networks.answer import answer, statistics_unmoved
 
 
 class LwFSettings(MethodSettings):
@@ -71,7 +70,9 @@ class LwFPlugin:
         with strategy.autocast() if hasattr(strategy, "autocast") else torch.enable_grad():
             with torch.no_grad():
                 old = answers(self.before, strategy.mb_x, labels)
-            new = answers(strategy.model, strategy.mb_x, labels)
+            # A second pass of the same images.
+            with statistics_unmoved(strategy.model):
+                new = answers(strategy.model, strategy.mb_x, labels)
         for then, now in zip(old, new, strict=True):
             if self.classes is not None:
                 then, now = then[:, self.classes], now[:, self.classes]

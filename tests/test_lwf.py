@@ -46,3 +46,20 @@ def test_the_first_task_costs_nothing_more_and_later_ones_the_sum_over_earlier_h
     torch.testing.assert_close(strategy.loss, expected)
     strategy.loss.backward()
     assert all(parameter.grad is None for parameter in plugin.before.parameters())
+
+
+def test_what_is_distilled_does_not_move_the_statistics_of_batch_norms():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 36, 4)).train()
+    x = torch.rand(6, 1, 8, 8)
+    plugin = LwFPlugin()
+    plugin.n_learned = 1
+    strategy = SimpleNamespace(model=model, mb_x=x, loss=torch.zeros(()))
+    plugin.before_training_exp(strategy)
+    before = {name: value.clone() for name, value in model[1].state_dict().items()}
+    plugin.before_backward(strategy)
+    for name, value in model[1].state_dict().items():
+        assert torch.equal(value, before[name])
+    # Normalised by the batch nevertheless, so that a network that has just begun answers otherwise than in evaluation.
+    assert strategy.loss > 0
+    model(x)
+    assert not torch.equal(model[1].running_mean, before["running_mean"])

@@ -35,6 +35,7 @@ EXPECTED = (
     "clnp:best",
     "ewc",
     "ewc:20-epochs",
+    "hat",
     "mas",
     "naive",
     "online-ewc",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def answer(network: nn.Module, x: Tensor, task_labels: Tensor | int) -> Tensor:
@@ -78,6 +79,19 @@ def layers_called(network: nn.Module, image: Tensor) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def batch_norms(network: nn.Module) -> list[nn.Module]:
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The batch norms of a network."""
-    return [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+@contextmanager
+def statistics_unmoved(network: nn.Module) -> Iterator[None]:
+    """Within, batch norms in training normalise by the batch, as ever, but do not move their running statistics."""
+    moving = [layer for layer in batch_norms(network) if layer.track_running_stats]
+    try:
+        for layer in moving:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer in moving:
+            layer.track_running_stats = True
