@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,21 +13,33 @@ from dataclasses import replace
 import pytest
 
 from clbench.errors import RecordError
+from clbench.records import lease
 from clbench.records.folder import RunFolder
-from clbench.records.lease import has_locks
+from clbench.records.lease import mount_of, why_files
 from clbench.screen import Screen
 
 ERRORS = [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK]
-# Takes the lease of a run where there are no locks, says so, and goes to sleep with it.
+# Takes the lease of a run where there are no locks, says so, and goes to sleep with it. Then it tries to write.
 HOLDER = """
-import errno, fcntl, signal, sys
+import errno, fcntl, sys
 from pathlib import Path
 def refuse(*_): raise OSError(int(sys.argv[3]), "no locks")
 fcntl.flock = refuse
+from clbench.errors import RecordError
+from clbench.records import lease
 from clbench.records.folder import RunFolder
-with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
+if sys.argv[4:]:
+    lease._SECONDS_BETWEEN_TOUCHES, lease._SECONDS_WITHOUT_TOUCH = map(float, sys.argv[4:])
+folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
+with folder.lease() as is_ours:
     print(is_ours, flush=True)
-    signal.pause()
+    sys.stdin.readline()
+    while not folder.is_lost:
+        pass
+    try:
+        folder.write("a.txt", "written")
+    except RecordError as error:
+        print(error, flush=True)
 """
 
 
@@ -47,10 +60,10 @@ def without_locks(monkeypatch):
 @pytest.mark.parametrize("number", ERRORS)
 def test_without_locks_a_lease_is_held_by_one_process_and_ends_with_it(number, tmp_path, without_locks):
     without_locks(number)
-    assert not has_locks(tmp_path)
+    assert "has no locks" in why_files(tmp_path)
     folder = RunFolder(tmp_path, "abc")
     command = [sys.executable, "-W", "error", "-c", HOLDER, tmp_path, "abc", str(number)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "True\n"
         with folder.lease() as is_ours:
             assert not is_ours
@@ -59,6 +72,56 @@ def test_without_locks_a_lease_is_held_by_one_process_and_ends_with_it(number, t
     with folder.lease() as is_ours:
         assert is_ours
     assert folder.holder == ""
+
+
+def test_a_file_that_nobody_touches_is_taken_over_and_who_had_it_writes_no_more(tmp_path, without_locks, monkeypatch):
+    without_locks()
+    # The same for all who watch a file.
+    monkeypatch.setattr(lease, "_SECONDS_BETWEEN_TOUCHES", 0.2)
+    monkeypatch.setattr(lease, "_SECONDS_WITHOUT_TOUCH", 1.0)
+    folder = RunFolder(tmp_path, "abc")
+    folder.path.mkdir()
+    command = [sys.executable, "-c", HOLDER, tmp_path, "abc", str(errno.ENOLCK), "0.2", "1.0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        owner = tmp_path / ".leases" / "abc.owner"
+        # As if it were a process of another machine, of which nobody here can tell whether it lives.
+        owner.write_text(owner.read_text().replace(f"host={socket.gethostname()}", "host=node7"))
+        with folder.lease(3.0) as is_ours:
+            assert not is_ours
+        holder.send_signal(signal.SIGSTOP)
+        with folder.lease(30.0) as is_ours:
+            assert is_ours
+            holder.send_signal(signal.SIGCONT)
+            said, _ = holder.communicate("go on\n")
+            assert "is left to another process" in said
+            assert not folder.is_lost
+            folder.write("b.txt", "ours")
+    assert [path.name for path in folder.path.iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("nfs4", "rw,vers=4.2,local_lock=none", ""),
+        ("nfs", "rw,nolock", "(nfs, nolock) keeps locks on one machine"),
+        ("nfs4", "rw,local_lock=all", "(nfs4, local_lock=all) keeps locks on one machine"),
+        ("lustre", "rw,flock", ""),
+        ("lustre", "rw,localflock", "(lustre, localflock) keeps"),
+        ("fuse.sshfs", "rw", "(fuse.sshfs) keeps"),
+        ("ext4", "rw", ""),
+    ],
+)
+def test_where_locks_do_not_leave_the_machine_files_stand_for_them(kind, options, said, tmp_path, monkeypatch):
+    table = tmp_path / "mounts"
+    table.write_text(
+        f"/dev/a / ext4 rw 0 0\nserver:/home {str(tmp_path).replace(' ', chr(92) + '040')} {kind} {options} 0 0\n"
+    )
+    assert mount_of(tmp_path / "runs", table) == (kind, options.split(","))
+    assert mount_of(tmp_path.parent, table) == ("ext4", ["rw"])
+    monkeypatch.setattr(lease, "mount_of", lambda folder: mount_of(folder, table))
+    assert said in why_files(tmp_path)
+    assert bool(said) == bool(why_files(tmp_path))
 
 
 def test_a_lease_that_was_let_go_where_there_are_locks_is_free_where_there_are_none(tmp_path, without_locks):
@@ -78,7 +141,11 @@ def test_another_fault_of_the_file_system_is_said_with_the_way_out(tmp_path, wit
         pass
 
 
-SAID = "the file clbench-runs/.leases/{}.owner says that process 123 of the machine node7 trains it; remove the file"
+SAID = (
+    "the file clbench-runs/.leases/{}.owner says that process 123 of the machine node7 trains it; it is taken over "
+    "once that process has not touched it for 60 seconds"
+)
+ELSEWHERE = "filelock/2\npid=123\nhost=node7\nmode=lease\ntoken=abc\nduration=60.0\n"
 
 
 def test_a_file_that_another_machine_left_is_named_by_status_and_by_rm(
@@ -89,7 +156,7 @@ def test_a_file_that_another_machine_left_is_named_by_status_and_by_rm(
     folder = write_run(tmp_path / "clbench-runs", replace(run, config={**run.config, "run_id": run.run_id}))
     owner = folder.parent / ".leases" / f"{folder.name}.owner"
     owner.parent.mkdir()
-    owner.write_text("123\nnode7\n")
+    owner.write_text(ELSEWHERE)
     assert SAID.format(folder.name) in clbench(tmp_path, "status").out
     assert_refused(clbench(tmp_path, "rm", folder.name), "is being trained", SAID.format(folder.name))
     owner.unlink()
@@ -101,11 +168,11 @@ def test_a_command_that_waits_for_what_another_machine_left_names_the_file(run, 
     first = run(place, "--no-report")
     assert first.code == 0
     assert first.err.count("\n") == 1
-    assert "the file system of clbench-runs has no locks, so files in clbench-runs/.leases stand for them" in first.err
+    assert "file system of clbench-runs has no locks, so files in clbench-runs/.leases stand for locks" in first.err
     (status,) = (place / "clbench-runs").glob("*/status.json")
     shutil.rmtree(status.parent)
     owner = place / "clbench-runs" / ".leases" / f"{status.parent.name}.owner"
-    owner.write_text("123\nnode7\n")
+    owner.write_text(ELSEWHERE)
     warn = Screen.warn
 
     def remove_when_named(screen, text):

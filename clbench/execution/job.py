@@ -111,7 +111,11 @@ class Job:
         """
         torch.set_num_threads(self.threads)
         set_deterministic(self.deterministic)
-        return self._if_open(lambda folder: self._train(folder, report, should_stop), report, patience)
+
+        def train(folder: RunFolder) -> Status:
+            return self._train(folder, report, lambda: should_stop() or folder.is_lost)
+
+        return self._if_open(train, report, patience)
 
     def _if_open(self, action: Callable[[RunFolder], Status], report: Report, patience: float) -> Status:
         folder = RunFolder(self.output, self.run_id)
@@ -120,7 +124,8 @@ class Job:
                 if not is_ours:
                     return "elsewhere"
                 if folder.status != "finished":
-                    return action(folder)
+                    status = action(folder)
+                    return "elsewhere" if folder.is_lost else status
                 read_run(folder.path)
                 folder.discard_checkpoint()
         except RecordError as error:

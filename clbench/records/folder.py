@@ -86,6 +86,11 @@ class RunFolder:
         return self._lease.holder
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another process took over the lease that this one held; see `Lease`."""
+        return self._lease.is_lost
+
+    @property
     def status(self) -> str:
         """What status.json says, or `absent`.
 
@@ -273,6 +278,8 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes, *, to_disk: bool = True) -> None:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
+        if self.is_lost:
+            raise RecordError(f"{self.path} is left to another process, which took the run over from this one")
         try:
             write_whole(self.path / name, content, to_disk=to_disk)
         except OSError as error:
