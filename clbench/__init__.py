@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clbench.api import Runs, load, load_suite, run
+    from clbench.execution.on_ray import Ray
+    from clbench.execution.on_slurm import Slurm
     from clbench.suites.suite import Suite
 
 __version__ = "0.1.0"
@@ -24,6 +26,8 @@ if not (Path(__file__).parent / "strategies").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
 _LAZY = {
+    "Ray": "clbench.execution.on_ray",
+    "Slurm": "clbench.execution.on_slurm",
     "Runs": "clbench.recorded",
     "Suite": "clbench.suites.suite",
     "load": "clbench.api",
@@ -31,7 +35,7 @@ _LAZY = {
     "run": "clbench.api",
 }
 
-__all__ = ["Runs", "Suite", "__version__", "load", "load_suite", "run"]
+__all__ = ["Ray", "Runs", "Slurm", "Suite", "__version__", "load", "load_suite", "run"]
 
 
 def __getattr__(name: str) -> Any:

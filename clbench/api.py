@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+    from clbench.execution.on_ray import Ray
+    from clbench.execution.on_slurm import Slurm
     from clbench.methods.method import Method
     from clbench.suites.suite import Suite
 
@@ -77,6 +79,7 @@ def run(
     device: str = "auto",
     threads: int | None = None,
     jobs: int = 1,
+    executor: "Slurm | Ray | None" = None,
     keep_weights: bool = False,
     quiet: bool = False,
 ) -> Runs:
@@ -105,6 +108,8 @@ def run(
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         threads: of the CPU. None for torch's. Torch has its own number again afterwards.
         jobs: runs to train at once, each in a process of its own.
+        executor: `clbench.Slurm(...)` or `clbench.Ray(...)`. None for this machine. On Slurm the call submits workers
+            and returns what is recorded already. The same call later returns the rest.
         keep_weights: whether runs keep the network of every task, for `clbench export`.
         quiet: whether to say warnings and errors only.
 
@@ -123,12 +128,16 @@ def run(
     check_home()
     import torch
 
+    from clbench.execution.engines import ready
     from clbench.execution.grid import run_grid
     from clbench.execution.objects import named
-    from clbench.execution.plan import choose, chosen_device, labels_of, make_jobs, set_threads
+    from clbench.execution.on_slurm import Slurm
+    from clbench.execution.place import device_for, set_threads
+    from clbench.execution.plan import choose, labels_of, make_jobs
     from clbench.execution.processes import check_not_importing
     from clbench.execution.rerun import compare, set_aside
     from clbench.records.files import check_writable
+    from clbench.records.folder import all_recorded
     from clbench.records.reading import read_run
     from clbench.screen import Screen
 
@@ -136,21 +145,25 @@ def run(
         raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
     if jobs < 1:
         raise SettingError(f"jobs={jobs} trains nothing; expected 1 or more")
+    if executor is not None and jobs > 1:
+        raise SettingError(f"jobs={jobs} is for this machine; give the executor its workers")
     check_not_importing()
     folder, screen = Path(output), Screen(quiet=quiet)
     root = None if data_root is None else Path(data_root)
-    given = named(suite, network, data, overrides or {}, sweep or {}, at_once=jobs)
+    # Where runs are trained elsewhere, another process must find what they are made of.
+    at_once = 2 if executor else jobs
+    given = named(suite, network, data, overrides or {}, sweep or {}, at_once=at_once)
     choice = choose(
-        given.suite, methods, seeds, given.overrides, root, sweep=given.sweep, at_once=jobs, images=given.images
+        given.suite, methods, seeds, given.overrides, root, sweep=given.sweep, at_once=at_once, images=given.images
     )
-    images, place = choice.images(screen.warn, offline=offline), chosen_device(device)
+    images, place = choice.images(screen.warn, offline=offline), device_for(device, executor)
     specs = choice.specs(images, chosen_precision(precision), place, screen.warn)
     run_ids = [spec.run_id for spec in specs]
     check_writable(folder, "output")
     command = f"clbench.run({choice.suite.name!r}, methods={choice.methods!r}, overrides={choice.overrides!r})"
     before = torch.get_num_threads()
     try:
-        set_threads(threads, jobs, place, ("jobs=", "threads="))
+        set_threads(threads, jobs, place, ("jobs=", "threads="), executor)
         ends = _Ends()
         observer = Observers(_tracker(tracking, screen.warn, folder), ends, screen)
         if rerun:
@@ -159,7 +172,11 @@ def run(
         planned = make_jobs(
             choice, specs, images, place, folder, command, at_once=jobs, labels=labels, keep_weights=keep_weights
         )
-        outcome = run_grid(planned, observer)
+        if isinstance(executor, Slurm) and not all_recorded(folder, run_ids):
+            executor.submit(planned)
+            return Runs([read_run(folder / run_id) for run_id in run_ids if all_recorded(folder, [run_id])])
+        with ready(executor, planned) as engine:
+            outcome = run_grid(planned, observer, engine)
     finally:
         torch.set_num_threads(before)
     if rerun:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -22,17 +22,36 @@ from clbench.runs.spec import RunSpec
 from clbench.screen import Screen, duration
 from clbench.seeding import RandomStreams
 
+if TYPE_CHECKING:
+    from clbench.execution.on_ray import Ray
+    from clbench.execution.on_slurm import Slurm
+
 _STEPS, _WARM_UP = 12, 3
 _SECONDS = 5.0
 
 
-def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device: torch.device, output: Path) -> None:
+def show_plan(
+    screen: Screen,
+    specs: Sequence[RunSpec],
+    images: ImageSet,
+    device: torch.device,
+    output: Path,
+    engine: "Slurm | Ray | None" = None,
+) -> None:
     """Prints a row per run and the sum over what `output` does not hold yet.
 
     The time is that of plain training steps of the suite's network, timed here for a moment. What a method does beyond
     them (penalties, Fisher information, pruning, tests) comes on top; CLNP's steps get cheaper with what it freezes.
+
+    Args:
+        screen: shows it.
+        specs, images, device: what is to be run on what.
+        output: the folder of run folders.
+        engine: where it is to be run; None for this machine.
     """
     keep_freed_memory()
+    if engine is not None and engine.has_gpu and not torch.cuda.is_available():
+        device = torch.device("cpu")
     first = specs[0]
     # A sweep may be over settings of the suite.
     suites = {id(spec.suite): spec.suite for spec in specs}
@@ -86,10 +105,30 @@ def show_plan(screen: Screen, specs: Sequence[RunSpec], images: ImageSet, device
         f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
         "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )
+    if engine is not None and to_do:
+        screen.show(_on_cluster(engine, to_do, total, first))
+        return
     if faster is not None:
         screen.show(
             f"With --threads 1 they would take {duration(total / faster)}: more threads wait for one another here."
         )
+
+
+def _on_cluster(engine: "Slurm | Ray", to_do: int, seconds: float, spec: RunSpec) -> str:
+    """What a cluster makes of it, in a sentence; seconds are those of this machine."""
+    at_once = min(engine.workers or to_do, to_do)
+    share = getattr(engine, "gpus_per_run", float(engine.has_gpu))
+    cost = (
+        f"{share * seconds / 3600:.1f} GPU-hours"
+        if engine.has_gpu
+        else (f"{torch.get_num_threads() * seconds / 3600:.1f} core-hours")
+    )
+    most = "" if engine.workers else ", if it has room for all"
+    here = "processor" if spec.device == "cuda" and not torch.cuda.is_available() else "machine"
+    return (
+        f"On {type(engine).__name__}, {at_once} at once{most}: {duration(seconds / at_once)}, {cost}, if it is as fast as "
+        f"this {here}."
+    )
 
 
 # Below this a difference is noise.

@@ -54,7 +54,7 @@ def inspect_command(
     import torch
 
     from clbench.data import load_images
-    from clbench.execution.plan import chosen_device
+    from clbench.execution.place import chosen_device
     from clbench.repair import repair as tried
 
     if threads is not None:

@@ -93,7 +93,8 @@ def tune_command(
     Trials that the log holds already are not repeated, unfinished ones go on after the last task they learned. Nothing
     is chosen or changed: read the log.
     """
-    from clbench.execution.plan import choose, chosen_device, make_jobs, set_threads
+    from clbench.execution.place import chosen_device, set_threads
+    from clbench.execution.plan import choose, make_jobs
     from clbench.screen import Screen
     from clbench.search.trials import Log, load_grid, plan_trials
 
@@ -195,7 +196,8 @@ def bench_command(
     import torch
 
     from clbench.bench import AUGMENTED, LEGEND, METHODS, STOCK, as_json, bench, bench_images, bench_suite, bench_table
-    from clbench.execution.plan import chosen_device, chosen_methods
+    from clbench.execution.place import chosen_device
+    from clbench.execution.plan import chosen_methods
     from clbench.runs.spec import make_specs
     from clbench.screen import Screen
 

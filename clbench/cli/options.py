@@ -14,6 +14,8 @@ from clbench.errors import SettingError
 if TYPE_CHECKING:
     import torch
 
+    from clbench.execution.on_ray import Ray
+    from clbench.execution.on_slurm import Slurm
     from clbench.runs.spec import Precision
     from clbench.screen import Screen
 
@@ -102,6 +104,26 @@ JobsOption = Annotated[
     int,
     typer.Option(min=1, help="Runs to train at once, each in a process of its own; on a CPU together with --threads."),
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option("--executor", help="slurm: submit workers and return. ray: train on a Ray cluster. Default: here."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Jobs of Slurm, or runs at once on Ray. Default: 1, or all that fit.")
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm", help="Options of the jobs: partition=gpu,gpus_per_node=1,timeout_min=240,mem_gb=16. Repeatable."
+    ),
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option("--ray-address", help="A cluster of Ray: auto or HOST:PORT. Default: one on this machine.")
+]
+GpusOption = Annotated[
+    float | None, typer.Option("--gpus-per-run", min=0.0, help="Share of a GPU for each run on Ray, such as 0.25.")
+]
+
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
 
 
@@ -151,6 +173,57 @@ def chosen_precision(given: str) -> "Precision":
     if given not in ("auto", "float32", "bfloat16"):
         raise SettingError(f"unknown precision '{given}': expected auto, float32 or bfloat16")
     return "bfloat16" if given == "bfloat16" else "float32"
+
+
+def chosen_executor(
+    executor: str | None,
+    workers: int | None,
+    slurm: Sequence[str] | None,
+    address: str | None,
+    gpus_per_run: float | None,
+    jobs: int,
+) -> "Slurm | Ray | None":
+    """Where the runs are to be trained; None for this machine.
+
+    Raises:
+        SettingError: for an unknown executor, and for options of another.
+    """
+    given = {"--workers": workers, "--slurm": slurm, "--ray-address": address, "--gpus-per-run": gpus_per_run}
+    ours = {None: (), "slurm": ("--workers", "--slurm"), "ray": ("--workers", "--ray-address", "--gpus-per-run")}
+    if executor not in ours:
+        raise SettingError(f"unknown executor '{executor}': expected slurm or ray; leave it out to train here")
+    for option, value in given.items():
+        if value is not None and option not in ours[executor]:
+            raise SettingError(
+                f"{option} is not for --executor {executor}" if executor else f"{option} needs --executor slurm or ray"
+            )
+    if executor is not None and jobs > 1:
+        raise SettingError(f"--jobs is for this machine; with --executor {executor} give --workers")
+    if executor == "slurm":
+        from clbench.execution.on_slurm import Slurm
+
+        return Slurm(workers or 1, **_options_of_slurm(slurm or []))
+    if executor == "ray":
+        from clbench.execution.on_ray import Ray
+
+        return Ray(address, gpus_per_run=gpus_per_run, workers=workers)
+    return None
+
+
+def _options_of_slurm(given: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in ",".join(given).split(","):
+        name, sign, value = (part.strip() for part in each.partition("="))
+        # A value may hold commas, as node lists do.
+        if not sign and found and name:
+            last = next(reversed(found))
+            found[last] = f"{found[last]},{name}"
+            continue
+        if not (name and sign and value):
+            raise SettingError(f"--slurm takes NAME=VALUE, such as partition=gpu,timeout_min=240, but got '{each}'")
+        key = name.replace("-", "_")
+        found[key] = int(value) if value.isdigit() else value
+    return found
 
 
 def warn_of_slow_precision(screen: "Screen", precision: str, device: "torch.device") -> None:

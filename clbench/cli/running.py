@@ -11,17 +11,23 @@ from clbench.cli.listing import show_grid
 from clbench.cli.options import (
     DataRootOption,
     DeviceOption,
+    ExecutorOption,
+    GpusOption,
     JobsOption,
     OfflineOption,
     OutputOption,
     PrecisionOption,
     QuietOption,
+    RayAddressOption,
     ReportsOption,
     SeedsOption,
     SetOption,
+    SlurmOption,
     SuiteOption,
     ThreadsOption,
     UriOption,
+    WorkersOption,
+    chosen_executor,
     chosen_precision,
     chosen_seeds,
     listed,
@@ -59,6 +65,11 @@ def run_command(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     jobs: JobsOption = 1,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    slurm: SlurmOption = None,
+    ray_address: RayAddressOption = None,
+    gpus_per_run: GpusOption = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Let torch use deterministic algorithms only (needed on a GPU).")
     ] = False,
@@ -78,13 +89,17 @@ def run_command(
     stops after the batch; the same command goes on. The same command started several times shares the work.
     """
     from clbench.data import data_folder
-    from clbench.execution.plan import choose, chosen_device, labels_of, make_jobs, set_threads
+    from clbench.execution.place import device_for, set_threads
+    from clbench.execution.plan import choose, labels_of, make_jobs
     from clbench.screen import Screen
     from clbench.suites.settings import parse_overrides, parse_sweeps
 
     changes = parse_overrides(overrides or [])
     swept = parse_sweeps(sweep or [])
-    choice = choose(suite, listed(methods), chosen_seeds(seeds), changes, data_root, sweep=swept, at_once=jobs)
+    engine = chosen_executor(executor, workers, slurm, ray_address, gpus_per_run, jobs)
+    choice = choose(
+        suite, listed(methods), chosen_seeds(seeds), changes, data_root, sweep=swept, at_once=2 if engine else jobs
+    )
     training_precision = chosen_precision(precision)
     screen = Screen(quiet=quiet)
     try:
@@ -107,18 +122,19 @@ def run_command(
     from clbench.execution.job import set_deterministic
     from clbench.records.files import check_writable
 
-    place = chosen_device(device)
-    set_threads(threads, jobs, place, ("--jobs ", "--threads "))
+    place = device_for(device, engine)
+    set_threads(threads, jobs, place, ("--jobs ", "--threads "), engine)
     if deterministic:
         # cuBLAS needs to be told before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     set_deterministic(deterministic)
-    warn_of_slow_precision(screen, training_precision, place)
+    if engine is None:
+        warn_of_slow_precision(screen, training_precision, place)
     specs = choice.specs(images, training_precision, place, screen.warn)
     if dry_run:
         from clbench.estimate import show_plan
 
-        show_plan(screen, specs, images, place, output)
+        show_plan(screen, specs, images, place, output, engine)
         return
 
     check_writable(output, "--output")
@@ -126,7 +142,9 @@ def run_command(
     found = materials(specs, data_folder(data_root), choice.files)
     check_as_before(output, found, screen.warn)
 
+    from clbench.execution.engines import ready, submit
     from clbench.execution.grid import run_grid
+    from clbench.execution.on_slurm import Slurm
     from clbench.execution.rerun import compare, set_aside
     from clbench.records.folder import all_recorded, without_networks
     from clbench.tracking.connection import tracking_uri as resolve_uri
@@ -166,7 +184,12 @@ def run_command(
     to_go_on = [argument for argument in arguments if argument != "--rerun"]
     if keep_weights and not rerun and (lacking := without_networks(output, run_ids)):
         screen.warn(f"{', '.join(lacking)} are recorded without networks; --rerun trains them again and keeps these")
-    outcome = run_grid(planned, Observers(tracker, Remembering(output, to_go_on, found), screen))
+    remembering = Remembering(output, to_go_on, found)
+    if isinstance(engine, Slurm) and not all_recorded(output, run_ids):
+        submit(engine, planned, remembering, screen, uri)
+        return
+    with ready(engine, planned) as run:
+        outcome = run_grid(planned, Observers(tracker, remembering, screen), run)
     # Also where a rerun was stopped and is gone on with.
     if rerun or is_resuming():
         compare(output, run_ids, screen.say, screen.warn)

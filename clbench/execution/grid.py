@@ -1,6 +1,8 @@
 """The grid of runs, one after the other or several at once; whatever happens to one is recorded, the others go on."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -23,7 +25,9 @@ that another command trains before it is given back as `elsewhere`.
 _SECONDS_TO_WAIT = 1.0
 
 
-def run_grid(jobs: Sequence[Job], observer: Observer, executor: Executor | None = None) -> Outcome:
+def run_grid(
+    jobs: Sequence[Job], observer: Observer, executor: Executor | None = None, patience: float = math.inf
+) -> Outcome:
     """Runs everything; `failed` if some run failed, `stopped` after Ctrl-C.
 
     Runs that another command is training are left to it; when nothing else is to do, we wait for them, and take over
@@ -33,6 +37,7 @@ def run_grid(jobs: Sequence[Job], observer: Observer, executor: Executor | None 
         jobs: of one command on one suite; at least one.
         observer: hears of everything.
         executor: None for this process, or for processes where the jobs say `at_once`.
+        patience: seconds to wait for runs that other commands train, while nothing else is to do.
     """
     first, stop = jobs[0], threading.Event()
     run = executor or (here if first.at_once == 1 else partial(processes, at_once=first.at_once))
@@ -45,7 +50,7 @@ def run_grid(jobs: Sequence[Job], observer: Observer, executor: Executor | None 
         observer.hear(Warned(said))
     try:
         with stopping_on_signals(stop):
-            outcome = _until_none_is_elsewhere(jobs, observer, run, stop)
+            outcome = _until_none_is_elsewhere(jobs, observer, run, stop, patience)
     except KeyboardInterrupt:
         outcome = "stopped"
         raise
@@ -54,22 +59,28 @@ def run_grid(jobs: Sequence[Job], observer: Observer, executor: Executor | None 
     return outcome
 
 
-def _until_none_is_elsewhere(jobs: Sequence[Job], observer: Observer, run: Executor, stop: threading.Event) -> Outcome:
+def _until_none_is_elsewhere(
+    jobs: Sequence[Job], observer: Observer, run: Executor, stop: threading.Event, patience: float
+) -> Outcome:
     outcome: Outcome = "finished"
-    waiting, patience = list(jobs), 0.0
+    waiting, wait, since = list(jobs), 0.0, time.monotonic()
     while waiting:
         elsewhere = []
-        for job, status in run(waiting, observer, stop, patience):
+        for job, status in run(waiting, observer, stop, wait):
             if status == "elsewhere":
                 elsewhere.append(job)
-            elif status == "stopped" or (status == "failed" and outcome == "finished"):
+                continue
+            since = time.monotonic()
+            if status == "stopped" or (status == "failed" and outcome == "finished"):
                 outcome = status
         if outcome == "stopped" or (elsewhere and stop.is_set()):
             return "stopped"
-        if elsewhere and patience == 0:
+        if time.monotonic() - since > patience:
+            return outcome
+        if elsewhere and wait == 0:
             observer.hear(Waiting(len(elsewhere)))
             for job in elsewhere:
                 if holder := RunFolder(job.output, job.run_id).holder:
                     observer.hear(Said(job.run_id, f"waits: {holder}"))
-        waiting, patience = elsewhere, _SECONDS_TO_WAIT
+        waiting, wait = elsewhere, _SECONDS_TO_WAIT
     return outcome

@@ -69,7 +69,11 @@ class Remembering:
     def hear(self, event: Event) -> None:
         """Remembers the command when its runs begin."""
         if isinstance(event, Planned):
-            remember(*self._given)
+            self.remember()
+
+    def remember(self) -> None:
+        """Remembers it now."""
+        remember(*self._given)
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Job:
         label: what tells it from other runs of the same method and seed; empty where nothing has to.
         keep_weights: whether the network of every task is kept.
         environment: the code that runs and what it runs with, as the command found it. None looks in this process.
+        refuses: given the run's folder before it is trained, a reason to record it as failed instead, or "".
 
     Example:
         job.run(print)      # "finished", after an event for everything that happened
@@ -78,6 +79,7 @@ class Job:
     label: str = ""
     keep_weights: bool = False
     environment: Environment | None = None
+    refuses: Callable[[RunFolder], str] | None = None
 
     @property
     def run_id(self) -> str:
@@ -113,9 +115,25 @@ class Job:
         set_deterministic(self.deterministic)
 
         def train(folder: RunFolder) -> Status:
+            if reason := self.refuses(folder) if self.refuses else "":
+                return self.give_up(folder, reason, report)
             return self._train(folder, report, lambda: should_stop() or folder.is_lost)
 
         return self._if_open(train, report, patience)
+
+    def give_up(self, folder: RunFolder, reason: str, report: Report) -> Status:
+        """Records a run as failed, which this process alone works on.
+
+        Args:
+            folder: of the run.
+            reason: why.
+            report: is told.
+        """
+        if folder.status == "running":
+            folder.resume()
+            folder.set_status("failed", reason)
+        report(Ended(self.run_id, "failed", reason, folder.status == "failed"))
+        return "failed"
 
     def _if_open(self, action: Callable[[RunFolder], Status], report: Report, patience: float) -> Status:
         folder = RunFolder(self.output, self.run_id)

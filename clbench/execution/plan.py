@@ -247,52 +247,6 @@ def chosen_methods(
     return names
 
 
-def chosen_device(given: str) -> "torch.device":
-    """The device of that name; `auto` is a GPU where there is one.
-
-    Raises:
-        SettingError: if it is not there.
-    """
-    import torch
-
-    if given == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-    except RuntimeError:
-        raise SettingError(f"unknown device '{given}': expected cpu, cuda, cuda:N or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise SettingError(f"the device '{given}' is not supported: expected cpu, cuda, cuda:N or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError(f"the device '{given}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def set_threads(threads: int | None, at_once: int, device: "torch.device", options: tuple[str, str]) -> None:
-    """Sets torch's number of threads, if it is given.
-
-    Args:
-        threads: of every run.
-        at_once: runs that train at a time.
-        device: that they train on.
-        options: what the user calls `at_once` and `threads`, such as `--jobs` and `--threads`.
-
-    Raises:
-        SettingError: if it is not given where it must be.
-    """
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif at_once > 1 and device.type == "cpu":
-        many, wanted = options
-        raise SettingError(
-            f"{many}{at_once} on a CPU needs {wanted.rstrip('= ')}, the threads of each run, such as {wanted}"
-            f"{max(1, torch.get_num_threads() // at_once)} here: what is computed depends on them to the last bit, so "
-            "they are yours to say"
-        )
-
-
 def labels_of(choice: Choice, specs: "Sequence[RunSpec]") -> list[str]:
     """What tells the runs of a sweep from others of the same method and seed, such as `strength=1000 seed 0`."""
     from clbench.records.naming import names

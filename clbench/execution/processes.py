@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from clbench.errors import ClbenchError, RecordError, SettingError
 from clbench.events import Ended, Event, Observer, Said
-from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
+from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Report, Status
 from clbench.execution.signals import STOPPING, stopping_on_signals
 from clbench.records.environment import environment
 from clbench.records.folder import RunFolder
@@ -110,7 +110,7 @@ def processes(
                 elif not child.has_begun and child.process.exitcode == 1 and _is_script():
                     raise SettingError(_NO_GUARD)
                 elif job.run_id in killed:
-                    observer.hear(_recorded_as_killed(job))
+                    recorded_as_killed(job, observer.hear)
                     yield job, "failed"
                 else:
                     killed.add(job.run_id)
@@ -184,19 +184,18 @@ def _heard(connection: Connection, child: _Child, observer: Observer) -> bool:
     return True
 
 
-def _recorded_as_killed(job: Job) -> Ended:
+def recorded_as_killed(job: Job, report: Report) -> None:
+    """Records as failed what its process left, unless another command has taken it."""
     reason = "its process was killed, perhaps for want of memory"
     folder = RunFolder(job.output, job.run_id)
-    has_record = False
     try:
         with folder.lease() as is_ours:
-            if is_ours and folder.status == "running":
-                folder.resume()
-                folder.set_status("failed", reason)
-                has_record = True
+            if is_ours:
+                job.give_up(folder, reason, report)
+                return
     except RecordError as error:
         reason += f"; {error}"
-    return Ended(job.run_id, "failed", reason, has_record)
+    report(Ended(job.run_id, "failed", reason, has_record=False))
 
 
 def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes) -> None:

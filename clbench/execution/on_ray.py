@@ -1,0 +1,239 @@
+"""Runs on a Ray cluster: a task of Ray for each, while this process stays, shows them and talks to MLflow.
+
+Ray starts tasks where there is room. Records, leases and what goes on after a loss are ours, as everywhere. All nodes
+must see the folder of runs and the images.
+"""
+
+import logging
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Any, cast
+
+from clbench.errors import ClbenchError, SettingError
+from clbench.events import Began, Ended, Event, Learned, Observer, Said
+from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
+from clbench.execution.processes import recorded_as_killed
+
+if TYPE_CHECKING:
+    from clbench.execution.grid import Executor
+
+
+class Ray:
+    """A Ray cluster that trains the runs of a command.
+
+    Args:
+        address: of the cluster, `HOST:PORT` or `auto`. None starts one on this machine, and ends it.
+        gpus_per_run: share of a GPU for a run. None for none, so that runs train on CPUs.
+        workers: runs at once, at most. None for all that there is room for.
+
+    Raises:
+        SettingError: for numbers that make no sense.
+
+    Example:
+        clbench.run("split-cifar10", executor=clbench.Ray("auto", gpus_per_run=0.25))
+    """
+
+    def __init__(
+        self, address: str | None = None, *, gpus_per_run: float | None = None, workers: int | None = None
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise SettingError(f"{workers} workers train nothing; expected 1 or more")
+        share = gpus_per_run or 0.0
+        if share < 0 or (share > 1 and share != int(share)):
+            raise SettingError(f"a run cannot have {share:g} GPUs; expected a share such as 0.25, or a whole number")
+        self.address, self.gpus_per_run, self.workers = address, share, workers
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether a run asks for one."""
+        return self.gpus_per_run > 0
+
+    @contextmanager
+    def ready(self, threads: int) -> Iterator["Executor"]:
+        """Within, the cluster is connected; the value runs jobs on it.
+
+        Args:
+            threads: of the CPU, for each run.
+
+        Raises:
+            SettingError: if Ray is not installed, the cluster does not answer, or has no room for a single run.
+        """
+        # It reports who uses it, unless it is told not to.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # A run without a share of a GPU does not see any.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError:
+            raise SettingError(
+                "the executor ray needs Ray, which is not installed; run pip install 'clbench[ray]'"
+            ) from None
+        is_ours = not ray.is_initialized()
+        if is_ours:
+            try:
+                ray.init(
+                    self.address,
+                    namespace="clbench",
+                    log_to_driver=False,
+                    include_dashboard=None if self.address else False,
+                    logging_level=logging.ERROR,
+                )
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                where = self.address or "a new one on this machine"
+                reason = str(error).strip().splitlines()[0][:200]
+                raise SettingError(
+                    f"the Ray cluster ({where}) cannot be used: {reason}; start one with ray start --head, or give "
+                    "another --ray-address"
+                ) from None
+        try:
+            self._check_room(threads)
+            yield self._run
+        finally:
+            # Other users' clusters go on, and other commands of this one.
+            if is_ours:
+                ray.shutdown()
+
+    def _check_room(self, threads: int) -> None:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= self.gpus_per_run for node in nodes):
+            return
+        has = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "nothing"
+        raise SettingError(
+            f"no node of the Ray cluster has room for a run, which needs {threads} CPUs (--threads) and "
+            f"{self.gpus_per_run:g} GPUs (--gpus-per-run); its nodes have {has}"
+        )
+
+    def _run(
+        self, jobs: Sequence[Job], observer: Observer, stop: Flag, patience: float
+    ) -> Iterator[tuple[Job, Status]]:
+        """An executor, see `grid.Executor`."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        post: Any = ray.remote(_Post).options(num_cpus=0, scheduling_strategy=here).remote()
+        # A lost task is ours to begin again: Ray would do so without end where memory is short.
+        task = ray.remote(_train).options(
+            num_cpus=jobs[0].threads, num_gpus=self.gpus_per_run, max_retries=0, name="clbench"
+        )
+        left, at_work, learned = deque(jobs), dict[Any, Job](), _Progress(observer)
+        try:
+            while left or at_work:
+                while left and not stop.is_set() and len(at_work) < (self.workers or len(jobs)):
+                    job = left.popleft()
+                    status = job.look(observer.hear, patience)
+                    if status == "open":
+                        packed = pickle.dumps(replace(job, environment=None))
+                        at_work[task.remote(packed, job.run_id, post)] = job
+                    else:
+                        yield job, status
+                if stop.is_set() and not at_work:
+                    if left:
+                        yield left[0], "stopped"
+                    return
+                ready, _ = ray.wait(list(at_work), timeout=SECONDS_BETWEEN_REPORTS)
+                for event in ray.get(post.take.remote(stop.is_set())):
+                    learned.hear(event)
+                waiting = [each for each, job in at_work.items() if job.run_id not in learned.begun]
+                for reference in waiting if stop.is_set() else []:
+                    # It may wait for room, and then hears of nothing.
+                    ray.cancel(reference)
+                for reference in ready:
+                    job = at_work.pop(reference)
+                    how = _ended(reference)
+                    for event in ray.get(post.take.remote(stop.is_set())):
+                        learned.hear(event)
+                    if how is not None:
+                        yield job, how
+                    elif stop.is_set():
+                        yield job, "stopped"
+                    elif learned.is_killed_again(job.run_id):
+                        recorded_as_killed(job, observer.hear)
+                        yield job, "failed"
+                    else:
+                        observer.hear(Said(job.run_id, "its task of Ray, or its node, was lost; it goes on elsewhere"))
+                        left.append(job)
+        finally:
+            for reference in at_work:
+                with suppress(Exception):
+                    ray.cancel(reference, force=True)
+            ray.kill(post)
+
+
+class _Post:
+    """An actor that keeps events until they are taken, and hands on that it is time to stop."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.halt = False
+
+    def put(self, event: Event) -> bool:
+        """Keeps an event. Whether to stop."""
+        self.events.append(event)
+        return self.halt
+
+    def take(self, halt: bool) -> list[Event]:
+        """What has come in since the last time; `halt` says whether runs shall stop."""
+        self.halt, found, self.events = halt, self.events, []
+        return found
+
+
+class _Progress:
+    """Hands events on, and remembers how far each run has come."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.begun: dict[str, int] = {}
+        self.killed_at: dict[str, int] = {}
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Began | Learned):
+            self.begun[event.run_id] = event.result.learned
+        self.observer.hear(event)
+
+    def is_killed_again(self, run_id: str) -> bool:
+        """Whether a run that was lost had been lost in the same task before."""
+        learned = self.begun.get(run_id, -1)
+        again = self.killed_at.get(run_id) == learned
+        self.killed_at[run_id] = learned
+        return again
+
+
+def _ended(reference: Any) -> Status | None:
+    """How a task of Ray ended; None if it was lost."""
+    import ray
+
+    try:
+        return cast(Status, ray.get(reference))
+    except ray.exceptions.TaskCancelledError:
+        return "stopped"
+    except ray.exceptions.RayError:
+        return None
+
+
+def _train(packed: bytes, run_id: str, post: Any) -> Status:
+    """Trains one run in this task of Ray."""
+    import ray
+
+    halt = False
+
+    def send(event: Event) -> None:
+        nonlocal halt
+        # Whoever gave the command may be gone.
+        with suppress(ray.exceptions.RayError):
+            halt = ray.get(post.put.remote(event))
+
+    try:
+        job: Job = pickle.loads(packed)
+        return job.run(send, lambda: halt)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+        send(Ended(run_id, "failed", reason, has_record=False))
+        return "failed"

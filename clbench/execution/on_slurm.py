@@ -1,0 +1,251 @@
+"""Runs on a cluster with Slurm: the command submits jobs and ends. Each is a worker that takes runs until none is left.
+
+Leases share the runs among the workers, as among commands in several terminals. So nothing is scheduled here, and a
+worker that is lost leaves a run that another takes over. submitit writes the batch script. What became of a worker is
+told by its log and by Slurm's queue, never by `sacct`, which many clusters lack.
+"""
+
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clbench.errors import SettingError
+from clbench.events import Event, Observers
+from clbench.execution.grid import run_grid
+from clbench.execution.here import here
+from clbench.execution.job import Job
+from clbench.execution.workers import WORKERS, Logbook, refuses, submitted
+
+# What submitit calls otherwise than Slurm.
+_OF_SUBMITIT = ("timeout_min", "mem_gb", "gpus_per_node", "cpus_per_task")
+_NOT_OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "array", "array_parallelism", "job_name", "name", "time")
+# Before the time of a job is over, for the batch at hand.
+_SECONDS_TO_STOP = 120
+_SECONDS_FOR_ANSWER = 30.0
+
+
+class Slurm:
+    """Jobs of Slurm that train the runs of a command.
+
+    Args:
+        workers: how many jobs, at most. There are no more than runs.
+        idle_min: minutes for which a worker that finds nothing to train waits for the others. It takes over runs that
+            are cut off.
+        options: of submitit or `sbatch`: `partition="gpu"`, `gpus_per_node=1`, `timeout_min=240`, `mem_gb=16`,
+            `account=...`, `qos=...`, `constraint=...`.
+
+    Raises:
+        SettingError: for numbers that make no sense, and options that are ours to set.
+
+    Example:
+        clbench.run("split-cifar10", executor=clbench.Slurm(8, partition="gpu", gpus_per_node=1, timeout_min=240))
+    """
+
+    def __init__(self, workers: int = 1, *, idle_min: float = 10, **options: Any) -> None:
+        if workers < 1:
+            raise SettingError(f"{workers} workers train nothing; expected 1 or more")
+        if not idle_min >= 0:
+            raise SettingError(f"idle_min={idle_min} is no time to wait; expected minutes, 0 or more")
+        for name in options:
+            if name in _NOT_OURS:
+                instead = "timeout_min" if name == "time" else "--workers" if "node" in name or "arr" in name else ""
+                raise SettingError(
+                    f"the option {name} of Slurm is set by clbench" + (f"; give {instead}" if instead else "")
+                )
+        self.workers, self.idle_min, self.options = workers, float(idle_min), options
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether a worker asks for one."""
+        count = self.options.get("gpus_per_node") or self.options.get("gpus_per_task") or self.options.get("gpus") or 0
+        return str(count) not in ("0", "none") or "gpu" in str(self.options.get("gres", ""))
+
+    def submit(self, jobs: Sequence[Job]) -> list[str]:
+        """Submits workers for the runs, and returns their names, such as `12_0`.
+
+        Args:
+            jobs: the runs, at least one.
+
+        Raises:
+            SettingError: if submitit is not installed, this machine has no Slurm, or Slurm refuses.
+            RecordError: if nothing can be written beside the runs.
+        """
+        try:
+            import submitit
+            from submitit.core.utils import FailedJobError, FailedSubmissionError
+        except ImportError:
+            raise SettingError(
+                "the executor slurm needs submitit, which is not installed; run pip install 'clbench[slurm]'"
+            ) from None
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise SettingError(
+                "this machine has no sbatch and srun of Slurm; give the command on one that submits jobs, or leave out "
+                "--executor slurm"
+            )
+        output = jobs[0].output.absolute()
+        # Two commands may be given in the same second.
+        folder = output / WORKERS / f"slurm-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        executor = submitit.AutoExecutor(
+            folder=folder, cluster="slurm", slurm_max_num_timeout=0, slurm_python=shlex.quote(sys.executable)
+        )
+        workers = min(self.workers, len(jobs))
+        mine = [replace(job, output=output) for job in jobs]
+        worker = Worker(mine, workers, folder, self._minutes, self.idle_min * 60)
+        try:
+            executor.update_parameters(**self._parameters(jobs[0].threads))
+            found = executor.map_array(_numbered, [worker] * workers, range(workers))
+        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, ValueError) as error:
+            raise SettingError(f"Slurm takes no such job: {_said(error)}") from None
+        names = [str(job.job_id) for job in found]
+        submitted(folder, {"engine": "slurm", "workers": names, "command": jobs[0].command, "runs": len(jobs)})
+        return names
+
+    @property
+    def _minutes(self) -> float:
+        return float(self.options.get("timeout_min", 60))
+
+    def _parameters(self, threads: int) -> dict[str, Any]:
+        """What submitit is told."""
+        from submitit.slurm.slurm import _get_default_parameters
+
+        known = _get_default_parameters()
+        found: dict[str, Any] = {
+            "name": "clbench",
+            "timeout_min": int(self._minutes),
+            "cpus_per_task": threads,
+            "slurm_signal_delay_s": _SECONDS_TO_STOP,
+            "slurm_wckey": "clbench",
+        }
+        flags: dict[str, Any] = {"requeue": True}
+        for name, value in self.options.items():
+            if name in _OF_SUBMITIT:
+                found[name] = value
+            elif name in known:
+                found[f"slurm_{name}"] = value
+            else:
+                # Slurm knows more than submitit, and refuses by itself.
+                flags[name] = value
+        return {**found, "slurm_additional_parameters": flags}
+
+
+def _said(error: Exception) -> str:
+    """The last line of what sbatch says, without its own name."""
+    text = getattr(error, "stderr", None) or str(error)
+    lines = [line.strip() for line in (text.decode() if isinstance(text, bytes) else str(text)).splitlines()]
+    said = [line for line in lines if line.startswith("sbatch: error:")] or [line for line in lines if line]
+    return "; ".join(line.removeprefix("sbatch: error:").strip() for line in said[:2]) or type(error).__name__
+
+
+def _numbered(worker: "Worker", number: int) -> str:
+    return worker(number)
+
+
+class Worker:
+    """What a job of Slurm does. It can be pickled.
+
+    Args:
+        jobs: all runs of the command.
+        workers: how many there are.
+        folder: of their logs.
+        minutes: that Slurm gives a job.
+        patience: seconds to wait for runs of other workers.
+    """
+
+    def __init__(self, jobs: Sequence[Job], workers: int, folder: Path, minutes: float, patience: float) -> None:
+        self.jobs, self.workers, self.folder = list(jobs), workers, folder
+        self.minutes, self.patience = minutes, patience
+
+    def __call__(self, number: int) -> str:
+        """Trains what nobody else trains, and says how it ended."""
+        began, name = time.monotonic(), _own_id()
+        log = Logbook(self.folder, name)
+        log.begin()
+        # Each begins elsewhere, so that they do not all ask for the same lease.
+        first = number * len(self.jobs) // self.workers
+        jobs = [*self.jobs[first:], *self.jobs[:first]]
+        asked = partial(refuses, self.folder, name)
+        jobs = [replace(job, environment=None, refuses=asked) for job in jobs]
+        told_to_go: list[int] = []
+
+        def go(signal_number: int, frame: object) -> None:
+            told_to_go.append(signal_number)
+            # As after Ctrl-C: the batch is ended, whole tasks are recorded.
+            signal.raise_signal(signal.SIGTERM)
+
+        # Slurm sends it before a job's time is over, and some clusters before they preempt one.
+        signal.signal(signal.SIGUSR2, go)
+        try:
+            outcome = run_grid(jobs, Observers(log, _Printed()), here, patience=self.patience)
+        except KeyboardInterrupt:
+            outcome = "stopped"
+        except BaseException as error:
+            log.end("failed", f"{type(error).__name__}: {error}")
+            raise
+        if outcome != "stopped":
+            log.end(outcome)
+        elif not told_to_go:
+            log.end("stopped", "cancelled, or preempted by Slurm, which then begins it anew")
+        elif time.monotonic() - began > 60 * self.minutes - 2 * _SECONDS_TO_STOP and not log.has_learned:
+            log.end("stopped", f"no task was learned in {self.minutes:g} minutes; give a longer timeout_min")
+        else:
+            log.end("stopped", "its time was over, or it was preempted; it goes on when Slurm begins it anew")
+            subprocess.run(["scontrol", "requeue", name], check=False, timeout=_SECONDS_FOR_ANSWER)
+        return outcome
+
+
+class _Printed:
+    """Prints every event but progress into the worker's log of submitit."""
+
+    def hear(self, event: Event) -> None:
+        text = repr(event)
+        if not text.startswith("Progressed"):
+            print(text[:300], flush=True)
+
+
+def _own_id() -> str:
+    """Job and task of Slurm, such as `12_0`."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def in_queue(names: Sequence[str]) -> Mapping[str, str] | None:
+    """What Slurm's queue says of workers, such as `running` or `pending (Priority)`; without those it knows no more.
+
+    None where the queue cannot be asked.
+    """
+    masters = ",".join(dict.fromkeys(name.partition("_")[0] for name in names))
+    asked = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={masters}"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # Of a job that ended long ago it says that the id is invalid.
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        return None
+    found = {}
+    for line in answer.stdout.splitlines():
+        name, state, why = [*line.split("|"), "", ""][:3]
+        found[name] = state.lower() + (f" ({why})" if why not in ("", "None") and state == "PENDING" else "")
+    return found
+
+
+def last_state(name: str) -> str:
+    """How Slurm says that a worker ended, such as `cancelled` or `out_of_memory`; empty once it has forgotten it."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        asked = ["scontrol", "--oneliner", "show", "job", name]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+        for word in answer.stdout.split():
+            if word.startswith("JobState="):
+                return word.removeprefix("JobState=").lower()
+    return ""
