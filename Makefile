@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test test-long test-all check format clean
+.PHONY: run test test-long test-engines test-all check format clean
 
 # These networks are so small that a second thread costs more than it saves, many times more on a busy machine.
-test test-long test-all: export OMP_NUM_THREADS := 1
+test test-long test-engines test-all: export OMP_NUM_THREADS := 1
 
 run: $(READY)
 	$(BIN)/clbench run --suite permuted-digits --threads 1
@@ -17,6 +17,10 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist load
+
+# With a real Slurm (Debian: slurmctld slurmd slurm-client munge) and a Ray cluster of two nodes, both on this machine.
+test-engines: $(READY)
+	$(BIN)/python -m pytest tests/engines -m slow
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -30,6 +30,7 @@ from clbench.data.loading import TensorLoader
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.answer import answer, evaluating, layers_called
 from clbench.suites.suite import Suite
 
@@ -64,6 +65,8 @@ class ANPyC(Method):
 
     Settings = ANPyCSettings
     resumes = True
+    searched = {"strength": Between(0.1, 1e5), "target": Between(0.2, 0.9, log=False)}
+    stability = ("strength", 3000.0)
 
     @classmethod
     def refuses(cls, suite: Suite, settings: ANPyCSettings) -> str:

@@ -21,6 +21,7 @@ from torch import nn
 
 from clbench.methods.method import Method
 from clbench.methods.settings import TrainingSettings
+from clbench.methods.space import Between
 from clbench.suites.suite import Suite
 
 
@@ -97,6 +98,7 @@ class CLASSP(Method):
 
     Settings = CLASSPSettings
     resumes = True
+    searched = {"threshold": Between(1e-10, 1e-3), "power": Between(0.5, 4.0, log=False)}
 
     @classmethod
     def refuses(cls, suite: Suite, settings: CLASSPSettings) -> str:

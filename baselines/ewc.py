@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.per_sample import mean_over_samples, unsupported
 
 
@@ -152,6 +153,8 @@ class EWC(Method):
 
     Settings = EWCSettings
     resumes = True
+    searched = {"strength": Between(1.0, 1e5)}
+    stability = ("strength", 400.0)
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:
@@ -185,3 +188,5 @@ class OnlineEWC(EWC):
 
     Settings = OnlineEWCSettings
     resumes = True
+    searched = {"strength": Between(1.0, 1e5), "decay": Between(0.5, 1.0, log=False)}
+    stability = ("strength", 400.0)

@@ -27,6 +27,7 @@ from clbench.baselines.parts import frozen
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Among
 from clbench.networks.answer import answer, batch_norms, evaluating, layers_called
 from clbench.suites.optimizers import Optimizer
 from clbench.suites.suite import Suite
@@ -65,6 +66,7 @@ class GPM(Method):
 
     Settings = GPMSettings
     resumes = True
+    searched = {"images": Among((125, 300, 1000))}
 
     @classmethod
     def refuses(cls, suite: Suite, settings: GPMSettings) -> str:

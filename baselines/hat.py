@@ -32,6 +32,7 @@ from clbench.data.streams import Task
 from clbench.errors import MethodError, MethodWarning
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.units import Group, Units, find_units
 from clbench.suites.optimizers import Optimizer
 
@@ -123,6 +124,8 @@ class HAT(PartsMethod):
 
     Settings = HATSettings
     resumes = True
+    searched = {"strength": Between(1e-3, 4.0), "steepest": Between(50.0, 800.0)}
+    stability = ("strength", 2.5)
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: HATSettings) -> str:

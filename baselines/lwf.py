@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.answer import answer, statistics_unmoved
 
 
@@ -107,6 +108,8 @@ class LwF(Method):
 
     Settings = LwFSettings
     resumes = True
+    searched = {"strength": Between(0.1, 30.0), "temperature": Between(1.0, 4.0, log=False)}
+    stability = ("strength", 10.0)
 
     def plugins(self) -> list[Plugin]:
         """The LwF plugin."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.per_sample import mean_over_samples, unsupported
 
 
@@ -102,6 +103,8 @@ class MAS(Method):
 
     Settings = MASSettings
     resumes = True
+    searched = {"strength": Between(1e-4, 1e2)}
+    stability = ("strength", 3.0)
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: MethodSettings) -> str:

@@ -23,6 +23,7 @@ from clbench.baselines.parts import MaskedMethod, PerTask, undone_by_plateau
 from clbench.data.streams import Task
 from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.initial import bound_of
 from clbench.suites.suite import Suite
 
@@ -65,6 +66,8 @@ class PackNet(MaskedMethod):
 
     Settings = PackNetSettings
     resumes = True
+    searched = {"fine_tune_rate": Between(0.05, 1.0), "fine_tune_share": Between(0.2, 0.6, log=False)}
+    stability = ("shares", 0.9)
     # The published tables count PackNet's masks as they are.
     mask_bits = 1.0
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from clbench.data.streams import Stream, Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Among, Between
 from clbench.networks.answer import answer, evaluating
 from clbench.suites.suite import Suite
 
@@ -109,6 +110,7 @@ class ER(Method):
 
     Settings = ERSettings
     resumes = True
+    searched = {"memory_batch": Among((None, 16, 64, 256))}
 
     @classmethod
     def refuses(cls, suite: Suite, settings: ERSettings) -> str:
@@ -161,6 +163,7 @@ class DERPlusPlus(ER):
 
     Settings = DERPlusPlusSettings
     resumes = True
+    searched = {"alpha": Between(0.05, 2.0), "beta": Between(0.05, 2.0)}
 
     def replayed(self, loss: Tensor, n: int, augment: Any) -> Tensor:
         """The loss of a batch, with remembered logits and remembered labels."""

@@ -35,6 +35,7 @@ from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
 from clbench.methods.optimizers import PiecewiseAdam, piece_of
 from clbench.methods.settings import MethodSettings
+from clbench.methods.space import Between
 from clbench.suites.suite import Suite
 
 
@@ -143,6 +144,8 @@ class SI(Method):
 
     Settings = SISettings
     resumes = True
+    searched = {"strength": Between(1e-3, 1e3)}
+    stability = ("strength", 400.0)
 
     @classmethod
     def refuses(cls, suite: Suite, settings: SISettings) -> str:

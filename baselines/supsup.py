@@ -18,6 +18,7 @@ from clbench.baselines.parts import PerTask, weight_of
 from clbench.baselines.wsn import NO_POWERS, ScoredMethod, chosen_in
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Between
 from clbench.suites.suite import Suite
 
 
@@ -39,6 +40,7 @@ class SupSup(ScoredMethod):
 
     Settings = SupSupSettings
     resumes = True
+    searched = {"share": Between(0.1, 0.9, log=False)}
     masks_outputs = True
 
     @torch.no_grad()

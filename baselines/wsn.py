@@ -24,6 +24,7 @@ from clbench.baselines.parts import MaskedMethod, PerTask, heads_of
 from clbench.baselines.scores import Chosen, choose
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Between
 from clbench.suites.suite import Suite
 
 
@@ -112,6 +113,7 @@ class WSN(ScoredMethod):
 
     Settings = WSNSettings
     resumes = True
+    searched = {"share": Between(0.03, 0.7)}
 
     @classmethod
     def refuses(cls, suite: Suite, settings: WSNSettings) -> str:

@@ -175,7 +175,7 @@ def run(
         if isinstance(executor, Slurm) and not all_recorded(folder, run_ids):
             executor.submit(planned)
             return Runs([read_run(folder / run_id) for run_id in run_ids if all_recorded(folder, [run_id])])
-        with ready(executor, planned) as engine:
+        with ready(executor, planned[0].threads) as engine:
             outcome = run_grid(planned, observer, engine)
     finally:
         torch.set_num_threads(before)

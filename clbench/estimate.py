@@ -126,8 +126,8 @@ def _on_cluster(engine: "Slurm | Ray", to_do: int, seconds: float, spec: RunSpec
     most = "" if engine.workers else ", if it has room for all"
     here = "processor" if spec.device == "cuda" and not torch.cuda.is_available() else "machine"
     return (
-        f"On {type(engine).__name__}, {at_once} at once{most}: {duration(seconds / at_once)}, {cost}, if it is as fast as "
-        f"this {here}."
+        f"On {type(engine).__name__}, {at_once} at once{most}: {duration(seconds / at_once)}, {cost}, if it is as fast "
+        f"as this {here}."
     )
 
 

@@ -154,7 +154,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_a_trial_that_trains_on_what_it_is_measured_on_is_refused_before_any_training(tune, tmp_path):
     trials = {"naive": [{"epochs": 1}], "si": [{"epochs": 1, "train_on_validation": True}]}
-    with pytest.raises(SettingError, match="trial 1 of 'si' trains on the images that a search measures on"):
+    with pytest.raises(
+        SettingError, match="trial 1 of 'si' in the grid: it trains on the images that a search measures on"
+    ):
         tune(trials)
     assert not (tmp_path / "log.csv").exists()
 

@@ -14,10 +14,11 @@ from clbench import __version__
 from clbench.cli.exporting import export_command
 from clbench.cli.inspecting import inspect_command
 from clbench.cli.listing import cache_command, list_command, show_command
-from clbench.cli.measuring import bench_command, check_command, tune_command
+from clbench.cli.measuring import bench_command, check_command
 from clbench.cli.options import Command
 from clbench.cli.reading import compare_command, report_command, sync_command, verify_command, verify_run_command
 from clbench.cli.running import resume_command, rm_command, run_command, status_command
+from clbench.cli.tuning import tune_command
 from clbench.errors import INTERRUPTED, ClbenchError
 
 app = typer.Typer(

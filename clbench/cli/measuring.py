@@ -1,4 +1,4 @@
-"""Commands that try and measure: check, tune, bench."""
+"""Commands that try and measure: check, bench."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +10,14 @@ import typer
 from clbench.cli.options import (
     DataRootOption,
     DeviceOption,
-    JobsOption,
-    OfflineOption,
     PrecisionOption,
     QuietOption,
-    SuiteOption,
     ThreadsOption,
-    UriOption,
     chosen_precision,
     listed,
     warn_of_slow_precision,
 )
-from clbench.errors import INTERRUPTED, RecordError, SettingError
-from clbench.events import Observers
+from clbench.errors import RecordError, SettingError
 
 
 def check_command(
@@ -62,93 +57,6 @@ def check_command(
         screen.show(f"\n{name} does not hold {fails} of what every method must")
         raise SystemExit(1)
     screen.show(f"\n{name} holds what every method must")
-
-
-def tune_command(
-    suite: SuiteOption,
-    methods: Annotated[
-        list[str] | None, typer.Option(help="Comma-separated names. Repeatable. Default: all of the grid.")
-    ] = None,
-    grid: Annotated[
-        Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="CSV file to append to. Default: clbench-tuning/SUITE.csv.", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder that holds a folder per trial. Default: the log's name, clbench-tuning/SUITE."),
-    ] = None,
-    data_root: DataRootOption = None,
-    offline: OfflineOption = False,
-    tracking_uri: UriOption = None,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    jobs: JobsOption = 1,
-    quiet: QuietOption = False,
-) -> None:
-    """Search hyper-parameters on validation images, with the same number of trials for every method.
-
-    Trials that the log holds already are not repeated, unfinished ones go on after the last task they learned. Nothing
-    is chosen or changed: read the log.
-    """
-    from clbench.execution.place import chosen_device, set_threads
-    from clbench.execution.plan import choose, make_jobs
-    from clbench.screen import Screen
-    from clbench.search.trials import Log, load_grid, plan_trials
-
-    choice = choose(suite, listed(methods), data_root=data_root)
-    grid_of_suite = load_grid(choice.suite, grid)
-    training_precision = chosen_precision(precision)
-    log = log or Path("clbench-tuning") / f"{choice.suite.name}.csv"
-    output = output or (log.with_suffix("") if log.suffix else log.with_name(f"{log.name}-runs"))
-    screen = Screen(quiet=quiet)
-    images = choice.images(screen.warn, offline=offline)
-    place = chosen_device(device)
-    set_threads(threads, jobs, place, ("--jobs ", "--threads "))
-    warn_of_slow_precision(screen, training_precision, place)
-    names = choice.methods if methods is not None else None
-    trials = plan_trials(choice.suite, grid_of_suite, names, images, training_precision, place, choice.files)
-    lines = Log(log, trials, output, screen.say, screen.warn)
-    left = lines.lacks(trials)
-    open_ids = {trial.spec.run_id for trial in left}
-    for trial in trials:
-        if trial.spec.run_id not in open_ids:
-            screen.say(f"{trial.spec.method} {trial.label}: logged before")
-    if not left:
-        screen.show(f"log:     {log}")
-        return
-
-    from clbench.execution.grid import run_grid
-    from clbench.execution.invocation import arguments_given, command_line
-    from clbench.records.files import check_writable
-    from clbench.tracking.connection import tracking_uri as resolve_uri
-    from clbench.tracking.tracker import Tracker
-
-    check_writable(log.parent, "--log")
-    check_writable(output, "--output")
-    planned = make_jobs(
-        choice,
-        [trial.spec for trial in left],
-        images,
-        place,
-        output,
-        command_line(arguments_given()),
-        at_once=jobs,
-        labels=[trial.label for trial in left],
-    )
-    outcome = run_grid(planned, Observers(Tracker(resolve_uri(tracking_uri), screen.warn, output), screen, lines))
-    if outcome == "stopped":
-        screen.warn("stopped; the same command goes on after the tasks that are learned")
-        raise SystemExit(INTERRUPTED)
-    screen.show(f"runs:    {output}")
-    screen.show(f"log:     {log}")
-    if missing := len(lines.lacks(left)):
-        screen.warn(
-            f"{missing} of the trials are not in the log, for the reasons above; the same command tries them again"
-        )
-        raise SystemExit(1)
 
 
 def bench_command(

@@ -212,7 +212,7 @@ def chosen_executor(
 
 def _options_of_slurm(given: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for each in ",".join(given).split(","):
+    for each in ",".join(given).split(",") if given else ():
         name, sign, value = (part.strip() for part in each.partition("="))
         # A value may hold commas, as node lists do.
         if not sign and found and name:

@@ -188,7 +188,7 @@ def run_command(
     if isinstance(engine, Slurm) and not all_recorded(output, run_ids):
         submit(engine, planned, remembering, screen, uri)
         return
-    with ready(engine, planned) as run:
+    with ready(engine, planned[0].threads) as run:
         outcome = run_grid(planned, Observers(tracker, remembering, screen), run)
     # Also where a rerun was stopped and is gone on with.
     if rerun or is_resuming():
@@ -244,19 +244,20 @@ def _finish(
 
 
 def status_command(output: OutputOption = Path("clbench-runs")) -> None:
-    """Show every recorded run and how it stands."""
+    """Show every recorded run and how it stands, and the workers on clusters, asking their queue."""
+    from clbench.execution.engines import show_workers
     from clbench.records.standing import standings, status_table
     from clbench.screen import Screen
 
-    found = standings(output)
-    if not found:
-        raise RecordError(f"{output} holds no runs; give the folder that does with --output")
-    screen = Screen(quiet=False)
-    screen.show(status_table(found))
+    found, screen = standings(output), Screen(quiet=False)
+    if found:
+        screen.show(status_table(found))
     # Below the table, where a path has room.
     for item in found:
         if item.detail:
             screen.show(f"{item.run_id}: {item.detail}")
+    if not show_workers(output, screen) and not found:
+        raise RecordError(f"{output} holds no runs; give the folder that does with --output")
 
 
 def rm_command(

@@ -1,16 +1,16 @@
 """What a command does with an executor: it waits for Ray, and leaves the runs to Slurm."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clbench.execution.grid import Executor
 from clbench.execution.job import Job
 from clbench.execution.on_ray import Ray
-from clbench.execution.on_slurm import Slurm, in_queue
-from clbench.execution.workers import all_submitted
+from clbench.execution.on_slurm import Slurm, in_queue, last_state
+from clbench.execution.workers import Told, all_submitted, told
 
 if TYPE_CHECKING:
     from clbench.execution.invocation import Remembering
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ready(engine: Slurm | Ray | None, jobs: Sequence[Job]) -> Iterator[Executor | None]:
-    """Within, what runs the jobs while this process stays; None for this machine.
+def ready(engine: Slurm | Ray | None, threads: int) -> Iterator[Executor | None]:
+    """Within, what runs jobs while this process stays; None for this machine.
+
+    Args:
+        engine: where.
+        threads: of the CPU, for each run.
 
     Raises:
         SettingError: if the cluster is not there, or has no room.
     """
     if isinstance(engine, Ray):
-        with engine.ready(jobs[0].threads) as executor:
+        with engine.ready(threads) as executor:
             yield executor
     else:
         yield None
@@ -62,3 +66,58 @@ def still_there(output: Path) -> list[str]:
         if what.get("engine") == "slurm":
             found += sorted(in_queue([str(name) for name in what.get("workers", [])]) or {})
     return found
+
+
+def show_workers(output: Path, screen: "Screen") -> bool:
+    """Shows how the workers of clusters stand that have not all ended well; whether there are any.
+
+    Of earlier commands only those that the queue still has.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table, reasons = Table(box=None, pad_edge=False), []
+    for name in ("worker", "state", "run"):
+        table.add_column(name, overflow="fold")
+    commands = all_submitted(output)
+    for number, (folder, what) in enumerate(commands, start=1):
+        standing = [_standing(each, queue, folder) for queue, each in _workers(folder, what)]
+        is_last = number == len(commands) and any(state != "finished" for _, state, _, _ in standing)
+        for row in standing:
+            if is_last or row[1].startswith(_IN_QUEUE):
+                table.add_row(*map(Text, row[:3]))
+                reasons += [f"{row[0]}: {row[3]}"] if row[3] else []
+    if table.row_count:
+        screen.show(table)
+    for reason in reasons:
+        screen.show(reason)
+    return bool(table.row_count)
+
+
+_IN_QUEUE = ("running", "pending", "completing", "configuring", "suspended", "requeued", "not known")
+
+
+def _workers(folder: Path, what: Mapping[str, Any]) -> Iterator[tuple[str, Told]]:
+    """Each worker of a command: what the queue says of it, and what it told itself."""
+    names = [str(name) for name in what.get("workers", [])]
+    queue = in_queue(names)
+    logs = {each.name: each for each in told(folder)}
+    for name in names:
+        yield "not known" if queue is None else queue.get(name, ""), logs.get(name) or Told(name)
+
+
+def _standing(worker: Told, queue: str, folder: Path) -> tuple[str, str, str, str]:
+    """Name, state, run and detail of a worker."""
+    run = f"{worker.run} after {worker.learned} tasks" if worker.run else ""
+    log = f"see {folder / worker.name}_0_log.err"
+    if queue and queue != "not known":
+        return worker.name, queue, run, f"on {worker.host}" if queue == "running" and worker.host else ""
+    if worker.ended:
+        return worker.name, worker.ended, run, worker.reason
+    if queue:
+        return worker.name, queue, run, "Slurm cannot be asked here"
+    end = last_state(worker.name)
+    if end == "cancelled" and not worker.began:
+        return worker.name, end, run, "before it began"
+    how = f"Slurm says {end}" if end else "Slurm has forgotten it"
+    return worker.name, "gone", run, f"{how}; it did not say how it ended: killed, or short of memory; {log}"

@@ -7,6 +7,7 @@ must see the folder of runs and the images.
 import logging
 import os
 import pickle
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from clbench.execution.processes import recorded_as_killed
 
 if TYPE_CHECKING:
     from clbench.execution.grid import Executor
+
+_SECONDS_TO_ANSWER = 10.0
 
 
 class Ray:
@@ -76,6 +79,7 @@ class Ray:
         is_ours = not ray.is_initialized()
         if is_ours:
             try:
+                _knock(self.address)
                 ray.init(
                     self.address,
                     namespace="clbench",
@@ -130,7 +134,8 @@ class Ray:
                     job = left.popleft()
                     status = job.look(observer.hear, patience)
                     if status == "open":
-                        packed = pickle.dumps(replace(job, environment=None))
+                        # Elsewhere the working folder is another.
+                        packed = pickle.dumps(replace(job, output=job.output.absolute(), environment=None))
                         at_work[task.remote(packed, job.run_id, post)] = job
                     else:
                         yield job, status
@@ -165,6 +170,14 @@ class Ray:
                 with suppress(Exception):
                     ray.cancel(reference, force=True)
             ray.kill(post)
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError if nobody listens at HOST:PORT, for which Ray itself looks for a minute and more."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        with socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER):
+            pass
 
 
 class _Post:

@@ -5,6 +5,8 @@ worker that is lost leaves a run that another takes over. submitit writes the ba
 told by its log and by Slurm's queue, never by `sacct`, which many clusters lack.
 """
 
+import contextlib
+import io
 import os
 import secrets
 import shlex
@@ -14,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,9 @@ class Slurm:
         worker = Worker(mine, workers, folder, self._minutes, self.idle_min * 60)
         try:
             executor.update_parameters(**self._parameters(jobs[0].threads))
-            found = executor.map_array(_numbered, [worker] * workers, range(workers))
+            # What sbatch says is said once, by us.
+            with contextlib.redirect_stderr(io.StringIO()):
+                found = executor.map_array(_numbered, [worker] * workers, range(workers))
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, ValueError) as error:
             raise SettingError(f"Slurm takes no such job: {_said(error)}") from None
         names = [str(job.job_id) for job in found]
@@ -242,7 +245,7 @@ def in_queue(names: Sequence[str]) -> Mapping[str, str] | None:
 
 def last_state(name: str) -> str:
     """How Slurm says that a worker ended, such as `cancelled` or `out_of_memory`; empty once it has forgotten it."""
-    with suppress(OSError, subprocess.TimeoutExpired):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         asked = ["scontrol", "--oneliner", "show", "job", name]
         answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
         for word in answer.stdout.split():

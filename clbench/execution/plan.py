@@ -69,7 +69,9 @@ class Choice:
         changed = self.changed
         if self.given is not None:
             return partial(self.given.image_set, changed.image_size)
-        return partial(load_images, changed.data, self.data_root, offline=offline, image_size=changed.image_size)
+        # Another process may work in another folder.
+        root = None if self.data_root is None else self.data_root.absolute()
+        return partial(load_images, changed.data, root, offline=offline, image_size=changed.image_size)
 
     def fitting(self, warn: Warn) -> list[str]:
         """The methods that can run here, as far as it is known without images."""

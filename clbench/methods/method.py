@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clbench.methods.settings import MethodSettings, TrainingSettings
+from clbench.methods.space import Space
 from clbench.seeding import RandomStreams, seeded
 from clbench.suites.optimizers import build_optimizer
 from clbench.suites.suite import Suite
@@ -73,6 +74,9 @@ class Method:
         resumes: whether `state_dict` holds everything that the method carries from task to task, so that a killed run
             can go on after its last task. A class says so itself: a subclass may carry more than its base. Where it is
             False, a killed run begins anew.
+        searched: settings that `clbench tune` varies beside the rate, each within its range.
+        stability: a setting of which more means that less is forgotten, and what a search that lowers it begins with.
+            None where there is no such setting.
 
     Args:
         settings: resolved hyper-parameters (`resolve_settings`).
@@ -83,6 +87,8 @@ class Method:
     task_known_at_test: ClassVar[bool] = False
     numbers: ClassVar[int] = 0
     resumes: ClassVar[bool] = False
+    searched: ClassVar[Space] = {}
+    stability: ClassVar[tuple[str, float] | None] = None
 
     model: "nn.Module"
     strategy: "TensorLoaders"

@@ -124,6 +124,51 @@ class Trial:
         return replace(self.spec, measured_on="test").run_id
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What all trials of a search have in common.
+
+    Attributes:
+        suite: that is searched.
+        n_tasks: how many of its tasks each trial learns.
+        seed: of every trial.
+        images, precision, device: as for a run.
+        files: the user's, that the suite was read from.
+    """
+
+    suite: Suite
+    n_tasks: int
+    seed: int
+    images: "ImageSet"
+    precision: "Precision"
+    device: "torch.device"
+    files: Mapping[str, bytes] | None = None
+
+    def trial(self, name: str, settings: Mapping[str, Any]) -> Trial:
+        """A trial of a method with these settings, measured on validation images.
+
+        Raises:
+            SettingError: for settings that do not fit, or train on the images that it is measured on.
+        """
+        from clbench.runs.spec import make_specs
+
+        overrides = {"n_tasks": self.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
+        (spec,) = make_specs(
+            self.suite,
+            [name],
+            [self.seed],
+            overrides,
+            self.images,
+            self.precision,
+            self.device.type,
+            files=self.files,
+            measured_on="validation",
+        )
+        if getattr(spec.settings, "train_on_validation", False):
+            raise SettingError("it trains on the images that a search measures on; give it train_on_validation = false")
+        return Trial(spec, settings)
+
+
 def plan_trials(
     suite: Suite,
     grid: Search,
@@ -146,43 +191,27 @@ def plan_trials(
             trains on validation images.
     """
     from clbench.methods.table import names_of
-    from clbench.runs.spec import make_specs
 
     # A user's method stands there as it is named on the command line.
     trials = dict(zip(names_of(list(grid.trials), Path.cwd()), grid.trials.values(), strict=True))
     for name in methods or []:
         if name not in trials:
             raise unknown_name("method of the grid", name, trials)
+    plan = Plan(suite, grid.n_tasks, grid.seed, images, precision, device, files)
     planned: dict[str, Trial] = {}
     for name in methods or trials:
         for number, settings in enumerate(trials[name], start=1):
-            overrides = {"n_tasks": grid.n_tasks, **{f"{name}.{key}": value for key, value in settings.items()}}
             try:
-                (spec,) = make_specs(
-                    suite,
-                    [name],
-                    [grid.seed],
-                    overrides,
-                    images,
-                    precision,
-                    device.type,
-                    files=files,
-                    measured_on="validation",
-                )
+                trial = plan.trial(name, settings)
             except SettingError as error:
                 raise SettingError(f"trial {number} of '{name}' in the grid: {error}") from None
-            if getattr(spec.settings, "train_on_validation", False):
-                raise SettingError(
-                    f"trial {number} of '{name}' trains on the images that a search measures on; give it "
-                    "train_on_validation = false"
-                )
             # One that repeats another would be a smaller budget than it looks.
-            if spec.run_id in planned:
+            if trial.spec.run_id in planned:
                 raise SettingError(
                     f"trial {number} of '{name}' in the grid sets what an earlier one sets, given the suite's own "
                     "settings; change or remove it"
                 )
-            planned[spec.run_id] = Trial(spec, settings)
+            planned[trial.spec.run_id] = trial
     return list(planned.values())
 
 

@@ -16,6 +16,7 @@ from clbench.data.loading import TensorLoader
 from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError
 from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin, share_right
+from clbench.methods.space import Between
 from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import Units, find_units
 from clbench.records.format import ALL_GROUPS
@@ -45,6 +46,8 @@ class CLNP(Method):
 
     Settings = CLNPSettings
     resumes = True
+    searched = {"margin": Between(0.1, 5.0), "l1_weights": Between(1e-6, 1e-4)}
+    stability = ("margin", 5.0)
     task_known_at_test = True
 
     @classmethod

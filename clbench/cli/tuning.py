@@ -1,0 +1,211 @@
+"""The command that searches settings: tune."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    GpusOption,
+    JobsOption,
+    OfflineOption,
+    PrecisionOption,
+    QuietOption,
+    RayAddressOption,
+    SuiteOption,
+    ThreadsOption,
+    UriOption,
+    WorkersOption,
+    as_option,
+    chosen_executor,
+    chosen_precision,
+    listed,
+    warn_of_slow_precision,
+)
+from clbench.errors import INTERRUPTED, SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from clbench.data import ImageSet
+    from clbench.execution.on_ray import Ray
+    from clbench.execution.on_slurm import Slurm
+    from clbench.execution.plan import Choice
+    from clbench.runs.spec import Precision
+    from clbench.screen import Screen
+    from clbench.search.protocols import Found
+    from clbench.search.trials import Plan
+
+_PROTOCOLS = ("grid", "first-k", "chf")
+
+
+def tune_command(
+    suite: SuiteOption,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="Comma-separated names. Repeatable. Default: all of the grid, or the suite's that can be."),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="grid: the suite's own list. first-k: Optuna within each method's ranges. chf: De Lange et al. 2019."
+        ),
+    ] = "grid",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of each method. Default: 20 with first-k, 10 with chf.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images that a method's trials may train on, in all. Default: no limit.")
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of each trial. Default: as the suite's search has, else 3.")
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="CSV file to append to. Default: clbench-tuning/SUITE.csv.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds a folder per trial. Default: the log's name, clbench-tuning/SUITE."),
+    ] = None,
+    data_root: DataRootOption = None,
+    offline: OfflineOption = False,
+    tracking_uri: UriOption = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    jobs: JobsOption = 1,
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="ray: train on a Ray cluster. Default: here.", show_default=False)
+    ] = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    gpus_per_run: GpusOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Search hyper-parameters on validation images, with the same budget for every method.
+
+    Trials that the log holds already are not repeated, unfinished ones go on after the last task they learned. Nothing
+    is chosen or changed: read the log.
+    """
+    from clbench.execution.invocation import arguments_given, command_line
+    from clbench.execution.place import device_for, set_threads
+    from clbench.execution.plan import choose
+    from clbench.records.files import check_writable
+    from clbench.screen import Screen
+    from clbench.search.protocols import Budget, can_be_searched, chf, first_k
+    from clbench.search.session import Session, Stopped, Unfinished
+    from clbench.search.trials import load_grid, plan_trials
+    from clbench.tracking.connection import tracking_uri as resolve_uri
+
+    _check(protocol, trials, images, tasks, grid, executor)
+    engine = chosen_executor(executor, workers, None, ray_address, gpus_per_run, jobs)
+    choice = choose(suite, listed(methods), data_root=data_root, at_once=2 if engine else jobs)
+    training_precision = chosen_precision(precision)
+    log = log or Path("clbench-tuning") / f"{choice.suite.name}.csv"
+    output = output or (log.with_suffix("") if log.suffix else log.with_name(f"{log.name}-runs"))
+    screen = Screen(quiet=quiet)
+    found = load_grid(choice.suite, grid) if protocol == "grid" else None
+    data = choice.images(screen.warn, offline=offline)
+    place = device_for(device, engine)
+    set_threads(threads, jobs, place, ("--jobs ", "--threads "), engine)
+    if engine is None:
+        warn_of_slow_precision(screen, training_precision, place)
+    names = choice.methods if methods is not None else None
+    planned = None
+    if found is not None:
+        planned = plan_trials(choice.suite, found, names, data, training_precision, place, choice.files)
+        plan = None
+    else:
+        plan = _plan(choice, tasks, data, training_precision, place)
+        names = names or [name for name in choice.fitting(screen.warn) if can_be_searched(protocol, plan, name)]
+    budget = Budget(trials or (10 if protocol == "chf" else 20), images)
+    check_writable(log.parent, "--log")
+    check_writable(output, "--output")
+    asked = command_line(arguments_given())
+    session = Session(choice, data, place, log, output, resolve_uri(tracking_uri), asked, screen, jobs, _ray(engine))
+    results: dict[str, list[Found]] = {}
+    try:
+        with session:
+            session.train(planned or [])
+            for name in names or () if plan else ():
+                assert plan is not None
+                if protocol == "chf":
+                    results[name] = chf(plan, name, budget, session.train)
+                else:
+                    journal = log.with_suffix(".journal")
+                    results[name] = first_k(plan, name, budget, session.train, journal, session.width)
+    except Stopped:
+        screen.warn("stopped; the same command goes on after the tasks that are learned")
+        raise SystemExit(INTERRUPTED) from None
+    except Unfinished as error:
+        screen.warn(str(error))
+        raise SystemExit(1) from None
+    for name, tried in results.items():
+        _show_best(screen, name, tried, protocol)
+    screen.show(f"runs:    {output}")
+    screen.show(f"log:     {log}")
+
+
+# Where a suite has no search of its own.
+_TASKS, _SEED = 3, 1000
+
+
+def _plan(
+    choice: "Choice", tasks: int | None, images: "ImageSet", precision: "Precision", device: "torch.device"
+) -> "Plan":
+    from clbench.search.trials import Plan
+
+    suite = choice.suite
+    n_tasks = tasks or (suite.search.n_tasks if suite.search else min(_TASKS, suite.n_tasks))
+    seed = suite.search.seed if suite.search else _SEED
+    if seed in suite.seeds:
+        raise SettingError(f"a search has seed {seed}, which is one that the suite reports; give the suite other seeds")
+    return Plan(suite, n_tasks, seed, images, precision, device, choice.files)
+
+
+def _ray(engine: "Slurm | Ray | None") -> "Ray | None":
+    from clbench.execution.on_ray import Ray
+
+    return engine if isinstance(engine, Ray) else None
+
+
+def _show_best(screen: "Screen", name: str, tried: "list[Found]", protocol: str) -> None:
+    """Shows what came out best, as options of a command."""
+    learned = [each for each in tried if each.accuracy is not None]
+    if not learned:
+        screen.show(f"{name}: all {len(tried)} trials diverged")
+        return
+    best = learned[-1] if protocol == "chf" else max(learned, key=lambda each: each.accuracy or 0.0)
+    options = " ".join(f"--set {name}.{key}={as_option(value)}" for key, value in best.trial.settings.items())
+    screen.show(
+        f"{name}: {100 * (best.accuracy or 0.0):.2f} % on validation images after {best.trial.spec.suite.n_tasks} "
+        f"tasks, {len(tried)} trials: {options or 'as the suite has it'}"
+    )
+
+
+def _check(
+    protocol: str,
+    trials: int | None,
+    images: int | None,
+    tasks: int | None,
+    grid: Path | None,
+    executor: str | None,
+) -> None:
+    if protocol not in _PROTOCOLS:
+        raise SettingError(f"unknown protocol '{protocol}': expected {', '.join(_PROTOCOLS)}")
+    if protocol == "grid":
+        for option, value in (("--trials", trials), ("--images", images), ("--tasks", tasks)):
+            if value is not None:
+                raise SettingError(f"{option} is for --protocol first-k and chf; a grid says what is tried")
+    elif grid is not None:
+        raise SettingError(f"--grid is for --protocol grid; {protocol} chooses by itself what to try")
+    if executor == "slurm":
+        raise SettingError(
+            "a search asks what to try next, so that its command stays; give --executor ray, or give the command in a "
+            "job of Slurm"
+        )

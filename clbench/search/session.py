@@ -1,0 +1,136 @@
+"""A search at work: trains the trials that a protocol asks for, keeps the log, and says in the end what came out."""
+
+import csv
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from clbench.errors import RecordError
+from clbench.events import Observers
+from clbench.execution.engines import ready
+from clbench.execution.grid import run_grid
+from clbench.execution.on_ray import Ray
+from clbench.execution.plan import Choice, make_jobs
+from clbench.methods.method import Workplace, images_to_train
+from clbench.methods.table import find_method
+from clbench.search.protocols import Found
+from clbench.search.trials import Log, Trial
+from clbench.seeding import RandomStreams
+from clbench.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from clbench.data import ImageSet
+    from clbench.execution.grid import Executor
+    from clbench.screen import Screen
+
+
+class Stopped(Exception):
+    """The user stopped the search."""
+
+
+class Unfinished(RecordError):
+    """Trials failed for another reason than that they diverged."""
+
+
+@dataclass
+class Session:
+    """Trains the trials of a search. A context manager, within which a cluster is connected.
+
+    Attributes:
+        choice: suite and data.
+        images: the data.
+        device: that trials train on.
+        log: the CSV file.
+        output: the folder of the trials' run folders.
+        uri: of the MLflow store.
+        command: what the records say that the trials were asked for by.
+        screen: shows them.
+        at_once: trials to train at once on this machine.
+        engine: a cluster; None for this machine.
+    """
+
+    choice: Choice
+    images: "ImageSet"
+    device: torch.device
+    log: Path
+    output: Path
+    uri: str
+    command: str
+    screen: "Screen"
+    at_once: int = 1
+    engine: Ray | None = None
+
+    def __enter__(self) -> Self:
+        self._open = ExitStack()
+        self._run: Executor | None = self._open.enter_context(ready(self.engine, torch.get_num_threads()))
+        self._tracker: Tracker | None = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @property
+    def width(self) -> int:
+        """How many trials to ask for at a time."""
+        if self.engine is None:
+            return self.at_once
+        return self.engine.workers or 4
+
+    def train(self, trials: Sequence[Trial]) -> list[Found]:
+        """Trains those that the log lacks, and gives what came of all, in their order.
+
+        Raises:
+            Stopped: after Ctrl-C.
+            Unfinished: if one is not in the log afterwards, because it failed.
+        """
+        if not trials:
+            return []
+        lines = Log(self.log, trials, self.output, self.screen.say, self.screen.warn)
+        left = list({trial.spec.run_id: trial for trial in lines.lacks(trials)}.values())
+        open_ids = {trial.spec.run_id for trial in left}
+        for trial in trials:
+            if trial.spec.run_id not in open_ids:
+                self.screen.say(f"{trial.spec.method} {trial.label}: logged before")
+        if left:
+            self._tracker = self._tracker or Tracker(self.uri, self.screen.warn, self.output)
+            jobs = make_jobs(
+                self.choice,
+                [trial.spec for trial in left],
+                self.images,
+                self.device,
+                self.output,
+                self.command,
+                at_once=self.at_once,
+                labels=[trial.label for trial in left],
+            )
+            if run_grid(jobs, Observers(self._tracker, self.screen, lines), self._run) == "stopped":
+                raise Stopped
+        if missing := len(lines.lacks(trials)):
+            raise Unfinished(
+                f"{missing} of the trials are not in the log, for the reasons above; the same command tries them again"
+            )
+        rows = _rows(self.log)
+        return [self._found(trial, rows[trial.logged_id]) for trial in trials]
+
+    def _found(self, trial: Trial, row: dict[str, str]) -> Found:
+        spec = trial.spec
+        stream = spec.stream(self.images)
+        place = Workplace(spec.suite, stream, RandomStreams(spec.seed), self.device, spec.precision)
+        images = images_to_train(find_method(spec.method)(spec.settings, place), stream.tasks)
+        if row["validation_accuracy"] == "diverged":
+            return Found(trial, None, None, images)
+        # Of a single task nothing is said of learning.
+        learned = row["learning_accuracy"] or row["validation_accuracy"]
+        return Found(trial, float(row["validation_accuracy"]), float(learned), images)
+
+
+def _rows(log: Path) -> dict[str, dict[str, str]]:
+    with log.open(newline="", encoding="utf-8") as file:
+        return {row["run_id"]: row for row in csv.DictReader(file)}
