@@ -135,12 +135,13 @@ def test_a_method_of_the_users_names_its_own_ranges(plan):
 def small(tmp_path):
     """A suite that is learned in a moment."""
     path = tmp_path / "small.toml"
-    path.write_text(
-        'name = "small"\ntitle = "small"\nsource = "none"\nextends = "permuted-digits"\nhidden_sizes = [8]\nepochs = 1\n'
-    )
+    says = {"name": "small", "title": "small", "source": "this test", "extends": "permuted-digits"}
+    lines = [f'{key} = "{value}"' for key, value in says.items()]
+    path.write_text("\n".join([*lines, "hidden_sizes = [8]", "epochs = 1", ""]))
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["first-k", "chf"])
 def test_the_command_logs_every_trial_and_repeats_none(protocol, clbench, small, tmp_path):
     asked = ["tune", "--suite", small, "--methods", "ewc", "--protocol", protocol, "--trials", 2, "--tasks", 2]

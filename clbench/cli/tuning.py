@@ -99,7 +99,7 @@ def tune_command(
     from clbench.screen import Screen
     from clbench.search.protocols import Budget, can_be_searched, chf, first_k
     from clbench.search.session import Session, Stopped, Unfinished
-    from clbench.search.trials import load_grid, plan_trials
+    from clbench.search.trials import load_grid, logged, plan_trials
     from clbench.tracking.connection import tracking_uri as resolve_uri
 
     _check(protocol, trials, images, tasks, grid, executor)
@@ -124,6 +124,8 @@ def tune_command(
         plan = _plan(choice, tasks, data, training_precision, place)
         names = names or [name for name in choice.fitting(screen.warn) if can_be_searched(protocol, plan, name)]
     budget = Budget(trials or (10 if protocol == "chf" else 20), images)
+    # A file that is no log is refused before anything is made beside it.
+    logged(log)
     check_writable(log.parent, "--log")
     check_writable(output, "--output")
     asked = command_line(arguments_given())

@@ -244,8 +244,8 @@ class Log:
         Raises:
             RecordError: if the file is something else, or cannot be read.
         """
-        logged = _logged(self.path)
-        return [trial for trial in trials if trial.logged_id not in logged]
+        known = logged(self.path)
+        return [trial for trial in trials if trial.logged_id not in known]
 
     def hear(self, event: Event) -> None:
         """Appends the line of a trial that ended, unless it is there."""
@@ -310,7 +310,7 @@ def row_of(trial: Trial, run: RecordedRun) -> dict[str, Any] | None:
     }
 
 
-def _logged(log: Path) -> set[str]:
+def logged(log: Path) -> set[str]:
     """The run ids that a log holds.
 
     Raises:

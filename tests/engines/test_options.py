@@ -1,0 +1,93 @@
+"""What is refused before any cluster is asked."""
+
+import pytest
+
+from clbench.cli.options import chosen_executor
+from clbench.errors import SettingError
+from clbench.execution.on_ray import Ray
+from clbench.execution.on_slurm import Slurm
+from clbench.execution.place import device_for
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--executor", "sge"], "unknown executor 'sge': expected slurm or ray"),
+        (["--workers", "2"], "--workers needs --executor slurm or ray"),
+        (["--slurm", "partition=gpu"], "--slurm needs --executor slurm or ray"),
+        (["--executor", "ray", "--slurm", "partition=gpu"], "--slurm is not for --executor ray"),
+        (["--executor", "slurm", "--gpus-per-run", "1"], "--gpus-per-run is not for --executor slurm"),
+        (["--executor", "slurm", "--jobs", "2", "--threads", "1"], "--jobs is for this machine"),
+        (["--executor", "slurm"], "on a cluster every run needs --threads"),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "partition"], "--slurm takes NAME=VALUE"),
+        (
+            ["--executor", "slurm", "--threads", "1", "--slurm", "array=3"],
+            "the option array of Slurm is set by clbench",
+        ),
+        (["--executor", "slurm", "--threads", "1", "--device", "cuda"], "the device cuda needs a GPU for each worker"),
+        (["--executor", "slurm", "--threads", "1", "--device", "cuda:1"], "another machine's to choose"),
+        (["--executor", "ray", "--threads", "1", "--gpus-per-run", "1.5"], "a run cannot have 1.5 GPUs"),
+        (
+            ["--executor", "slurm", "--threads", "1", "--slurm", "gpus_per_node=1", "--device", "cpu"],
+            "leaves the GPUs idle that are asked for",
+        ),
+    ],
+)
+def test_a_command_refuses_in_one_sentence_what_does_not_go_together(options, said, clbench, assert_refused, tmp_path):
+    assert_refused(clbench(tmp_path, "run", "--suite", "permuted-digits", *options), said)
+    assert not (tmp_path / "clbench-runs").exists()
+
+
+def test_without_slurm_on_this_machine_it_says_where_to_give_the_command(
+    clbench, assert_refused, tmp_path, monkeypatch
+):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = clbench(tmp_path, "run", "--suite", "permuted-digits", "--executor", "slurm", "--threads", "1")
+    assert_refused(found, "this machine has no sbatch and srun of Slurm")
+
+
+@pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_executor_that_is_not_installed_is_named_with_its_command(
+    executor, package, clbench, assert_refused, tmp_path, monkeypatch
+):
+    # As if it were not: Python then fails to import it.
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    found = clbench(tmp_path, "run", "--suite", "permuted-digits", "--executor", executor, "--threads", "1")
+    assert_refused(found, f"pip install 'clbench[{executor}]'")
+
+
+def test_options_of_slurm_may_hold_commas_and_are_numbers_where_they_look_so():
+    slurm = chosen_executor("slurm", 3, ["partition=a,b,timeout_min=30", "nodelist=n1"], None, None, 1)
+    assert isinstance(slurm, Slurm)
+    assert slurm.options == {"partition": "a,b", "timeout_min": 30, "nodelist": "n1"}
+    assert slurm.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("executor", "kind"),
+    [
+        (Slurm(1), "cpu"),
+        (Slurm(1, gpus_per_node=1), "cuda"),
+        (Slurm(1, gres="gpu:a100:1"), "cuda"),
+        (Slurm(1, gpus_per_node=0), "cpu"),
+        (Ray(), "cpu"),
+        (Ray(gpus_per_run=0.25), "cuda"),
+    ],
+)
+def test_runs_train_on_a_gpu_where_one_is_asked_for_whatever_this_machine_has(executor, kind):
+    assert device_for("auto", executor).type == kind
+
+
+@pytest.mark.parametrize("wrong", [lambda: Slurm(0), lambda: Ray(workers=0), lambda: Slurm(1, idle_min=-1)])
+def test_numbers_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(SettingError):
+        wrong()
+
+
+def test_the_plan_says_what_a_cluster_makes_of_it(clbench, tmp_path):
+    options = ["--executor", "slurm", "--workers", "2", "--threads", "1", "--slurm", "gpus_per_node=1", "--dry-run"]
+    said = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0-3", *options)
+    assert said.code == 0
+    assert "On Slurm, 2 at once: " in said.out
+    assert "GPU-hours" in said.out
