@@ -170,7 +170,15 @@ def run(
             set_aside(folder, run_ids, tracking, screen.warn)
         labels = labels_of(choice, specs)
         planned = make_jobs(
-            choice, specs, images, place, folder, command, at_once=jobs, labels=labels, keep_weights=keep_weights
+            choice,
+            specs,
+            images,
+            place,
+            folder,
+            command,
+            at_once=executor.at_once if executor else jobs,
+            labels=labels,
+            keep_weights=keep_weights,
         )
         if isinstance(executor, Slurm) and not all_recorded(folder, run_ids):
             executor.submit(planned)

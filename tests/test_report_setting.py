@@ -202,6 +202,34 @@ def test_every_setting_of_a_network_is_shown_but_not_what_the_record_says_of_its
 # What is used of the network
 
 
+def test_costs_show_core_hours_by_threads_and_gpu_hours_by_shares_of_a_gpu(
+    recorded_run: Callable[..., RecordedRun],
+) -> None:
+    def run(method: str, **config: Any) -> RecordedRun:
+        found = recorded_run(method)
+        return replace(found, config={**found.config, **config})
+
+    runs = [run("ewc", device="cpu", threads=4, jobs=2), run("naive", device="cuda:1", threads=4, jobs=4)]
+    groups = select(runs, runs[0].suite).groups
+    (table,) = [item for item in costs_section(groups, "").items if isinstance(item, Table)]
+    headings = [column.heading for column in table.columns]
+    values = {
+        row[0].text: {name: row[headings.index(name)].value for name in ("Core-hours", "GPU-hours")}
+        for row in table.rows
+    }
+    tasks = runs[0].tasks
+    hours = (tasks["train_seconds"].sum() + tasks["eval_seconds"].sum()) / 3600
+    assert values["ewc"]["Core-hours"] == pytest.approx(4 * hours)
+    assert values["naive"]["GPU-hours"] == pytest.approx(hours / 4)
+    assert values["ewc"]["GPU-hours"] is None
+    assert values["naive"]["Core-hours"] is None
+    # Where no run had a GPU there is no column for it.
+    (table,) = [
+        item for item in costs_section(select(runs[:1], runs[0].suite).groups, "").items if isinstance(item, Table)
+    ]
+    assert "GPU-hours" not in [column.heading for column in table.columns]
+
+
 def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_trained_on(
     recorded_run: Callable[..., RecordedRun],
 ) -> None:

@@ -176,7 +176,7 @@ def run_command(
         place,
         output,
         command_line(arguments),
-        at_once=jobs,
+        at_once=engine.at_once if engine else jobs,
         labels=labels,
         keep_weights=keep_weights,
     )

@@ -56,6 +56,11 @@ class Ray:
         """Whether a run asks for one."""
         return self.gpus_per_run > 0
 
+    @property
+    def at_once(self) -> int:
+        """How many runs share a GPU."""
+        return max(1, int(1 / self.gpus_per_run)) if self.gpus_per_run else 1
+
     @contextmanager
     def ready(self, threads: int) -> Iterator["Executor"]:
         """Within, the cluster is connected; the value runs jobs on it.

@@ -72,6 +72,11 @@ class Slurm:
         count = self.options.get("gpus_per_node") or self.options.get("gpus_per_task") or self.options.get("gpus") or 0
         return str(count) not in ("0", "none") or "gpu" in str(self.options.get("gres", ""))
 
+    @property
+    def at_once(self) -> int:
+        """How many runs share a GPU."""
+        return 1
+
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         """Submits workers for the runs, and returns their names, such as `12_0`.
 

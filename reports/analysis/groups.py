@@ -229,6 +229,23 @@ class Group:
             counts.append(float((seconds * rate).sum()))
         return estimate(counts)
 
+    def hours(self, device: str) -> float | None:
+        """Hours of one core, or of one GPU, that all its runs took to train and test; None for runs on another device.
+
+        A GPU on which a command trains several runs at once is shared out among them.
+
+        Args:
+            device: `cpu` or `cuda`.
+        """
+        found = 0.0
+        for run in self.runs:
+            if not str(run.config.get("device", "cpu")).startswith(device):
+                return None
+            seconds = run.tasks["train_seconds"].sum() + run.tasks["eval_seconds"].sum()
+            share = run.config.get("threads", 1) if device == "cpu" else 1 / run.config.get("jobs", 1)
+            found += float(seconds) * share / 3600
+        return found
+
     @cached_property
     def reused_shares(self) -> pd.DataFrame:
         """Reused units as a share of those claimed earlier: rows tasks, columns groups of units, mean over seeds."""

@@ -72,6 +72,8 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
     kept = [group.tasks("optimizer_state_bytes", "last") for group in groups]
     counted = any(group.capacity_used for group in groups)
     columns = [each for each in _COLUMNS if each[0] != _OPTIMIZER or any(value and value.mean for value in kept)]
+    devices = {"Core-hours": "cpu", "GPU-hours": "cuda"}
+    hours = {name: device for name, device in devices.items() if any(group.hours(device) for group in groups)}
     return Table(
         "costs",
         f"{mark}Time and memory, mean over seeds",
@@ -80,6 +82,7 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             *(Column(heading) for heading, *_ in columns),
             Column("Testing, % of time"),
             Column("Images trained on"),
+            *(Column(heading) for heading in hours),
             *([Column("CAP, %")] if counted else []),
             Column("On the front of", "text", 1.1),
         ),
@@ -89,6 +92,7 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
                 *(cost_cell(group, column, over, show) for _, column, over, show in columns),
                 _testing_share(group),
                 _trained(group),
+                *(_hours(group, device) for device in hours.values()),
                 *([_capacity(group)] if counted else []),
                 Cell(", ".join(fronts[group.label]) or "–"),
             )
@@ -98,10 +102,11 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             "Seconds per task and images per s are medians over the tasks that trained, which an interruption does not "
             "move. Times compare methods only where device, threads, host and runs at once are the same (see "
             "Provenance); what else a machine did is not recorded. Images trained on: over all tasks, each counted as "
-            "often as it was used. CAP: share of the hidden weights that tasks use, masks included (Kang et al. 2022); "
-            "it may exceed 100. Extra state per task: its growth from the first "
-            "task to the last, per further task. On the front: no method of the same kind (told the task at test or "
-            "not) is at least as accurate for less.",
+            "often as it was used. Core-hours and GPU-hours: of all runs, to train and to test, by their threads, or "
+            "by their shares of a GPU. CAP: share of the hidden weights that tasks use, masks included (Kang et al. "
+            "2022); it may exceed 100. Extra state per task: its growth from the first task to the last, per further "
+            "task. On the front: no method of the same kind (told the task at test or not) is at least as accurate "
+            "for less.",
         ),
     )
 
@@ -109,6 +114,11 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
 def _trained(group: Group) -> Cell:
     found = group.images_trained_on
     return UNDEFINED if found is None else Cell(thousands(found.mean), "", found.mean)
+
+
+def _hours(group: Group, device: str) -> Cell:
+    found = group.hours(device)
+    return UNDEFINED if found is None else Cell(f"{found:.3g}", "", found)
 
 
 def _capacity(group: Group) -> Cell:
