@@ -19,7 +19,7 @@ from clbench.records.format import ALL_GROUPS, CAPACITY_COLUMNS, OPTIONAL_FILES,
 from clbench.records.reading import RecordedRun, read_run
 from clbench.records.result import RunResult
 from clbench.records.samples import sample_strip
-from clbench.search.trials import LOG_COLUMNS, _append, _logged
+from clbench.search.trials import LOG_COLUMNS, _append, logged
 
 FLIPS, TRUNCATIONS = 200, 50
 RECORDED_BEFORE = Path(__file__).resolve().parents[1] / "docs" / "results" / "earlier"
@@ -151,11 +151,11 @@ def test_damage_to_a_log_of_the_search_is_refused_by_name_or_repeats_a_trial(tmp
     ids = {f"{number:016x}" for number in range(3)}
     for run_id in sorted(ids):
         _append(log, dict.fromkeys(LOG_COLUMNS, "0.5") | {"run_id": run_id, "settings": json.dumps({"strength": 1.0})})
-    assert _logged(log) == ids
+    assert logged(log) == ids
     content = log.read_bytes()
     for what, damaged in damages(content, "log"):
         log.write_bytes(damaged)
-        held, said = attempt(lambda: _logged(log))
+        held, said = attempt(lambda: logged(log))
         # A trial whose id is damaged runs again.
         assert str(log) in said if held is None else len(held & ids) >= 2 or content.startswith(damaged + b"0"), what
     for length in range(len(content)):
@@ -163,7 +163,7 @@ def test_damage_to_a_log_of_the_search_is_refused_by_name_or_repeats_a_trial(tmp
         if content[:length].endswith(b"\n") and content[:length].count(b"\n") > 0:
             continue
         with pytest.raises(RecordError, match=re.escape(str(log))):
-            pytest.fail(f"cut to {length} bytes: {_logged(log)}")
+            pytest.fail(f"cut to {length} bytes: {logged(log)}")
 
 
 def test_a_number_comes_back_to_the_last_bit(tmp_path: Path) -> None:

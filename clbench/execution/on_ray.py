@@ -8,9 +8,10 @@ import logging
 import os
 import pickle
 import socket
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, cast
@@ -81,31 +82,33 @@ class Ray:
             raise SettingError(
                 "the executor ray needs Ray, which is not installed; run pip install 'clbench[ray]'"
             ) from None
-        is_ours = not ray.is_initialized()
-        if is_ours:
-            try:
-                _knock(self.address)
-                ray.init(
-                    self.address,
-                    namespace="clbench",
-                    log_to_driver=False,
-                    include_dashboard=None if self.address else False,
-                    logging_level=logging.ERROR,
-                )
-            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-                where = self.address or "a new one on this machine"
-                reason = str(error).strip().splitlines()[0][:200]
-                raise SettingError(
-                    f"the Ray cluster ({where}) cannot be used: {reason}; start one with ray start --head, or give "
-                    "another --ray-address"
-                ) from None
-        try:
+        with ExitStack() as until_the_end:
+            # In a notebook it may be connected already, and then stays so.
+            if not ray.is_initialized():
+                self._connect(until_the_end)
             self._check_room(threads)
             yield self._run
-        finally:
-            # Other users' clusters go on, and other commands of this one.
-            if is_ours:
-                ray.shutdown()
+
+    def _connect(self, until_the_end: ExitStack) -> None:
+        import ray
+
+        begin: dict[str, Any] = {}
+        if self.address is None:
+            # Ray's own folder in /tmp belongs to whoever came first. A path of sockets must be short.
+            folder = tempfile.TemporaryDirectory(prefix="clbench-ray-", dir="/tmp", ignore_cleanup_errors=True)
+            begin = {"include_dashboard": False, "_temp_dir": until_the_end.enter_context(folder)}
+        try:
+            _knock(self.address)
+            ray.init(self.address, namespace="clbench", log_to_driver=False, logging_level=logging.ERROR, **begin)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            where = self.address or "a new one on this machine"
+            reason = str(error).strip().splitlines()[0][:200]
+            raise SettingError(
+                f"the Ray cluster ({where}) cannot be used: {reason}; start one with ray start --head, or give another "
+                "--ray-address"
+            ) from None
+        # Other users' clusters go on, and other commands of this one.
+        until_the_end.callback(ray.shutdown)
 
     def _check_room(self, threads: int) -> None:
         import ray

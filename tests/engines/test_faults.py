@@ -1,0 +1,72 @@
+"""Many commands on one folder, with locks of the kernel and without, and kills at any instant: nothing is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# The command on a file system without locks.
+WITHOUT_LOCKS = """
+import errno, fcntl
+def refuse(*_): raise OSError(errno.ENOLCK, "no locks")
+fcntl.flock = refuse
+from clbench.cli import main
+main()
+"""
+KILLS = int(os.environ.get("CLBENCH_KILLS", "10"))
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """(arguments, with locks) -> a command in a process of its own, which goes on."""
+    begun = []
+
+    def start(arguments, *, locks=True):
+        how = ["-m", "clbench"] if locks else ["-c", WITHOUT_LOCKS]
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, *how, *arguments],
+                cwd=tmp_path,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "files for locks"])
+def test_eight_commands_on_one_folder_train_every_run_once(locks, begin, grid, digests, one_after_the_other, tmp_path):
+    stores = [f"--tracking-uri=sqlite:///{tmp_path}/store-{number}.db" for number in range(8)]
+    commands = [begin([*grid, store], locks=locks) for store in stores]
+    said = [command.communicate(timeout=500)[0] for command in commands]
+    assert [command.returncode for command in commands] == [0] * 8, said
+    assert digests(tmp_path / "clbench-runs") == one_after_the_other
+    # Each run ended as trained in one command, and as recorded before in the others.
+    assert "".join(said).count(": finished\n") == 18
+    assert not list((tmp_path / "clbench-runs").glob("*.unfinished*"))
+
+
+def test_a_command_that_is_killed_at_any_instant_goes_on_to_the_same_bits(
+    begin, command, grid, digests, one_after_the_other, tmp_path
+):
+    chance = random.Random(1)
+    for _ in range(KILLS):
+        process = begin(grid)
+        time.sleep(chance.uniform(0.5, 12))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    command(*grid)
+    assert digests(tmp_path / "clbench-runs") == one_after_the_other
