@@ -109,7 +109,7 @@ def run(
         threads: of the CPU. None for torch's. Torch has its own number again afterwards.
         jobs: runs to train at once, each in a process of its own.
         executor: `clbench.Slurm(...)` or `clbench.Ray(...)`. None for this machine. On Slurm the call submits workers
-            and returns what is recorded already. The same call later returns the rest.
+            and returns what is recorded already. The same call later returns the rest, without `rerun`.
         keep_weights: whether runs keep the network of every task, for `clbench export`.
         quiet: whether to say warnings and errors only.
 
@@ -128,7 +128,7 @@ def run(
     check_home()
     import torch
 
-    from clbench.execution.engines import ready
+    from clbench.execution.engines import ready, submit
     from clbench.execution.grid import run_grid
     from clbench.execution.objects import named
     from clbench.execution.on_slurm import Slurm
@@ -176,12 +176,13 @@ def run(
             place,
             folder,
             command,
-            at_once=executor.at_once if executor else jobs,
+            at_once=jobs,
             labels=labels,
             keep_weights=keep_weights,
+            gpus=executor.gpus if executor else None,
         )
         if isinstance(executor, Slurm) and not all_recorded(folder, run_ids):
-            executor.submit(planned)
+            submit(executor, planned, screen, tracking, rerun=rerun)
             return Runs([read_run(folder / run_id) for run_id in run_ids if all_recorded(folder, [run_id])])
         with ready(executor, planned[0].threads) as engine:
             outcome = run_grid(planned, observer, engine)

@@ -55,6 +55,10 @@ class DivergenceError(ClbenchError):
     """Training left the finite numbers."""
 
 
+class ClusterError(ClbenchError):
+    """A cluster that was lost while it trained."""
+
+
 class RunError(ClbenchError):
     """Some of several runs failed; the others ended.
 

@@ -117,7 +117,7 @@ def show_plan(
 def _on_cluster(engine: "Slurm | Ray", to_do: int, seconds: float, spec: RunSpec) -> str:
     """What a cluster makes of it, in a sentence; seconds are those of this machine."""
     at_once = min(engine.workers or to_do, to_do)
-    share = getattr(engine, "gpus_per_run", float(engine.has_gpu))
+    share = engine.gpus or 0.0
     cost = (
         f"{share * seconds / 3600:.1f} GPU-hours"
         if engine.has_gpu

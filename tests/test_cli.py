@@ -765,7 +765,7 @@ def test_a_stop_ends_the_grid_and_keeps_what_is_done(run, place, monkeypatch):
         ("naive", 0): "finished",
         ("joint", 0): "stopped",
     }
-    assert status_of(found["joint", 0])["reason"] == "stopped by the user"
+    assert status_of(found["joint", 0])["reason"] == "stopped before its end, by the user or a signal"
     assert "The same command goes on" in outcome.err
     assert list((place / "clbench-reports").iterdir()) == []
 

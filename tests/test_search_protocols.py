@@ -10,6 +10,7 @@ from clbench.methods.method import Method
 from clbench.methods.space import Among, Between
 from clbench.methods.table import METHODS, find_method, method_names
 from clbench.search.protocols import RATES, Budget, Found, chf, first_k, space_of
+from clbench.search.session import alone
 from clbench.search.trials import Plan
 from clbench.suites.files import find_suite
 
@@ -104,6 +105,33 @@ def test_chf_takes_the_rate_that_learns_most_and_halves_until_enough_is_learned(
     ]
 
 
+def test_a_range_holds_what_the_suite_has_and_chf_begins_no_lower(plan, tmp_path):
+    # Its L1 norm lies above the range that CLNP names.
+    own = plan.trial("clnp", {}).spec.settings
+    assert own.l1_weights > find_method("clnp").searched["l1_weights"].high
+    train = Trainer(lambda settings: 0.5)
+    first_k(plan, "clnp", Budget(1), train, tmp_path / "a.journal")
+    assert train.asked[0]["l1_weights"] == own.l1_weights
+    found = chf(
+        plan, "ewc", Budget(2), Trainer(lambda settings: 0.7, lambda settings: 0.1 if "strength" in settings else 1)
+    )
+    assert [each.trial.settings["strength"] for each in found] == [3000.0, 1500.0]
+    assert not any(each.learns_enough for each in found)
+
+
+def test_a_second_command_does_not_ask_for_the_same_trials(clbench, assert_refused, small, tmp_path):
+    output = tmp_path / "clbench-tuning" / "small"
+    asked = ["tune", "--suite", small, "--methods", "ewc", "--protocol", "first-k"]
+    with alone(output, "first-k"):
+        assert_refused(clbench(tmp_path, *asked), "another command searches with its trials")
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_is_trained(clbench, assert_refused, small, tmp_path):
+    asked = ["tune", "--suite", small, "--protocol", "chf", "--methods"]
+    assert_refused(clbench(tmp_path, *asked, "ewc,naive"), "naive names no setting that keeps what is known")
+    assert not (tmp_path / "clbench-tuning").exists()
+
+
 def test_chf_stops_with_its_budget_and_leaves_another_optimisers_rate_alone(plan):
     train = Trainer(lambda settings: 0.7, lambda settings: 0.1 if "strength" in settings else 0.9)
     assert len(chf(plan, "mas", Budget(3), train)) == 3
@@ -150,8 +178,11 @@ def test_the_command_logs_every_trial_and_repeats_none(protocol, clbench, small,
     log = tmp_path / "clbench-tuning" / "small.csv"
     rows = list(csv.DictReader(log.open()))
     assert {row["method"] for row in rows} == ({"ewc"} if protocol == "first-k" else {"ewc", "naive"})
-    assert "on validation images after 2 tasks" in first.out
-    assert "--set ewc.strength=" in first.out
+    if protocol == "first-k":
+        assert "on validation images after 2 tasks" in first.out
+        assert "--set ewc.strength=" in first.out
+    else:
+        assert "ewc: none of 2 trials learns within 20 % of plain fine-tuning; give more --trials" in first.out
     before = log.read_bytes()
     again = clbench(tmp_path, *asked)
     assert log.read_bytes() == before

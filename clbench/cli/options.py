@@ -1,5 +1,6 @@
 """The commands' options, and what is read from them."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -210,6 +211,14 @@ def chosen_executor(
     return None
 
 
+def _number(value: str) -> int | float | str:
+    """A number where it looks like one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
+
+
 def _options_of_slurm(given: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in ",".join(given).split(",") if given else ():
@@ -222,7 +231,7 @@ def _options_of_slurm(given: Sequence[str]) -> dict[str, Any]:
         if not (name and sign and value):
             raise SettingError(f"--slurm takes NAME=VALUE, such as partition=gpu,timeout_min=240, but got '{each}'")
         key = name.replace("-", "_")
-        found[key] = int(value) if value.isdigit() else value
+        found[key] = _number(value)
     return found
 
 

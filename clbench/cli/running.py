@@ -165,8 +165,6 @@ def run_command(
     run_ids = [spec.run_id for spec in specs]
     if rerun:
         set_aside(output, run_ids, uri, screen.warn)
-    is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
-    tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     arguments = arguments_given()
     labels = labels_of(choice, specs)
     planned = make_jobs(
@@ -176,9 +174,10 @@ def run_command(
         place,
         output,
         command_line(arguments),
-        at_once=engine.at_once if engine else jobs,
+        at_once=jobs,
         labels=labels,
         keep_weights=keep_weights,
+        gpus=engine.gpus if engine else None,
     )
     # Gone on with, it must not begin anew once more.
     to_go_on = [argument for argument in arguments if argument != "--rerun"]
@@ -186,8 +185,11 @@ def run_command(
         screen.warn(f"{', '.join(lacking)} are recorded without networks; --rerun trains them again and keeps these")
     remembering = Remembering(output, to_go_on, found)
     if isinstance(engine, Slurm) and not all_recorded(output, run_ids):
-        submit(engine, planned, remembering, screen, uri)
+        submit(engine, planned, screen, uri, rerun=rerun)
+        remembering.remember()
         return
+    is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
+    tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
     with ready(engine, planned[0].threads) as run:
         outcome = run_grid(planned, Observers(tracker, remembering, screen), run)
     # Also where a rerun was stopped and is gone on with.

@@ -97,8 +97,8 @@ def tune_command(
     from clbench.execution.plan import choose
     from clbench.records.files import check_writable
     from clbench.screen import Screen
-    from clbench.search.protocols import Budget, can_be_searched, chf, first_k
-    from clbench.search.session import Session, Stopped, Unfinished
+    from clbench.search.protocols import Budget, can_be_searched, check_searched, chf, first_k
+    from clbench.search.session import Session, Stopped, Unfinished, alone
     from clbench.search.trials import load_grid, logged, plan_trials
     from clbench.tracking.connection import tracking_uri as resolve_uri
 
@@ -123,6 +123,10 @@ def tune_command(
     else:
         plan = _plan(choice, tasks, data, training_precision, place)
         names = names or [name for name in choice.fitting(screen.warn) if can_be_searched(protocol, plan, name)]
+        if not names:
+            raise SettingError(f"no method of {choice.suite.name} can be searched with {protocol}; name some")
+        for name in names:
+            check_searched(protocol, plan, name)
     budget = Budget(trials or (10 if protocol == "chf" else 20), images)
     # A file that is no log is refused before anything is made beside it.
     logged(log)
@@ -132,7 +136,7 @@ def tune_command(
     session = Session(choice, data, place, log, output, resolve_uri(tracking_uri), asked, screen, jobs, _ray(engine))
     results: dict[str, list[Found]] = {}
     try:
-        with session:
+        with session, alone(output, protocol):
             session.train(planned or [])
             for name in names or () if plan else ():
                 assert plan is not None
@@ -181,6 +185,9 @@ def _show_best(screen: "Screen", name: str, tried: "list[Found]", protocol: str)
     learned = [each for each in tried if each.accuracy is not None]
     if not learned:
         screen.show(f"{name}: all {len(tried)} trials diverged")
+        return
+    if protocol == "chf" and not tried[-1].learns_enough:
+        screen.show(f"{name}: none of {len(tried)} trials learns within 20 % of plain fine-tuning; give more --trials")
         return
     best = learned[-1] if protocol == "chf" else max(learned, key=lambda each: each.accuracy or 0.0)
     options = " ".join(f"--set {name}.{key}={as_option(value)}" for key, value in best.trial.settings.items())

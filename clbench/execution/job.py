@@ -62,6 +62,7 @@ class Job:
         label: what tells it from other runs of the same method and seed; empty where nothing has to.
         keep_weights: whether the network of every task is kept.
         environment: the code that runs and what it runs with, as the command found it. None looks in this process.
+        gpus: how many the run has, or which share of one; None on a CPU.
         refuses: given the run's folder before it is trained, a reason to record it as failed instead, or "".
 
     Example:
@@ -79,6 +80,7 @@ class Job:
     label: str = ""
     keep_weights: bool = False
     environment: Environment | None = None
+    gpus: float | None = None
     refuses: Callable[[RunFolder], str] | None = None
 
     @property
@@ -142,8 +144,7 @@ class Job:
                 if not is_ours:
                     return "elsewhere"
                 if folder.status != "finished":
-                    status = action(folder)
-                    return "elsewhere" if folder.is_lost else status
+                    return action(folder)
                 read_run(folder.path)
                 folder.discard_checkpoint()
         except RecordError as error:
@@ -152,8 +153,13 @@ class Job:
         report(Ended(self.run_id, "recorded before"))
         return "finished"
 
-    def _train(self, folder: RunFolder, report: Report, should_stop: Callable[[], bool]) -> Outcome:
+    def _train(self, folder: RunFolder, report: Report, should_stop: Callable[[], bool]) -> Status:
         status, detail, has_record = self._attempt(folder, report, should_stop)
+        if folder.is_lost:
+            report(
+                Said(self.run_id, "another process took it over, for this one showed no sign of life; it is left to it")
+            )
+            return "elsewhere"
         report(Ended(self.run_id, status, detail, has_record))
         return status
 
@@ -176,7 +182,7 @@ class Job:
                 raise DataError(f"the data {images.source} have changed since the command began; give it again")
             stream = self.spec.stream(images)
             found = self.environment or environment()
-            config = config_of(self.spec, self.device, stream, self.at_once, self.command, found)
+            config = config_of(self.spec, self.device, stream, self.at_once, self.command, found, self.gpus)
             show = seldom(SECONDS_BETWEEN_REPORTS, on_progress)
             with shown(MethodWarning, lambda text: report(Said(self.run_id, text))):
                 how = on_task, show, should_stop, self.keep_weights

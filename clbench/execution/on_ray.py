@@ -11,12 +11,13 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, cast
 
-from clbench.errors import ClbenchError, SettingError
+from clbench.errors import ClbenchError, ClusterError, SettingError
 from clbench.events import Began, Ended, Event, Learned, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
 from clbench.execution.processes import recorded_as_killed
@@ -51,6 +52,7 @@ class Ray:
         if share < 0 or (share > 1 and share != int(share)):
             raise SettingError(f"a run cannot have {share:g} GPUs; expected a share such as 0.25, or a whole number")
         self.address, self.gpus_per_run, self.workers = address, share, workers
+        self._killed_at: dict[str, int] = {}
 
     @property
     def has_gpu(self) -> bool:
@@ -58,9 +60,9 @@ class Ray:
         return self.gpus_per_run > 0
 
     @property
-    def at_once(self) -> int:
-        """How many runs share a GPU."""
-        return max(1, int(1 / self.gpus_per_run)) if self.gpus_per_run else 1
+    def gpus(self) -> float | None:
+        """How many a run has, or which share of one; None for none."""
+        return self.gpus_per_run or None
 
     @contextmanager
     def ready(self, threads: int) -> Iterator["Executor"]:
@@ -99,7 +101,10 @@ class Ray:
             begin = {"include_dashboard": False, "_temp_dir": until_the_end.enter_context(folder)}
         try:
             _knock(self.address)
-            ray.init(self.address, namespace="clbench", log_to_driver=False, logging_level=logging.ERROR, **begin)
+            # Without a name it would take that of RAY_ADDRESS.
+            ray.init(
+                self.address or "local", namespace="clbench", log_to_driver=False, logging_level=logging.ERROR, **begin
+            )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             where = self.address or "a new one on this machine"
             reason = str(error).strip().splitlines()[0][:200]
@@ -125,7 +130,24 @@ class Ray:
     def _run(
         self, jobs: Sequence[Job], observer: Observer, stop: Flag, patience: float
     ) -> Iterator[tuple[Job, Status]]:
-        """An executor, see `grid.Executor`."""
+        """An executor, see `grid.Executor`.
+
+        Raises:
+            ClusterError: if the cluster is lost.
+        """
+        import ray
+
+        try:
+            yield from self._on_cluster(jobs, observer, stop, patience)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ClusterError(
+                f"the Ray cluster was lost ({reason}); whole tasks are recorded, and the same command goes on"
+            ) from None
+
+    def _on_cluster(
+        self, jobs: Sequence[Job], observer: Observer, stop: Flag, patience: float
+    ) -> Iterator[tuple[Job, Status]]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -135,7 +157,7 @@ class Ray:
         task = ray.remote(_train).options(
             num_cpus=jobs[0].threads, num_gpus=self.gpus_per_run, max_retries=0, name="clbench"
         )
-        left, at_work, learned = deque(jobs), dict[Any, Job](), _Progress(observer)
+        left, at_work, learned = deque(jobs), dict[Any, Job](), _Progress(observer, self._killed_at)
         try:
             while left or at_work:
                 while left and not stop.is_set() and len(at_work) < (self.workers or len(jobs)):
@@ -177,7 +199,8 @@ class Ray:
             for reference in at_work:
                 with suppress(Exception):
                     ray.cancel(reference, force=True)
-            ray.kill(post)
+            with suppress(Exception):
+                ray.kill(post)
 
 
 def _knock(address: str | None) -> None:
@@ -209,10 +232,9 @@ class _Post:
 class _Progress:
     """Hands events on, and remembers how far each run has come."""
 
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
+    def __init__(self, observer: Observer, killed_at: dict[str, int]) -> None:
+        self.observer, self.killed_at = observer, killed_at
         self.begun: dict[str, int] = {}
-        self.killed_at: dict[str, int] = {}
 
     def hear(self, event: Event) -> None:
         if isinstance(event, Began | Learned):
@@ -221,7 +243,7 @@ class _Progress:
 
     def is_killed_again(self, run_id: str) -> bool:
         """Whether a run that was lost had been lost in the same task before."""
-        learned = self.begun.get(run_id, -1)
+        learned = self.begun.pop(run_id, -1)
         again = self.killed_at.get(run_id) == learned
         self.killed_at[run_id] = learned
         return again
@@ -245,14 +267,20 @@ def _train(packed: bytes, run_id: str, post: Any) -> Status:
 
     halt = False
 
+    # A task that waits for an answer itself gives its processors back meanwhile, and Ray begins another.
+    elsewhere = ThreadPoolExecutor(1)
+
     def send(event: Event) -> None:
         nonlocal halt
         # Whoever gave the command may be gone.
         with suppress(ray.exceptions.RayError):
-            halt = ray.get(post.put.remote(event))
+            halt = bool(elsewhere.submit(ray.get, post.put.remote(event)).result())
 
     try:
         job: Job = pickle.loads(packed)
+        if job.deterministic:
+            # cuBLAS needs to be told before its first use.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return job.run(send, lambda: halt)
     except Exception as error:
         reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"

@@ -21,19 +21,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import SettingError
+from clbench.errors import RecordError, SettingError
 from clbench.events import Event, Observers
 from clbench.execution.grid import run_grid
 from clbench.execution.here import here
 from clbench.execution.job import Job
 from clbench.execution.workers import WORKERS, Logbook, refuses, submitted
+from clbench.records.folder import RunFolder
 
 # What submitit calls otherwise than Slurm.
-_OF_SUBMITIT = ("timeout_min", "mem_gb", "gpus_per_node", "cpus_per_task")
-_NOT_OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "array", "array_parallelism", "job_name", "name", "time")
+_OF_SUBMITIT = ("timeout_min", "mem_gb", "gpus_per_node")
+_NUMBERS = ("timeout_min", "mem_gb")
+_INSTEAD = {
+    **dict.fromkeys(("nodes", "tasks_per_node", "ntasks_per_node", "array", "array_parallelism"), "; give --workers"),
+    "time": "; give timeout_min, in minutes",
+    "cpus_per_task": "; give --threads",
+    "name": "",
+    "job_name": "",
+}
 # Before the time of a job is over, for the batch at hand.
 _SECONDS_TO_STOP = 120
+_MINUTES = 60
 _SECONDS_FOR_ANSWER = 30.0
+# What submitit raises for values that it cannot write into a script.
+_WRONG = (ValueError, AssertionError, TypeError)
 
 
 class Slurm:
@@ -58,12 +69,12 @@ class Slurm:
             raise SettingError(f"{workers} workers train nothing; expected 1 or more")
         if not idle_min >= 0:
             raise SettingError(f"idle_min={idle_min} is no time to wait; expected minutes, 0 or more")
-        for name in options:
-            if name in _NOT_OURS:
-                instead = "timeout_min" if name == "time" else "--workers" if "node" in name or "arr" in name else ""
-                raise SettingError(
-                    f"the option {name} of Slurm is set by clbench" + (f"; give {instead}" if instead else "")
-                )
+        for name, value in options.items():
+            if name in _INSTEAD:
+                raise SettingError(f"the option {name} of Slurm is set by clbench{_INSTEAD[name]}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name in _NUMBERS and not (is_number and value > 0):
+                raise SettingError(f"{name}={value} is not understood; expected a number, such as {name}=240")
         self.workers, self.idle_min, self.options = workers, float(idle_min), options
 
     @property
@@ -73,9 +84,10 @@ class Slurm:
         return str(count) not in ("0", "none") or "gpu" in str(self.options.get("gres", ""))
 
     @property
-    def at_once(self) -> int:
-        """How many runs share a GPU."""
-        return 1
+    def gpus(self) -> float | None:
+        """How many a run has; None for none."""
+        count = self.options.get("gpus_per_node")
+        return (float(count) if isinstance(count, int) else 1.0) if self.has_gpu else None
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         """Submits workers for the runs, and returns their names, such as `12_0`.
@@ -105,23 +117,34 @@ class Slurm:
         executor = submitit.AutoExecutor(
             folder=folder, cluster="slurm", slurm_max_num_timeout=0, slurm_python=shlex.quote(sys.executable)
         )
-        workers = min(self.workers, len(jobs))
-        mine = [replace(job, output=output) for job in jobs]
+        # Those that are recorded need no worker.
+        still = [job for job in jobs if RunFolder(output, job.run_id).status != "finished"]
+        workers = min(self.workers, len(still))
+        asked = {"engine": "slurm", "command": jobs[0].command, "runs": len(still)}
+        mine = [replace(job, output=output) for job in still]
         worker = Worker(mine, workers, folder, self._minutes, self.idle_min * 60)
         try:
+            folder.mkdir(parents=True)
+            # A full disk shows before anything is submitted.
+            submitted(folder, {**asked, "workers": []})
             executor.update_parameters(**self._parameters(jobs[0].threads))
             # What sbatch says is said once, by us.
             with contextlib.redirect_stderr(io.StringIO()):
                 found = executor.map_array(_numbered, [worker] * workers, range(workers))
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, ValueError) as error:
+        except OSError as error:
+            raise RecordError(f"{folder} cannot be written ({error.strerror}); give another --output") from None
+        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, *_WRONG) as error:
             raise SettingError(f"Slurm takes no such job: {_said(error)}") from None
         names = [str(job.job_id) for job in found]
-        submitted(folder, {"engine": "slurm", "workers": names, "command": jobs[0].command, "runs": len(jobs)})
+        try:
+            submitted(folder, {**asked, "workers": names})
+        except RecordError as error:
+            raise RecordError(f"{error}; the workers {', '.join(names)} are submitted, though") from None
         return names
 
     @property
     def _minutes(self) -> float:
-        return float(self.options.get("timeout_min", 60))
+        return float(self.options.get("timeout_min", _MINUTES))
 
     def _parameters(self, threads: int) -> dict[str, Any]:
         """What submitit is told."""
@@ -137,8 +160,13 @@ class Slurm:
         }
         flags: dict[str, Any] = {"requeue": True}
         for name, value in self.options.items():
-            if name in _OF_SUBMITIT:
+            if name == "gpus_per_node" and not isinstance(value, int):
+                # A model and a number, such as a100:1.
+                flags["gpus-per-node"] = value
+            elif name in _OF_SUBMITIT:
                 found[name] = value
+            elif name == "setup":
+                found["slurm_setup"] = [value] if isinstance(value, str) else list(value)
             elif name in known:
                 found[f"slurm_{name}"] = value
             else:
@@ -205,11 +233,25 @@ class Worker:
         elif not told_to_go:
             log.end("stopped", "cancelled, or preempted by Slurm, which then begins it anew")
         elif time.monotonic() - began > 60 * self.minutes - 2 * _SECONDS_TO_STOP and not log.has_learned:
-            log.end("stopped", f"no task was learned in {self.minutes:g} minutes; give a longer timeout_min")
+            log.end("stopped", f"no run came further in {self.minutes:g} minutes; give a longer timeout_min")
         else:
-            log.end("stopped", "its time was over, or it was preempted; it goes on when Slurm begins it anew")
-            subprocess.run(["scontrol", "requeue", name], check=False, timeout=_SECONDS_FOR_ANSWER)
+            log.end("stopped", GOES_ON)
+            if said := _requeued(name):
+                log.end("stopped", f"Slurm does not put it back into the queue ({said}); give the command again")
         return outcome
+
+
+GOES_ON = "its time was over, or it was preempted; it goes on when Slurm begins it anew"
+
+
+def _requeued(name: str) -> str:
+    """Puts this worker back into the queue, which ends it. Why not, where that fails."""
+    try:
+        asked = ["scontrol", "requeue", name]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return _said(RuntimeError(answer.stderr)) if answer.returncode else ""
 
 
 class _Printed:

@@ -64,13 +64,13 @@ class Choice:
 
     def loader(self, *, offline: bool) -> "Callable[[], ImageSet]":
         """Reads the images, also in another process."""
-        from clbench.data import load_images
+        from clbench.data import data_folder, load_images
 
         changed = self.changed
         if self.given is not None:
             return partial(self.given.image_set, changed.image_size)
-        # Another process may work in another folder.
-        root = None if self.data_root is None else self.data_root.absolute()
+        # Another process may work in another folder, and with other environment variables.
+        root = data_folder(self.data_root).absolute()
         return partial(load_images, changed.data, root, offline=offline, image_size=changed.image_size)
 
     def fitting(self, warn: Warn) -> list[str]:
@@ -292,6 +292,7 @@ def make_jobs(
     at_once: int = 1,
     labels: Sequence[str] = (),
     keep_weights: bool = False,
+    gpus: float | None = None,
 ) -> "list[Job]":
     """The jobs of a command, with torch's number of threads and its determinism as they are set now.
 
@@ -303,6 +304,7 @@ def make_jobs(
         at_once: how many runs train at a time.
         labels: of the runs, where method and seed do not tell them apart.
         keep_weights: whether runs keep the network of every task.
+        gpus: how many an executor gives each run, or which share of one. None for its share of this machine's.
     """
     import torch
 
@@ -315,8 +317,10 @@ def make_jobs(
     git_state()
     # What was just read is on disk now.
     shared = Images(choice.loader(offline=True), images)
+    if gpus is None and device.type == "cuda":
+        gpus = 1 / max(1, min(at_once, len(specs)))
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     return [
-        Job(spec, device, output, shared, threads, deterministic, at_once, command, label, keep_weights)
+        Job(spec, device, output, shared, threads, deterministic, at_once, command, label, keep_weights, gpus=gpus)
         for spec, label in zip(specs, labels or [""] * len(specs), strict=True)
     ]

@@ -31,11 +31,12 @@ class Logbook:
         name: of the worker, such as `12_0`, job and task of Slurm.
 
     Attributes:
-        has_learned: whether a task was learned since the worker began.
+        has_learned: whether a run came further, since the worker began, than any worker had brought it before.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path = folder / f"{name}.jsonl"
+        self._reached: dict[str, int] = {}
         self.has_learned = False
 
     def note(self, **said: Any) -> None:
@@ -45,6 +46,9 @@ class Logbook:
 
     def begin(self) -> None:
         """Notes that the worker begins, on which machine."""
+        for worker in told(self._path.parent):
+            for run, learned in worker.reached.items():
+                self._reached[run] = max(learned, self._reached.get(run, 0))
         self.note(worker="began", host=socket.gethostname(), pid=os.getpid())
 
     def end(self, how: str, reason: str = "") -> None:
@@ -57,7 +61,7 @@ class Logbook:
             case Began(run_id=run_id, result=result):
                 self.note(run=run_id, learned=result.learned)
             case Learned(run_id=run_id, result=result):
-                self.has_learned = True
+                self.has_learned |= result.learned > self._reached.get(run_id, 0)
                 self.note(run=run_id, learned=result.learned)
             case Ended(status="recorded before"):
                 pass
@@ -79,6 +83,7 @@ class Told:
         learned: tasks of that run that were learned.
         cut_off: run -> for every time that the worker was killed at it, the tasks learned then.
         failed: runs that failed, and why.
+        reached: run -> the most tasks that it had learned.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Told:
     learned: int = 0
     cut_off: dict[str, list[int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    reached: dict[str, int] = field(default_factory=dict)
 
     def hear(self, said: Mapping[str, Any]) -> None:
         """Takes one line of the log."""
@@ -104,6 +110,7 @@ class Told:
                 self.failed[str(said["run"])] = str(said.get("reason", ""))
         elif "run" in said:
             self.run, self.learned = str(said["run"]), int(said["learned"])
+            self.reached[self.run] = max(self.learned, self.reached.get(self.run, 0))
 
     def _forget_run(self) -> None:
         """A worker that begins anew was killed at what it had not ended."""

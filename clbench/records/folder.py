@@ -85,6 +85,14 @@ class RunFolder:
         """A sentence about who works on the run, where a file stands for a lock; empty elsewhere."""
         return self._lease.holder
 
+    def check_held(self) -> None:
+        """Makes sure that no other process took the run over.
+
+        Raises:
+            RecordError: if one did.
+        """
+        self._lease.check()
+
     @property
     def is_lost(self) -> bool:
         """Whether another process took over the lease that this one held; see `Lease`."""
@@ -278,8 +286,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes, *, to_disk: bool = True) -> None:
         """Writes one file atomically: a reader sees the old content or the new, never a part."""
-        if self.is_lost:
-            raise RecordError(f"{self.path} is left to another process, which took the run over from this one")
+        self._lease.check()
         try:
             write_whole(self.path / name, content, to_disk=to_disk)
         except OSError as error:

@@ -2,12 +2,15 @@
 
 It is a lock of the kernel where the file system hands locks on to all machines. Some of clusters have none, and some
 are mounted so that a lock holds on one machine only. There a file stands for the lock. It names a process, and that
-process touches it every 20 seconds. A file that nobody touches for a minute, by the watcher's own clock, is taken over.
+process touches it every 20 seconds. Others take over a file that nobody touches for two minutes, by their own clocks.
 """
 
 import errno
 import fcntl
 import os
+import re
+import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +29,14 @@ _LOCAL_LOCKS = {
     "nfs": ("nolock", "local_lock=all", "local_lock=flock"),
     "nfs4": ("nolock", "local_lock=all", "local_lock=flock"),
     "lustre": ("localflock",),
+    "beegfs": ("",),
+    "cifs": ("nobrl",),
     "fuse.sshfs": ("",),
 }
 _SECONDS_BETWEEN_TRIES = 0.05
 _SECONDS_BETWEEN_TOUCHES = 20.0
-_SECONDS_WITHOUT_TOUCH = 60.0
+# A file system may show the touch of another machine a minute late.
+_SECONDS_WITHOUT_TOUCH = 120.0
 
 
 class Lease:
@@ -93,9 +99,27 @@ class Lease:
         try:
             lease.acquire(timeout=patience, poll_interval=_SECONDS_BETWEEN_TRIES)
         except Timeout:
+            # The next look finds it free.
+            _remove_if_stale(self._owner)
             return None
         self._file = lease
-        return lease.release
+
+        def release() -> None:
+            self._file = None
+            lease.release()
+
+        return release
+
+    def check(self) -> None:
+        """Makes sure that no other process took it over, where a file stands for the lock.
+
+        Raises:
+            RecordError: if one did.
+        """
+        if self._file is not None and (self.is_lost or not self._file.is_lock_held_by_us):
+            raise RecordError(
+                f"the run of {self._lock.stem} is left to another process, which took it over from this one"
+            )
 
     @property
     def is_lost(self) -> bool:
@@ -112,6 +136,50 @@ def _file_of(path: Path) -> SoftFileLease:
         heartbeat_interval=_SECONDS_BETWEEN_TOUCHES,
         thread_local=False,
     )
+
+
+_SEEN: dict[Path, tuple[tuple[int, int], float]] = {}
+"""By file: which it was and when it was touched, as this process first saw it, and when that was by its own clock."""
+
+
+def _remove_if_stale(path: Path) -> None:
+    """Removes the file of a process that is gone, or that nobody has touched for long.
+
+    filelock does so itself where two names can be exchanged. Network file systems cannot do that.
+    """
+    try:
+        # Opening asks the server, where looking might be answered from a cache.
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError:
+        return
+    now, key = time.monotonic(), (found.st_ino, found.st_mtime_ns)
+    before = _SEEN.get(path)
+    if before is None or before[0] != key:
+        _SEEN[path] = before = key, now
+    owner = _file_of(path).owner
+    is_dead = owner is not None and owner.hostname == socket.gethostname() and not _lives(owner.pid)
+    if not is_dead and now - before[1] < 1.5 * _SECONDS_WITHOUT_TOUCH:
+        return
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+    with suppress(OSError):
+        os.rename(path, aside)
+        taken = os.stat(aside)
+        if (taken.st_ino, taken.st_mtime_ns) != key:
+            # Another process was faster, and this is its file. A link replaces none that came meanwhile.
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def without_locks(folder: Path) -> str:
@@ -157,7 +225,7 @@ def mount_of(folder: Path, table: Path = Path("/proc/self/mounts")) -> tuple[str
         for line in table.read_text(errors="replace").splitlines():
             _, point, kind, options, *_ = [*line.split(), "", "", "", ""]
             # Spaces and the like stand there as octal numbers.
-            point = point.encode().decode("unicode_escape", errors="replace")
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
             inside = place == point or place.startswith(f"{point.rstrip('/')}/")
             # Of two at the same point, the later one hides the other.
             if inside and len(point) >= depth:

@@ -22,6 +22,7 @@ def config_of(
     jobs: int = 1,
     command: str = "",
     found: Environment | None = None,
+    gpus: float | None = None,
 ) -> dict[str, Any]:
     """The content of config.json: the identity, and what a reader needs to trace and repeat the run.
 
@@ -32,6 +33,7 @@ def config_of(
         jobs: runs that the same command trains at once.
         command: what the runs were asked for by.
         found: the code that runs and what it runs with. None looks.
+        gpus: how many the run has, or which share of one; None on a CPU.
     """
     import torch
 
@@ -51,6 +53,7 @@ def config_of(
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "jobs": jobs,
+        **({} if gpus is None else {"gpus": gpus}),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "versions": dict(found.versions),
         "git_commit": found.commit,

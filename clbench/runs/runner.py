@@ -207,6 +207,7 @@ def execute(
         on_task(result)
 
     def save(state: dict[str, Any]) -> None:
+        folder.check_held()
         save_checkpoint(folder.checkpoint, {"run_id": config["run_id"], **state})
 
     try:
@@ -225,7 +226,7 @@ def execute(
         folder.set_status("finished", weights_sha256=weights, networks=networks)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        reason = "stopped by the user" if stopped else f"{type(error).__name__}: {error}"
+        reason = "stopped before its end, by the user or a signal" if stopped else f"{type(error).__name__}: {error}"
         if not isinstance(error, ClbenchError) and not stopped:
             folder.write("traceback.txt", traceback.format_exc())
         folder.set_status("stopped" if stopped else "failed", reason)

@@ -9,12 +9,12 @@ Departs from the latter: it is done once for the first tasks together, where the
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import RecordError, SettingError
-from clbench.methods.space import Among, Between, Space
+from clbench.methods.space import Among, Between, Range, Space
 from clbench.methods.table import find_method
 from clbench.search.trials import Plan, Trial
 
@@ -34,12 +34,14 @@ class Found:
         accuracy: average validation accuracy in the end. None if it diverged.
         learning_accuracy: mean validation accuracy of each task right after it was learned. None if it diverged.
         images: trained on.
+        learns_enough: of the protocol chf, whether it loses no more than it may on tasks that it learns.
     """
 
     trial: Trial
     accuracy: float | None
     learning_accuracy: float | None
     images: int
+    learns_enough: bool = True
 
 
 Train = Callable[[Sequence[Trial]], list[Found]]
@@ -119,7 +121,9 @@ _BY_CHANCE = 8
 
 
 def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.2, decay: float = 0.5) -> list[Found]:
-    """Searches a method's stability as De Lange et al., and returns its trials; the last is the one to take.
+    """Searches a method's stability as De Lange et al., and returns its trials.
+
+    The last is the one to take, if it learns enough (`Found.learns_enough`). Else the budget was too small.
 
     Args:
         plan: suite, tasks, seed, images.
@@ -132,25 +136,27 @@ def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.
     Raises:
         SettingError: if the method has no such setting.
     """
+    check_searched("chf", plan, name)
     stability = find_method(name).stability
-    if stability is None:
-        raise SettingError(
-            f"{name} names no setting that keeps what is known (Method.stability), which the protocol chf lowers; give "
-            "--protocol first-k"
-        )
+    assert stability is not None
     plain = train([plan.trial("naive", {"learning_rate": rate}) for rate in RATES])
     best = max(plain, key=lambda each: each.learning_accuracy or 0.0)
     if best.learning_accuracy is None:
         raise SettingError("plain fine-tuning diverges at all of the rates " + ", ".join(map(str, RATES)))
+    learned = best.learning_accuracy
     own, tuned = plan.trial(name, {}).spec.settings, best.trial
     # A rate says nothing about another optimiser.
     same = getattr(own, "optimizer", None) == getattr(tuned.spec.settings, "optimizer", None)
     rate = {"learning_rate": tuned.settings["learning_rate"]} if same else {}
     key, value = stability
+    if isinstance(given := getattr(own, key), int | float):
+        # What a suite has found to be needed is no place to end.
+        value = max(value, given)
     found: list[Found] = []
     while budget.allows(found):
         found += train([plan.trial(name, {**rate, key: value})])
-        if (found[-1].learning_accuracy or 0.0) >= (1 - drop) * best.learning_accuracy:
+        found[-1] = replace(found[-1], learns_enough=(found[-1].learning_accuracy or 0.0) >= (1 - drop) * learned)
+        if found[-1].learns_enough:
             break
         value *= decay
     return found
@@ -163,6 +169,21 @@ def can_be_searched(protocol: str, plan: Plan, name: str) -> bool:
     return bool(find_method(name).searched)
 
 
+def check_searched(protocol: str, plan: Plan, name: str) -> None:
+    """Makes sure that a protocol can search a method.
+
+    Raises:
+        SettingError: if it names nothing for it.
+    """
+    if protocol == "first-k":
+        space_of(name, plan.trial(name, {}))
+    elif find_method(name).stability is None:
+        raise SettingError(
+            f"{name} names no setting that keeps what is known (Method.stability), which the protocol chf lowers; give "
+            "--protocol first-k"
+        )
+
+
 def space_of(name: str, own: Trial) -> Space:
     """What is searched of a method: what it names, and its rate within a factor of ten of its own.
 
@@ -170,12 +191,22 @@ def space_of(name: str, own: Trial) -> Space:
         SettingError: if that is nothing, which holds for methods without a rate of their own.
     """
     rate = getattr(own.spec.settings, "learning_rate", None)
-    space = dict(find_method(name).searched)
+    settings = own.spec.settings
+    space = {key: _holding(each, getattr(settings, key, None)) for key, each in find_method(name).searched.items()}
     if rate:
         space.setdefault("learning_rate", Between(rate / 10, min(10.0, rate * 10)))
     if not space:
         raise SettingError(f"{name} has no setting to search (Method.searched)")
     return space
+
+
+def _holding(each: Range, value: Any) -> Range:
+    """The range, widened to hold a value of the suite's own, so that a search may begin there."""
+    if not isinstance(each, Between) or isinstance(value, bool) or not isinstance(value, int | float):
+        return each
+    if each.log and value <= 0:
+        return each
+    return Between(min(each.low, value), max(each.high, value), each.log)
 
 
 def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A search at work: trains the trials that a protocol asks for, keeps the log, and says in the end what came out."""
 
 import csv
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from clbench.execution.on_ray import Ray
 from clbench.execution.plan import Choice, make_jobs
 from clbench.methods.method import Workplace, images_to_train
 from clbench.methods.table import find_method
+from clbench.records.lease import Lease
 from clbench.search.protocols import Found
 from clbench.search.trials import Log, Trial
 from clbench.seeding import RandomStreams
@@ -35,6 +36,25 @@ class Stopped(Exception):
 
 class Unfinished(RecordError):
     """Trials failed for another reason than that they diverged."""
+
+
+@contextmanager
+def alone(output: Path, protocol: str) -> Iterator[None]:
+    """Within, no other command asks what to try next for the same trials. Those of a grid are for all to share.
+
+    Raises:
+        RecordError: if another command does.
+    """
+    if protocol == "grid":
+        yield
+        return
+    with Lease(output / ".leases", "search").taken() as is_ours:
+        if not is_ours:
+            raise RecordError(
+                f"another command searches with its trials in {output}; wait for it, or give another --log, and more "
+                "trials at once with --jobs"
+            )
+        yield
 
 
 @dataclass
@@ -108,6 +128,7 @@ class Session:
                 self.output,
                 self.command,
                 at_once=self.at_once,
+                gpus=self.engine.gpus if self.engine else None,
                 labels=[trial.label for trial in left],
             )
             if run_grid(jobs, Observers(self._tracker, self.screen, lines), self._run) == "stopped":

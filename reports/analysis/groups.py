@@ -242,7 +242,11 @@ class Group:
             if not str(run.config.get("device", "cpu")).startswith(device):
                 return None
             seconds = run.tasks["train_seconds"].sum() + run.tasks["eval_seconds"].sum()
-            share = run.config.get("threads", 1) if device == "cpu" else 1 / run.config.get("jobs", 1)
+            share = (
+                run.config.get("threads", 1)
+                if device == "cpu"
+                else run.config.get("gpus", 1 / run.config.get("jobs", 1))
+            )
             found += float(seconds) * share / 3600
         return found
 

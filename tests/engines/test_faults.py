@@ -44,7 +44,8 @@ def begin(tmp_path):
     yield start
     for process in begun:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["locks", "files for locks"])

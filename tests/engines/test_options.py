@@ -24,6 +24,10 @@ from clbench.execution.place import device_for
             ["--executor", "slurm", "--threads", "1", "--slurm", "array=3"],
             "the option array of Slurm is set by clbench",
         ),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "cpus_per_task=4"], "set by clbench; give --threads"),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "timeout_min=4h"], "timeout_min=4h is not understood"),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "mem_gb=16GB"], "mem_gb=16GB is not understood"),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "timeout_min=0"], "timeout_min=0 is not understood"),
         (["--executor", "slurm", "--threads", "1", "--device", "cuda"], "the device cuda needs a GPU for each worker"),
         (["--executor", "slurm", "--threads", "1", "--device", "cuda:1"], "another machine's to choose"),
         (["--executor", "ray", "--threads", "1", "--gpus-per-run", "1.5"], "a run cannot have 1.5 GPUs"),
@@ -62,6 +66,30 @@ def test_options_of_slurm_may_hold_commas_and_are_numbers_where_they_look_so():
     assert isinstance(slurm, Slurm)
     assert slurm.options == {"partition": "a,b", "timeout_min": 30, "nodelist": "n1"}
     assert slurm.workers == 3
+
+
+def test_options_reach_submitit_and_what_it_does_not_know_reaches_sbatch():
+    pytest.importorskip("submitit")
+    slurm = Slurm(2, gpus_per_node="a100:1", setup="module load cuda", reservation="mine", mem_gb=7.5, qos="high")
+    found = slurm._parameters(threads=4)
+    assert found["slurm_setup"] == ["module load cuda"]
+    assert found["slurm_additional_parameters"] == {"requeue": True, "gpus-per-node": "a100:1", "reservation": "mine"}
+    assert (found["mem_gb"], found["slurm_qos"], found["cpus_per_task"]) == (7.5, "high", 4)
+
+
+@pytest.mark.parametrize(
+    ("executor", "gpus"),
+    [
+        (Slurm(1), None),
+        (Slurm(1, gpus_per_node=2), 2.0),
+        (Slurm(1, gpus_per_node="a100:1"), 1.0),
+        (Ray(), None),
+        (Ray(gpus_per_run=0.25), 0.25),
+        (Ray(gpus_per_run=2), 2.0),
+    ],
+)
+def test_an_executor_says_how_much_of_a_gpu_a_run_has(executor, gpus):
+    assert executor.gpus == gpus
 
 
 @pytest.mark.parametrize(
