@@ -75,7 +75,9 @@ def test_without_locks_a_lease_is_held_by_one_process_and_ends_with_it(number, t
     assert folder.holder == ""
 
 
-@pytest.mark.parametrize("exchanges", [True, False], ids=["local", "as on NFS"])
+@pytest.mark.parametrize(
+    "exchanges", [pytest.param(True, id="local", marks=pytest.mark.long), pytest.param(False, id="as on NFS")]
+)
 def test_a_file_that_nobody_touches_is_taken_over_and_who_had_it_writes_no_more(
     exchanges, tmp_path, without_locks, monkeypatch
 ):

@@ -84,3 +84,10 @@ def test_every_row_of_the_tables_of_cifar_is_a_recorded_run():
             ends.setdefault(run.method, set()).update({(by_task, f"{last.mean():.2f}"), ("", f"{last.mean():.2f}")})
     for method, by_task, mean in rows:
         assert (by_task, mean) in ends[method], method
+
+
+def test_the_table_of_the_small_network_is_what_was_recorded(recorded):
+    text = (ROOT / "docs" / "relatives.md").read_text()
+    groups = {group.label: group for group in select(recorded["permuted-mnist-small"], "permuted-mnist-small").groups}
+    rows = re.findall(r"^\| `([^`]+)`[^|]*\| (\d\d\.\d\d) \|", text, re.MULTILINE)
+    assert {name: percent(groups[name].average_accuracy) for name in groups} == dict(rows)

@@ -48,6 +48,7 @@ def test_it_asks_within_the_ranges_and_first_what_the_suite_has(plan, tmp_path):
             assert value == float(f"{value:.4g}")
 
 
+@pytest.mark.long
 def test_it_asks_the_same_again_and_finds_what_is_better_than_by_chance(plan, tmp_path):
     def peak(settings):
         return 1 - abs(torch.log10(torch.tensor(settings["strength"] / 50)).item()) / 4
