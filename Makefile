@@ -20,7 +20,7 @@ test-long: $(READY)
 
 # With a real Slurm (Debian: slurmctld slurmd slurm-client munge) and a Ray cluster of two nodes, both on this machine.
 test-engines: $(READY)
-	$(BIN)/python -m pytest tests/engines -m slow
+	$(BIN)/python -m pytest tests/engines/test_slurm.py tests/engines/test_ray.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
