@@ -87,6 +87,28 @@ def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:
     return error.strerror if isinstance(error, OSError) else "not UTF-8 text"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed: what an error of ours says, or the type of another before what it says."""
+    return str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
+
+
+def not_installed(what: str, package: str, extra: str) -> SettingError:
+    """The error of something that needs an optional package.
+
+    Args:
+        what: needs it.
+        package: as a person calls it.
+        extra: of clbench, which installs it.
+    """
+    return SettingError(f"{what} needs {package}, which is not installed; run pip install 'clbench[{extra}]'")
+
+
 _LISTENERS: "ContextVar[tuple[tuple[type[Warning], Callable[[str], None]], ...]]" = ContextVar("listeners", default=())
 
 

@@ -50,7 +50,7 @@ def show_plan(
         engine: where it is to be run; None for this machine.
     """
     keep_freed_memory()
-    if engine is not None and engine.has_gpu and not torch.cuda.is_available():
+    if engine is not None and engine.gpus and not torch.cuda.is_available():
         device = torch.device("cpu")
     first = specs[0]
     # A sweep may be over settings of the suite.
@@ -96,7 +96,6 @@ def show_plan(
         table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     screen.show(table)
-    faster = _with_one_thread(first, streams[id(first.suite)], device, next(iter(rates.values()))) if to_do else None
     counts = sorted({spec.suite.n_tasks for spec in specs})
     tasks = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     beside = f", beside {done} recorded in {output}" if done else ""
@@ -105,9 +104,12 @@ def show_plan(
         f"training steps on {device} ({first.precision}, threads: {torch.get_num_threads()}), as fast as it is right "
         "now; what a method does beside them comes on top, and CLNP saves what it has frozen. Nothing was run."
     )
-    if engine is not None and to_do:
+    if not to_do:
+        return
+    if engine is not None:
         screen.show(_on_cluster(engine, to_do, total, first))
         return
+    faster = _with_one_thread(first, streams[id(first.suite)], device, next(iter(rates.values())))
     if faster is not None:
         screen.show(
             f"With --threads 1 they would take {duration(total / faster)}: more threads wait for one another here."
@@ -117,12 +119,11 @@ def show_plan(
 def _on_cluster(engine: "Slurm | Ray", to_do: int, seconds: float, spec: RunSpec) -> str:
     """What a cluster makes of it, in a sentence; seconds are those of this machine."""
     at_once = min(engine.workers or to_do, to_do)
-    share = engine.gpus or 0.0
-    cost = (
-        f"{share * seconds / 3600:.1f} GPU-hours"
-        if engine.has_gpu
-        else (f"{torch.get_num_threads() * seconds / 3600:.1f} core-hours")
-    )
+    hours = seconds / 3600
+    if engine.gpus:
+        cost = f"{engine.gpus * hours:.1f} GPU-hours"
+    else:
+        cost = f"{torch.get_num_threads() * hours:.1f} core-hours"
     most = "" if engine.workers else ", if it has room for all"
     here = "processor" if spec.device == "cuda" and not torch.cuda.is_available() else "machine"
     return (

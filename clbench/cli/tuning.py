@@ -17,7 +17,6 @@ from clbench.cli.options import (
     SuiteOption,
     ThreadsOption,
     UriOption,
-    WorkersOption,
     as_option,
     chosen_executor,
     chosen_precision,
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from clbench.execution.plan import Choice
     from clbench.runs.spec import Precision
     from clbench.screen import Screen
-    from clbench.search.protocols import Found
+    from clbench.search.protocols import Budget, Found
+    from clbench.search.session import Session
     from clbench.search.trials import Plan
 
 _PROTOCOLS = ("grid", "first-k", "chf")
@@ -82,7 +82,9 @@ def tune_command(
     executor: Annotated[
         str | None, typer.Option("--executor", help="ray: train on a Ray cluster. Default: here.", show_default=False)
     ] = None,
-    workers: WorkersOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once on Ray. Default: 4.", show_default=False)
+    ] = None,
     ray_address: RayAddressOption = None,
     gpus_per_run: GpusOption = None,
     quiet: QuietOption = False,
@@ -97,9 +99,9 @@ def tune_command(
     from clbench.execution.plan import choose
     from clbench.records.files import check_writable
     from clbench.screen import Screen
-    from clbench.search.protocols import Budget, can_be_searched, check_searched, chf, first_k
+    from clbench.search.protocols import Budget, can_be_searched, check_searched
     from clbench.search.session import Session, Stopped, Unfinished, alone
-    from clbench.search.trials import load_grid, logged, plan_trials
+    from clbench.search.trials import Trial, load_grid, logged, plan_trials
     from clbench.tracking.connection import tracking_uri as resolve_uri
 
     _check(protocol, trials, images, tasks, grid, executor)
@@ -116,13 +118,12 @@ def tune_command(
     if engine is None:
         warn_of_slow_precision(screen, training_precision, place)
     names = choice.methods if methods is not None else None
-    planned = None
+    plan, planned = None, list[Trial]()
     if found is not None:
         planned = plan_trials(choice.suite, found, names, data, training_precision, place, choice.files)
-        plan = None
     else:
         plan = _plan(choice, tasks, data, training_precision, place)
-        names = names or [name for name in choice.fitting(screen.warn) if can_be_searched(protocol, plan, name)]
+        names = names or [name for name in choice.fitting(screen.warn) if can_be_searched(protocol, name)]
         if not names:
             raise SettingError(f"no method of {choice.suite.name} can be searched with {protocol}; name some")
         for name in names:
@@ -137,14 +138,10 @@ def tune_command(
     results: dict[str, list[Found]] = {}
     try:
         with session, alone(output, protocol):
-            session.train(planned or [])
-            for name in names or () if plan else ():
-                assert plan is not None
-                if protocol == "chf":
-                    results[name] = chf(plan, name, budget, session.train)
-                else:
-                    journal = log.with_suffix(".journal")
-                    results[name] = first_k(plan, name, budget, session.train, journal, session.width)
+            if plan is None:
+                session.train(planned)
+            else:
+                results = _searched(protocol, plan, names or [], budget, session, log.with_suffix(".journal"))
     except Stopped:
         screen.warn("stopped; the same command goes on after the tasks that are learned")
         raise SystemExit(INTERRUPTED) from None
@@ -172,6 +169,17 @@ def _plan(
     if seed in suite.seeds:
         raise SettingError(f"a search has seed {seed}, which is one that the suite reports; give the suite other seeds")
     return Plan(suite, n_tasks, seed, images, precision, device, choice.files)
+
+
+def _searched(
+    protocol: str, plan: "Plan", names: list[str], budget: "Budget", session: "Session", journal: Path
+) -> "dict[str, list[Found]]":
+    """By method, what a protocol that asks for trials has found."""
+    from clbench.search.protocols import chf, first_k
+
+    if protocol == "chf":
+        return {name: chf(plan, name, budget, session.train) for name in names}
+    return {name: first_k(plan, name, budget, session.train, journal, session.width) for name in names}
 
 
 def _ray(engine: "Slurm | Ray | None") -> "Ray | None":

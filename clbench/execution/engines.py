@@ -47,7 +47,7 @@ def submit(
         rerun: whether recorded runs are trained anew, which the same command would do once more.
     """
     output = jobs[0].output
-    still = sorted(_queue([name for _, what in all_submitted(output) for name in _names(what)]))
+    still = sorted(in_queue([name for _, what in all_submitted(output) for name in _names(what)]) or {})
     names = engine.submit(jobs)
     screen.show(f"submitted {len(names)} worker{'' if len(names) == 1 else 's'} to Slurm: {', '.join(names)}")
     if still:
@@ -65,10 +65,6 @@ def _names(what: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in what.get("workers", [])] if what.get("engine") == "slurm" else []
 
 
-def _queue(names: Sequence[str]) -> Mapping[str, str]:
-    return (in_queue(names) or {}) if names else {}
-
-
 def show_workers(output: Path, screen: "Screen") -> bool:
     """Shows how the workers of clusters stand that have not all ended well; whether there are any.
 
@@ -81,8 +77,7 @@ def show_workers(output: Path, screen: "Screen") -> bool:
     for name in ("worker", "state", "run"):
         table.add_column(name, overflow="fold")
     commands = all_submitted(output)
-    names = [name for _, what in commands for name in _names(what)]
-    queue = in_queue(names) if names else {}
+    queue = in_queue([name for _, what in commands for name in _names(what)])
     for number, (folder, what) in enumerate(commands, start=1):
         logs = {each.name: each for each in told(folder)}
         workers = [logs.get(name) or Told(name) for name in _names(what)]

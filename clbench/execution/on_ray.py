@@ -17,7 +17,7 @@ from dataclasses import replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, cast
 
-from clbench.errors import ClbenchError, ClusterError, SettingError
+from clbench.errors import ClusterError, SettingError, first_line, not_installed, reason_of
 from clbench.events import Began, Ended, Event, Learned, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
 from clbench.execution.processes import recorded_as_killed
@@ -55,11 +55,6 @@ class Ray:
         self._killed_at: dict[str, int] = {}
 
     @property
-    def has_gpu(self) -> bool:
-        """Whether a run asks for one."""
-        return self.gpus_per_run > 0
-
-    @property
     def gpus(self) -> float | None:
         """How many a run has, or which share of one; None for none."""
         return self.gpus_per_run or None
@@ -81,9 +76,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise SettingError(
-                "the executor ray needs Ray, which is not installed; run pip install 'clbench[ray]'"
-            ) from None
+            raise not_installed("the executor ray", "Ray", "ray") from None
         with ExitStack() as until_the_end:
             # In a notebook it may be connected already, and then stays so.
             if not ray.is_initialized():
@@ -107,10 +100,9 @@ class Ray:
             )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             where = self.address or "a new one on this machine"
-            reason = str(error).strip().splitlines()[0][:200]
             raise SettingError(
-                f"the Ray cluster ({where}) cannot be used: {reason}; start one with ray start --head, or give another "
-                "--ray-address"
+                f"the Ray cluster ({where}) cannot be used: {first_line(error)}; start one with ray start --head, or "
+                "give another --ray-address"
             ) from None
         # Other users' clusters go on, and other commands of this one.
         until_the_end.callback(ray.shutdown)
@@ -140,9 +132,9 @@ class Ray:
         try:
             yield from self._on_cluster(jobs, observer, stop, patience)
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0][:200]
             raise ClusterError(
-                f"the Ray cluster was lost ({reason}); whole tasks are recorded, and the same command goes on"
+                f"the Ray cluster was lost ({first_line(error)}); whole tasks are recorded, and the same command goes "
+                "on"
             ) from None
 
     def _on_cluster(
@@ -174,6 +166,7 @@ class Ray:
                         yield left[0], "stopped"
                     return
                 ready, _ = ray.wait(list(at_work), timeout=SECONDS_BETWEEN_REPORTS)
+                # A task that has ended has had an answer to each event, so that all of its are there.
                 for event in ray.get(post.take.remote(stop.is_set())):
                     learned.hear(event)
                 waiting = [each for each, job in at_work.items() if job.run_id not in learned.begun]
@@ -183,8 +176,6 @@ class Ray:
                 for reference in ready:
                     job = at_work.pop(reference)
                     how = _ended(reference)
-                    for event in ray.get(post.take.remote(stop.is_set())):
-                        learned.hear(event)
                     if how is not None:
                         yield job, how
                     elif stop.is_set():
@@ -283,6 +274,5 @@ def _train(packed: bytes, run_id: str, post: Any) -> Status:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return job.run(send, lambda: halt)
     except Exception as error:
-        reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-        send(Ended(run_id, "failed", reason, has_record=False))
+        send(Ended(run_id, "failed", reason_of(error), has_record=False))
         return "failed"

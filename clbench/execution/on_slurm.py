@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import RecordError, SettingError
+from clbench.errors import RecordError, SettingError, not_installed
 from clbench.events import Event, Observers
 from clbench.execution.grid import run_grid
 from clbench.execution.here import here
@@ -78,16 +78,13 @@ class Slurm:
         self.workers, self.idle_min, self.options = workers, float(idle_min), options
 
     @property
-    def has_gpu(self) -> bool:
-        """Whether a worker asks for one."""
-        count = self.options.get("gpus_per_node") or self.options.get("gpus_per_task") or self.options.get("gpus") or 0
-        return str(count) not in ("0", "none") or "gpu" in str(self.options.get("gres", ""))
-
-    @property
     def gpus(self) -> float | None:
         """How many a run has; None for none."""
-        count = self.options.get("gpus_per_node")
-        return (float(count) if isinstance(count, int) else 1.0) if self.has_gpu else None
+        asked = [self.options.get(name) or 0 for name in ("gpus_per_node", "gpus_per_task", "gpus")]
+        if all(str(count) in ("0", "none") for count in asked) and "gpu" not in str(self.options.get("gres", "")):
+            return None
+        # A model and a number, such as a100:1, is taken for one.
+        return float(asked[0]) if isinstance(asked[0], int) and asked[0] else 1.0
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         """Submits workers for the runs, and returns their names, such as `12_0`.
@@ -103,9 +100,7 @@ class Slurm:
             import submitit
             from submitit.core.utils import FailedJobError, FailedSubmissionError
         except ImportError:
-            raise SettingError(
-                "the executor slurm needs submitit, which is not installed; run pip install 'clbench[slurm]'"
-            ) from None
+            raise not_installed("the executor slurm", "submitit", "slurm") from None
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise SettingError(
                 "this machine has no sbatch and srun of Slurm; give the command on one that submits jobs, or leave out "
@@ -130,7 +125,7 @@ class Slurm:
             executor.update_parameters(**self._parameters(jobs[0].threads))
             # What sbatch says is said once, by us.
             with contextlib.redirect_stderr(io.StringIO()):
-                found = executor.map_array(_numbered, [worker] * workers, range(workers))
+                found = executor.map_array(worker, range(workers))
         except OSError as error:
             raise RecordError(f"{folder} cannot be written ({error.strerror}); give another --output") from None
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, *_WRONG) as error:
@@ -181,10 +176,6 @@ def _said(error: Exception) -> str:
     lines = [line.strip() for line in (text.decode() if isinstance(text, bytes) else str(text)).splitlines()]
     said = [line for line in lines if line.startswith("sbatch: error:")] or [line for line in lines if line]
     return "; ".join(line.removeprefix("sbatch: error:").strip() for line in said[:2]) or type(error).__name__
-
-
-def _numbered(worker: "Worker", number: int) -> str:
-    return worker(number)
 
 
 class Worker:
@@ -247,8 +238,7 @@ GOES_ON = "its time was over, or it was preempted; it goes on when Slurm begins 
 def _requeued(name: str) -> str:
     """Puts this worker back into the queue, which ends it. Why not, where that fails."""
     try:
-        asked = ["scontrol", "requeue", name]
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+        answer = _ask("scontrol", "requeue", name)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return _said(RuntimeError(answer.stderr)) if answer.returncode else ""
@@ -269,15 +259,21 @@ def _own_id() -> str:
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
+def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
+    """What a command of Slurm answers; OSError or TimeoutExpired where it cannot be asked."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+
+
 def in_queue(names: Sequence[str]) -> Mapping[str, str] | None:
     """What Slurm's queue says of workers, such as `running` or `pending (Priority)`; without those it knows no more.
 
     None where the queue cannot be asked.
     """
+    if not names:
+        return {}
     masters = ",".join(dict.fromkeys(name.partition("_")[0] for name in names))
-    asked = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={masters}"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
+        answer = _ask("squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={masters}")
     except (OSError, subprocess.TimeoutExpired):
         return None
     # Of a job that ended long ago it says that the id is invalid.
@@ -293,9 +289,7 @@ def in_queue(names: Sequence[str]) -> Mapping[str, str] | None:
 def last_state(name: str) -> str:
     """How Slurm says that a worker ended, such as `cancelled` or `out_of_memory`; empty once it has forgotten it."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        asked = ["scontrol", "--oneliner", "show", "job", name]
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS_FOR_ANSWER, check=False)
-        for word in answer.stdout.split():
+        for word in _ask("scontrol", "--oneliner", "show", "job", name).stdout.split():
             if word.startswith("JobState="):
                 return word.removeprefix("JobState=").lower()
     return ""

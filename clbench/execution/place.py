@@ -46,10 +46,11 @@ def device_for(given: str, executor: "Slurm | Ray | None") -> "torch.device":
 
     if executor is None:
         return chosen_device(given)
-    kind = ("cuda" if executor.has_gpu else "cpu") if given == "auto" else given
+    has_gpu = executor.gpus is not None
+    kind = ("cuda" if has_gpu else "cpu") if given == "auto" else given
     if kind not in ("cpu", "cuda"):
         raise SettingError(f"the device '{given}' is another machine's to choose; expected cpu, cuda or auto")
-    if (kind == "cuda") != executor.has_gpu:
+    if (kind == "cuda") != has_gpu:
         what = "--slurm gpus_per_node=1, or --gpus-per-run on Ray"
         raise SettingError(
             f"the device cuda needs a GPU for each worker; ask for one with {what}"

@@ -13,7 +13,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
 
-from clbench.errors import ClbenchError, RecordError, SettingError
+from clbench.errors import RecordError, SettingError, reason_of
 from clbench.events import Ended, Event, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Report, Status
 from clbench.execution.signals import STOPPING, stopping_on_signals
@@ -217,8 +217,7 @@ def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes)
         except KeyboardInterrupt:
             status = "stopped"
         except Exception as error:
-            reason = str(error) if isinstance(error, ClbenchError) else f"{type(error).__name__}: {error}"
-            send(Ended(run_id, "failed", reason, has_record=False))
+            send(Ended(run_id, "failed", reason_of(error), has_record=False))
     send(status)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from clbench.errors import RecordError, SettingError
+from clbench.errors import RecordError, not_installed
 from clbench.export.kept import FILE, Kept, read_kept
 from clbench.export.plain import built
 
@@ -171,9 +171,7 @@ def _check_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise SettingError(
-            f"--onnx needs the package {error.name}, which is not installed; run pip install 'clbench[onnx]'"
-        ) from None
+        raise not_installed("--onnx", f"the package {error.name}", "onnx") from None
 
 
 def _to_onnx(network: nn.Module, kept: Kept, path: Path) -> float:

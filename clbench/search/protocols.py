@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import RecordError, SettingError
+from clbench.errors import RecordError, SettingError, not_installed
 from clbench.methods.space import Among, Between, Range, Space
 from clbench.methods.table import find_method
 from clbench.search.trials import Plan, Trial
@@ -87,9 +87,7 @@ def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, 
     try:
         import optuna
     except ImportError:
-        raise SettingError(
-            "the protocol first-k needs Optuna, which is not installed; run pip install 'clbench[search]'"
-        ) from None
+        raise not_installed("the protocol first-k", "Optuna", "search") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     own = plan.trial(name, {})
     space = space_of(name, own)
@@ -99,7 +97,8 @@ def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, 
     found = train([plan.trial(name, _rounded(trial.params)) for trial in known])
     if not study.trials:
         # The suite's own settings first: a search shall not end below them.
-        study.enqueue_trial({key: value for key, value in _own_values(own).items() if _is_within(space, key, value)})
+        values = own.spec.settings.model_dump()
+        study.enqueue_trial({key: value for key, value in values.items() if _is_within(space, key, value)})
     # Asked by a command that was killed before it had an answer.
     asked = [(trial.number, trial.params) for trial in study.trials if trial.state.name == "RUNNING"]
     while budget.allows(found):
@@ -162,7 +161,7 @@ def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.
     return found
 
 
-def can_be_searched(protocol: str, plan: Plan, name: str) -> bool:
+def can_be_searched(protocol: str, name: str) -> bool:
     """Whether a method that nobody named has something that a protocol can search."""
     if protocol == "chf":
         return find_method(name).stability is not None
@@ -177,7 +176,7 @@ def check_searched(protocol: str, plan: Plan, name: str) -> None:
     """
     if protocol == "first-k":
         space_of(name, plan.trial(name, {}))
-    elif find_method(name).stability is None:
+    elif not can_be_searched(protocol, name):
         raise SettingError(
             f"{name} names no setting that keeps what is known (Method.stability), which the protocol chf lowers; give "
             "--protocol first-k"
@@ -212,10 +211,6 @@ def _holding(each: Range, value: Any) -> Range:
 def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
     """The same with four digits, which a person can read and give again."""
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in params.items()}
-
-
-def _own_values(own: Trial) -> dict[str, Any]:
-    return own.spec.settings.model_dump()
 
 
 def _is_within(space: Space, key: str, value: Any) -> bool:

@@ -1,6 +1,5 @@
 """A search at work: trains the trials that a protocol asks for, keeps the log, and says in the end what came out."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from clbench.methods.method import Workplace, images_to_train
 from clbench.methods.table import find_method
 from clbench.records.lease import Lease
 from clbench.search.protocols import Found
-from clbench.search.trials import Log, Trial
+from clbench.search.trials import Log, Trial, logged_rows
 from clbench.seeding import RandomStreams
 from clbench.tracking.tracker import Tracker
 
@@ -137,7 +136,7 @@ class Session:
             raise Unfinished(
                 f"{missing} of the trials are not in the log, for the reasons above; the same command tries them again"
             )
-        rows = _rows(self.log)
+        rows = logged_rows(self.log)
         return [self._found(trial, rows[trial.logged_id]) for trial in trials]
 
     def _found(self, trial: Trial, row: dict[str, str]) -> Found:
@@ -150,8 +149,3 @@ class Session:
         # Of a single task nothing is said of learning.
         learned = row["learning_accuracy"] or row["validation_accuracy"]
         return Found(trial, float(row["validation_accuracy"]), float(learned), images)
-
-
-def _rows(log: Path) -> dict[str, dict[str, str]]:
-    with log.open(newline="", encoding="utf-8") as file:
-        return {row["run_id"]: row for row in csv.DictReader(file)}

@@ -316,6 +316,15 @@ def logged(log: Path) -> set[str]:
     Raises:
         RecordError: if the file is something else.
     """
+    return set(logged_rows(log))
+
+
+def logged_rows(log: Path) -> dict[str, dict[str, str]]:
+    """The lines of a log by their run ids.
+
+    Raises:
+        RecordError: if the file is something else.
+    """
     try:
         with log.open(newline="", encoding="utf-8") as file:
             text = file.read()
@@ -326,9 +335,9 @@ def logged(log: Path) -> set[str]:
         # A row appended to half a line would be lost with it.
         if not text.endswith("\n") or any(None in row or None in row.values() for row in rows):
             raise RecordError(f"the log {log} has a line that was cut off or grew; mend it, or move the log away")
-        return {row["run_id"] for row in rows}
+        return {row["run_id"]: row for row in rows}
     except FileNotFoundError:
-        return set()
+        return {}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RecordError(f"the log {log} cannot be read ({error})") from None
 

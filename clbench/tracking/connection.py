@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import TrackingError
+from clbench.errors import TrackingError, first_line
 from clbench.tracking.moved import follow
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
@@ -194,9 +194,3 @@ def artifact_location(uri: str) -> str | None:
 def artifact_folder(path: Path) -> Path:
     """Beside the SQLite file of a store."""
     return path.absolute().parent / "mlartifacts"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from clbench.errors import NewerRecordError, RecordError, TrackingError
+from clbench.errors import NewerRecordError, RecordError, TrackingError, first_line
 from clbench.records.folder import RunFolder
 from clbench.records.reading import RecordedRun, read_run, run_paths
-from clbench.tracking.connection import _sqlite_file, first_line
+from clbench.tracking.connection import _sqlite_file
 from clbench.tracking.store import Store, invocation_of
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import ClbenchError, RecordError, TrackingError
+from clbench.errors import ClbenchError, RecordError, TrackingError, first_line
 from clbench.events import Began, Ended, Event, Learned, Over, Planned
 from clbench.records.folder import RunFolder
-from clbench.tracking.connection import first_line, import_mlflow, patience, within
+from clbench.tracking.connection import import_mlflow, patience, within
 from clbench.tracking.store import STATUS, Copy, Store, place_of, points_of
 from clbench.tracking.words import experiment_of
 

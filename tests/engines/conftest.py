@@ -171,8 +171,10 @@ def slurm():
         yield env
     finally:
         subprocess.run(["scancel", "--user=root"], env=env, capture_output=True, check=False, timeout=30)
+        ended = []
         for path in pids:
             with suppress(OSError, ValueError):
-                os.kill(int(path.read_text()), signal.SIGTERM)
-        time.sleep(1)
+                ended.append(int(path.read_text()))
+                os.kill(ended[-1], signal.SIGTERM)
+        waits(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ended), 30, "the end of Slurm")
         shutil.rmtree(place, ignore_errors=True)
