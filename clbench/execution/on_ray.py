@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, cast
 
@@ -73,6 +74,9 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # A run without a share of a GPU does not see any.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self.address is not None and _has_token():
+            # A cluster whose owner has a token asks for it, and Ray does not show it by itself. Others do not mind.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
         except ImportError:
@@ -98,7 +102,8 @@ class Ray:
             ray.init(
                 self.address or "local", namespace="clbench", log_to_driver=False, logging_level=logging.ERROR, **begin
             )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        # Ray raises a plain Exception where it cannot begin.
+        except Exception as error:
             where = self.address or "a new one on this machine"
             raise SettingError(
                 f"the Ray cluster ({where}) cannot be used: {first_line(error)}; start one with ray start --head, or "
@@ -238,6 +243,12 @@ class _Progress:
         again = self.killed_at.get(run_id) == learned
         self.killed_at[run_id] = learned
         return again
+
+
+def _has_token() -> bool:
+    """Whether this user can show a token to a cluster of Ray."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
 
 
 def _ended(reference: Any) -> Status | None:

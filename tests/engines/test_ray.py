@@ -2,6 +2,10 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -66,6 +70,34 @@ def test_a_killed_task_and_a_lost_node_leave_a_complete_grid_with_the_same_bits(
     (said,) = ended
     assert "was lost; it goes on elsewhere" in said.stderr
     assert digests(tmp_path / "clbench-runs") == one_after_the_other
+
+
+def test_a_cluster_that_asks_for_a_token_gets_that_of_its_owner(until, command, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    env = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    begin = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
+    # A path of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="clbench-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        begin += ["--include-dashboard=false", f"--temp-dir={folder}"]
+        head = subprocess.Popen(begin, env={**os.environ, **env}, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: is_open(port), 60, "a cluster")
+            arguments = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", "--threads", "1"]
+            arguments += ["--set=n_tasks=2", "--set=epochs=1", "--no-report", "--executor", "ray"]
+            said = command(*arguments, "--ray-address", f"127.0.0.1:{port}", env=env)
+            assert "naive seed 0: finished" in said.stdout
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
+            head.wait(60)
+
+
+def is_open(port):
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_what_no_node_has_room_for_is_said_before_anything_is_trained(cluster, tmp_path):
