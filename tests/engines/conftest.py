@@ -176,5 +176,5 @@ def slurm():
             with suppress(OSError, ValueError):
                 ended.append(int(path.read_text()))
                 os.kill(ended[-1], signal.SIGTERM)
-        waits(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ended), 30, "the end of Slurm")
+        waits(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ended), 60, "the end of Slurm")
         shutil.rmtree(place, ignore_errors=True)
