@@ -155,9 +155,9 @@ def images(*layers):
     return lambda: nn.Sequential(nn.Conv2d(1, 8, 3), *[layer() for layer in layers], nn.Flatten(), nn.LazyLinear(3))
 
 
-TAKES = "CLNP takes linear layers, convolutions (Conv2d) and batch norms (BatchNorm1d, BatchNorm2d)"
+TAKES = "CLNP and HAT take linear layers, convolutions (Conv2d) and batch norms (BatchNorm1d, BatchNorm2d)"
 COMPUTED = "the weights of '1' are computed from others, as by weight_norm, spectral_norm or prune"
-ALL = "works with all neurons or filters before it and no fewer; CLNP leaves some out"
+ALL = "works with all neurons or filters before it and no fewer; CLNP and HAT leave some out"
 REFUSED = {
     "layer norm": (between(lambda: nn.LayerNorm(8)), f"'2' is a LayerNorm; {TAKES}"),
     "group norm": (images(lambda: nn.GroupNorm(2, 8)), f"'1' is a GroupNorm; {TAKES}"),
@@ -171,16 +171,19 @@ REFUSED = {
     "weight_norm": (between(first=lambda: parametrizations.weight_norm(nn.Linear(64, 8))), COMPUTED),
     "spectral_norm": (between(first=lambda: parametrizations.spectral_norm(nn.Linear(64, 8))), COMPUTED),
     "prune": (between(first=lambda: prune.random_unstructured(nn.Linear(64, 8), "weight", 0.5)), COMPUTED),
-    "grouped": (images(lambda: nn.Conv2d(8, 8, 3, groups=2)), "'1' is a convolution in 2 groups; CLNP takes one group"),
+    "grouped": (
+        images(lambda: nn.Conv2d(8, 8, 3, groups=2)),
+        "'1' is a convolution in 2 groups; CLNP and HAT take one",
+    ),
     "batch norm without statistics": (
         between(lambda: nn.BatchNorm1d(8, track_running_stats=False)),
         "the batch norm '2' keeps no statistics (track_running_stats=False)",
     ),
     "linear over positions": (
         OnPositions,
-        "'b' gets a tensor of shape [4, 6, 6] for each image; CLNP needs [features]",
+        "'b' gets a tensor of shape [4, 6, 6] for each image; CLNP and HAT need [features]",
     ),
-    "attention by hand": (Attends, "'b' gets a tensor of shape [8, 8] for each image; CLNP needs [features]"),
+    "attention by hand": (Attends, "'b' gets a tensor of shape [8, 8] for each image; CLNP and HAT need [features]"),
     "mixing by a module": (
         between(lambda: nn.LayerNorm(8, elementwise_affine=False)),
         "cannot follow units through '2', a LayerNorm, to the layer '4'",
@@ -202,7 +205,7 @@ REFUSED = {
     "no hidden layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "at least one hidden layer"),
     "one neuron": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.ReLU(), nn.Linear(1, 3)),
-        "the layer '1' has one neuron, of which CLNP can free none",
+        "the layer '1' has one neuron, of which none can be free",
     ),
     "other images": (lambda: nn.Sequential(nn.Linear(5, 8)), "cannot take an image of [1, 8, 8]: RuntimeError"),
 }

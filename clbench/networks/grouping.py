@@ -50,7 +50,7 @@ def output_of(layers: Mapping[str, Writer], last: set[int], roots: Tensor) -> st
     found = [name for name, layer in layers.items() if layer.gives_units and last & _standing_for(layer.writes, roots)]
     if len(found) != 1:
         said = " and ".join(f"'{name}'" for name in found) or "none"
-        raise MethodError(f"CLNP needs one layer that gives the outputs, but found {said}")
+        raise MethodError(f"CLNP and HAT need one layer that gives the outputs, but found {said}")
     (name,) = found
     for other, layer in layers.items():
         if last & _standing_for(layer.reads, roots):
@@ -82,7 +82,7 @@ def grouped(layers: Mapping[str, Writer], last: set[int], roots: Tensor) -> tupl
     for names, members in order.items():
         start, first = len(numbers), layers[names[0]]
         if len(members) < 2 and len(first.writes) < 2:
-            raise MethodError(f"the layer '{names[0]}' has one {first.unit}, of which CLNP can free none")
+            raise MethodError(f"the layer '{names[0]}' has one {first.unit}, of which none can be free")
         numbers.update((unit, start + place) for place, unit in enumerate(members))
         mine = set(members)
         with_mine = [name for name, layer in layers.items() if mine & _standing_for(layer.reads, roots)]
@@ -99,7 +99,7 @@ def grouped(layers: Mapping[str, Writer], last: set[int], roots: Tensor) -> tupl
             )
         )
     if not groups:
-        raise MethodError("CLNP needs at least one hidden layer before the output layer")
+        raise MethodError("CLNP and HAT need at least one hidden layer before the output layer")
     return tuple(groups), numbers
 
 

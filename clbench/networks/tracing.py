@@ -62,7 +62,7 @@ def traced(network: nn.Module, task: int) -> tuple[nn.Module, fx.Graph]:
     except Exception as error:
         raise MethodError(
             f"the network cannot be traced ({_place(error)}): {str(error).splitlines()[0] if str(error) else error!r}; "
-            "CLNP needs one whose layers are called in the same order for every image"
+            "CLNP and HAT need one whose layers are called in the same order for every image"
         ) from error
     return root, graph
 
@@ -122,17 +122,17 @@ def refuse_layer(layer: nn.Module, name: str) -> None:
     base = next((base for base in _PLAIN if isinstance(layer, base)), None)
     if base is None:
         raise MethodError(
-            f"'{name}' is a {kind}; CLNP takes linear layers, convolutions (Conv2d) and batch norms (BatchNorm1d, "
-            "BatchNorm2d)"
+            f"'{name}' is a {kind}; CLNP and HAT take linear layers, convolutions (Conv2d) and batch norms "
+            "(BatchNorm1d, BatchNorm2d)"
         )
     if computes_its_own(layer, base):
         raise MethodError(
-            f"'{name}' is a {kind} that computes something of its own; CLNP needs a plain {base.__name__}"
+            f"'{name}' is a {kind} that computes something of its own; CLNP and HAT need a plain {base.__name__}"
         )
     if hasattr(layer, "parametrizations") or not {"weight", "bias"} <= layer._parameters.keys():
         raise MethodError(
-            f"the weights of '{name}' are computed from others, as by weight_norm, spectral_norm or prune; CLNP needs "
-            f"a plain {base.__name__}"
+            f"the weights of '{name}' are computed from others, as by weight_norm, spectral_norm or prune; CLNP and "
+            f"HAT need a plain {base.__name__}"
         )
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is None:
         raise MethodError(

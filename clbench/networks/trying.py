@@ -101,8 +101,8 @@ def try_reduced(network: nn.Module, answering: nn.Module, units: Units, image: T
     with whole.seen_through(kept):
         if not _near(part, whole(x)):
             raise MethodError(
-                "the network computes with the number of its neurons or filters, which CLNP changes; write the number "
-                "that is meant into the code"
+                "the network computes with the number of its neurons or filters, which CLNP and HAT change; write the "
+                "number that is meant into the code"
             )
 
 
@@ -124,7 +124,7 @@ class _Part(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """The node's value."""
         what = f"'{str(n.target).removeprefix(PREFIX)}'" if n.op == "call_module" else f"the function {name_of(n)}"
-        refusal = f"{what} works with all neurons or filters before it and no fewer; CLNP leaves some out"
+        refusal = f"{what} works with all neurons or filters before it and no fewer; CLNP and HAT leave some out"
         try:
             value = super().run_node(n)
         except Exception as error:

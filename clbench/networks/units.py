@@ -106,8 +106,8 @@ class _Walk:
             if unclear:
                 culprit = next(self.culprit[each.name] for each in node.all_input_nodes if each.name in self.culprit)
                 raise MethodError(
-                    f"CLNP cannot follow units through {culprit} to the layer '{name}': what lies between layers must "
-                    "treat each neuron or filter by itself"
+                    f"CLNP and HAT cannot follow units through {culprit} to the layer '{name}': what lies between "
+                    "layers must treat each neuron or filter by itself"
                 )
             place = self._layer(node, name, sources, given)
         else:
@@ -115,7 +115,8 @@ class _Walk:
         self.places[node.name] = place
         if place.kind in ("opaque", "tie") and any(self._is_used_after(source, node) for source in changed):
             raise MethodError(
-                f"{self._described(node)} changes a tensor in place that is used again; CLNP needs it to give a new one"
+                f"{self._described(node)} changes a tensor in place that is used again; CLNP and HAT need it to give "
+                "a new one"
             )
         if place.kind == "opaque" or unclear:
             self.tainted[node.name] = unclear | {
@@ -145,7 +146,9 @@ class _Walk:
     def _constant(self, node: fx.Node, value: Any) -> Place:
         name = str(node.target).removeprefix(PREFIX)
         if isinstance(value, nn.Parameter):
-            raise MethodError(f"the network uses its parameter '{name}' past a layer; CLNP needs weights inside layers")
+            raise MethodError(
+                f"the network uses its parameter '{name}' past a layer; CLNP and HAT need weights inside layers"
+            )
         if not str(node.target).startswith(PREFIX) and isinstance(value, Tensor):
             self.constants[str(node.target)] = value
         return Place("other")
@@ -154,20 +157,20 @@ class _Walk:
         layer = self.modules[name]
         if name in self.layers:
             raise MethodError(
-                f"the layer '{name}' is used more than once in a pass; CLNP needs layers that are used once"
+                f"the layer '{name}' is used more than once in a pass; CLNP and HAT need layers that are used once"
             )
         refuse_layer(layer, name)
         for other in self.layers:
             if self.modules[other].weight is not None and self.modules[other].weight is layer.weight:
                 raise MethodError(
-                    f"'{name}' and '{other}' share their weights; CLNP needs layers with weights of their own"
+                    f"'{name}' and '{other}' share their weights; CLNP and HAT need layers with weights of their own"
                 )
         kind = _KINDS[_plain_type(layer)]
         wanted = 2 if kind == "linear" else 4 if kind == "conv" else None
         for x in map(given.get, node.all_input_nodes):
             if wanted is not None and isinstance(x, Tensor) and x.ndim != wanted:
                 raise MethodError(
-                    f"'{name}' gets a tensor of shape {list(x.shape[1:])} for each image; CLNP needs "
+                    f"'{name}' gets a tensor of shape {list(x.shape[1:])} for each image; CLNP and HAT need "
                     f"{'[features]' if wanted == 2 else '[channels, height, width]'}"
                 )
         if len(sources) != 1:
@@ -178,7 +181,8 @@ class _Walk:
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             if layer.groups != layer.in_channels:
                 raise MethodError(
-                    f"'{name}' is a convolution in {layer.groups} groups; CLNP takes one group, or one for each channel"
+                    f"'{name}' is a convolution in {layer.groups} groups; CLNP and HAT take one group, or one for "
+                    "each channel"
                 )
             kind, times = "depthwise", layer.out_channels // layer.in_channels
         if kind in ("norm", "depthwise"):
@@ -310,7 +314,7 @@ class _Values(fx.Interpreter):
             args, kwargs = self.fetch_args_kwargs_from_env(node)
             if not torch.equal(module.forward(*args, **kwargs), value):
                 name = str(node.target).removeprefix(PREFIX)
-                raise MethodError(f"a hook of '{name}' changes what it is given or gives; CLNP needs it without")
+                raise MethodError(f"a hook of '{name}' changes what it is given or gives; CLNP and HAT need it without")
 
 
 def _plain_type(layer: nn.Module) -> type[nn.Module]:

@@ -197,7 +197,7 @@ def test_a_single_share_of_the_margin_is_for_all_groups_and_three_are_refused_wh
 @pytest.mark.parametrize(
     ("said", "build"),
     [
-        ("'1' is a LayerNorm; CLNP takes linear layers", lambda: nn.Sequential(
+        ("'1' is a LayerNorm; CLNP and HAT take linear layers", lambda: nn.Sequential(
             nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)
         )),
         ("at least one hidden layer", lambda: mlp(64, 10)),
