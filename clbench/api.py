@@ -131,6 +131,7 @@ def run(
     from clbench.execution.engines import ready, submit
     from clbench.execution.grid import run_grid
     from clbench.execution.objects import named
+    from clbench.execution.on_ray import Ray
     from clbench.execution.on_slurm import Slurm
     from clbench.execution.place import device_for, set_threads
     from clbench.execution.plan import choose, labels_of, make_jobs
@@ -145,6 +146,8 @@ def run(
         raise SettingError(f"methods={methods!r} is one name; give a list, such as [{methods!r}]")
     if jobs < 1:
         raise SettingError(f"jobs={jobs} trains nothing; expected 1 or more")
+    if not isinstance(executor, Slurm | Ray | None):
+        raise SettingError(f"executor={executor!r} is no executor; give clbench.Slurm(...) or clbench.Ray(...)")
     if executor is not None and jobs > 1:
         raise SettingError(f"jobs={jobs} is for this machine; give the executor its workers")
     check_not_importing()
@@ -184,7 +187,7 @@ def run(
         if isinstance(executor, Slurm) and not all_recorded(folder, run_ids):
             submit(executor, planned, screen, tracking, rerun=rerun)
             return Runs([read_run(folder / run_id) for run_id in run_ids if all_recorded(folder, [run_id])])
-        with ready(executor, planned[0].threads) as engine:
+        with ready(executor, planned[0].threads, screen.say) as engine:
             outcome = run_grid(planned, observer, engine)
     finally:
         torch.set_num_threads(before)

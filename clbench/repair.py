@@ -28,19 +28,20 @@ class Repaired:
 
     Attributes:
         task: which, from 1.
-        units: by group, how many the task had, and how many of them were destroyed.
+        units: by group, how many the task had, how many of them were destroyed, and how many it has in the end.
         before, damaged, repaired: the task's accuracy, in [0, 1].
-        others_before, others_damaged: mean accuracy of the other tasks; nan without others.
+        others_before, others_damaged, others_repaired: mean accuracy of the other tasks; nan without others.
         moved: the largest change of a logit of another task by learning again; 0 is to the bit.
     """
 
     task: int
-    units: dict[str, tuple[int, int]]
+    units: dict[str, tuple[int, int, int]]
     before: float
     damaged: float
     repaired: float
     others_before: float
     others_damaged: float
+    others_repaired: float
     moved: float
 
 
@@ -75,6 +76,8 @@ def repair(
     # A head, and a share of what is free, are there for the repeated task from the beginning.
     suite = spec.suite.model_copy(update={"n_tasks": n_tasks + 1})
     kind = find_method(spec.method)
+    if kind.units_of is Method.units_of:
+        raise _without_units(spec.method)
     if reason := kind.refuses(suite, spec.settings):
         raise SettingError(reason)
     chosen = stream.tasks[task - 1]
@@ -88,12 +91,12 @@ def repair(
         on_learned(each.index + 1)
     found = method.units_of(chosen)
     if found is None:
-        raise SettingError(f"{spec.method} gives tasks no units of their own, so there are none to destroy")
+        raise _without_units(spec.method)
     units, active = found
     destroyed, counts = torch.zeros_like(active), {}
     generator = seeds.generator("damage", chosen.index)
     for group in units.groups:
-        there = active[group.start : group.start + group.size].nonzero().squeeze(1).cpu() + group.start
+        there = active[group.slice].nonzero().squeeze(1).cpu() + group.start
         hit = there[torch.randperm(len(there), generator=generator)[: round(share * len(there))]]
         destroyed[hit] = True
         counts[group.name] = len(there), len(hit)
@@ -105,7 +108,24 @@ def repair(
     method.learn(again)
     on_learned(n_tasks + 1)
     moved = max((float((a - b).abs().max()) for a, b in zip(_logits(method, others), then, strict=True)), default=0.0)
-    return Repaired(task, counts, before, damaged, _right(method, again), others_before, others_damaged, moved)
+    used = method.units_of(again)
+    assert used is not None
+    in_the_end = {group.name: int(used[1][group.slice].sum()) for group in units.groups}
+    return Repaired(
+        task,
+        {name: (*had, in_the_end[name]) for name, had in counts.items()},
+        before,
+        damaged,
+        _right(method, again),
+        others_before,
+        others_damaged,
+        _mean_right(method, others),
+        moved,
+    )
+
+
+def _without_units(method: str) -> SettingError:
+    return SettingError(f"{method} gives tasks no units of their own, so there are none to destroy")
 
 
 def _as_task(task: "Task", index: int) -> "Task":

@@ -104,6 +104,22 @@ def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clben
     assert sorted(order) == list(range(64))
 
 
+def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone(clbench, place, assert_refused):
+    run, out = kept(clbench, place)["clnp"], place / "out"
+    command = ["export", run, "--out", out, "--task"]
+    assert clbench(place, *command, "2", "--onnx").code == 0
+    assert clbench(place, *command, "1").code == 0
+    assert {path.name for path in out.iterdir()} == {
+        "network.py", "network.safetensors", "example.safetensors", "export.json"
+    }  # fmt: skip
+    said = json.loads((out / "export.json").read_text())
+    assert (said["task"], said["image_shape"]) == (1, [1, 8, 8])
+    assert said["task_name"]
+    (out / "notes.txt").write_text("mine")
+    assert_refused(clbench(place, *command, "2"), "holds other files than an export's (notes.txt)")
+    assert json.loads((out / "export.json").read_text()) == said
+
+
 @pytest.mark.long
 def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_trained(clbench, place, assert_refused):
     runs = kept(clbench, place, methods="naive,single-task")

@@ -49,14 +49,16 @@ def test_learning_again_changes_no_bit_of_other_tasks_and_gives_back_what_damage
     assert found.damaged < found.before
     assert found.repaired > found.damaged
     assert len(found.units) == 2
-    for there, hit in found.units.values():
+    for there, hit, then in found.units.values():
         assert hit == round(0.5 * there) > 0
+        assert then > 0
+    assert found.others_repaired == found.others_damaged
 
 
 def test_no_damage_takes_nothing_and_all_of_it_everything(made):
     whole = made("packnet", 0.0)
     assert (whole.damaged, whole.others_damaged) == (whole.before, whole.others_before)
-    assert {hit for _, hit in whole.units.values()} == {0}
+    assert {hit for _, hit, _ in whole.units.values()} == {0}
     assert made("packnet", 1.0).damaged < 0.3
 
 
@@ -93,7 +95,7 @@ def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
 
 @pytest.mark.long
 def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path):
-    changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16"]
+    changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16", "--set", "image_size=6"]
     ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "packnet,naive", "--seeds", "0", *changes)
     assert ran.code == 0, ran.err
     ids = {}
@@ -109,7 +111,15 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
     assert tried.code == 0, tried.err
     assert "learning again left the other tasks as they were, to the bit" in tried.out
     assert tried.out.count("learned\n") >= 3
-    refused = clbench(tmp_path, "inspect", ids["naive"], "--repair", "0.3")
-    assert refused.code == 2
-    assert "no units of their own" in refused.err
+    assert "task 2 learned again\n" in tried.out
+    for arguments, said in [
+        ([ids["naive"], "--repair", "0.3"], "no units of their own"),
+        ([ids["packnet"], "--repair", "0.3", "--task", "9"], "the run has tasks 1 to 2, but got --task 9"),
+        ([ids["packnet"], "--repair", "0"], "--repair 0 is no share of units to destroy"),
+        ([ids["packnet"], "--task", "2"], "give --repair as well"),
+    ]:
+        refused = clbench(tmp_path, "inspect", *arguments)
+        assert refused.code == 2
+        assert said in refused.err
+        assert "task 1/2" not in refused.out
     assert "naive counts no units" in clbench(tmp_path, "inspect", ids["naive"]).out

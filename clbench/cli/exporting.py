@@ -1,5 +1,6 @@
 """The command that takes a network out of a run: export."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,8 @@ def export_command(
     from clbench.screen import Screen
 
     folder = Path(run) if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
+    # What is imported next warns of a machine that has CUDA's compiler and no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from clbench.export.exported import export
 
     found = export(folder, task, out, onnx=onnx)
@@ -36,6 +39,8 @@ def export_command(
     screen.show(f"logits as in the run, within {found.difference:.1g} of the largest")
     if found.onnx_difference is not None:
         screen.show(f"in ONNX Runtime within {found.onnx_difference:.1g}")
+    if found.is_constant:
+        screen.warn("the network gives every image the same answer: the task was left without units, or not learned")
     for path in found.paths:
         screen.show(f"written: {path}")
 

@@ -1,7 +1,8 @@
 """The command that looks at what a run has left: inspect."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,7 @@ from clbench.cli.options import DataRootOption, DeviceOption, OfflineOption, Out
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from clbench.data import ImageSet
     from clbench.records.reading import RecordedRun
     from clbench.repair import Repaired
     from clbench.runs.spec import RunSpec
@@ -21,13 +23,13 @@ def inspect_command(
         float | None,
         typer.Option(
             "--repair",
-            min=0.0,
-            max=1.0,
-            help="Destroy this share of a task's units and learn the task again. Trains the run's tasks for it.",
+            help="Destroy this share of a task's units, such as 0.3, and learn the task again. Trains the run's tasks.",
             show_default=False,
         ),
     ] = None,
-    task: Annotated[int, typer.Option("--task", min=1, help="Which task is damaged, from 1.")] = 1,
+    task: Annotated[
+        int | None, typer.Option("--task", help="Which task --repair damages, from 1. Default: 1.", show_default=False)
+    ] = None,
     output: OutputOption = Path("clbench-runs"),
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
@@ -38,10 +40,15 @@ def inspect_command(
 
     The repair is no part of the record. It takes as long as the run, and one task more.
     """
+    from clbench.errors import MethodWarning, SettingError, shown
     from clbench.records.reading import read_run
     from clbench.records.removal import named_runs
     from clbench.screen import Screen
 
+    if repair is None and task is not None:
+        raise SettingError("--task says which task --repair damages; give --repair as well, such as --repair 0.3")
+    if repair is not None and not 0 < repair <= 1:
+        raise SettingError(f"--repair {repair:g} is no share of units to destroy; expected one above 0, up to 1")
     folder = Path(run) if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
     found, screen = read_run(folder), Screen(quiet=False)
     screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned")
@@ -53,43 +60,50 @@ def inspect_command(
         return
     import torch
 
-    from clbench.data import load_images
     from clbench.execution.place import chosen_device
     from clbench.repair import repair as tried
 
     if threads is not None:
         torch.set_num_threads(threads)
-    images = load_images(str(found.config["data"]["source"]), data_root, offline=offline)
-    spec = _spec_of(found, images)
-    n_tasks = spec.suite.n_tasks
-    place = chosen_device(device)
-    measured = tried(spec, images, place, task, repair, lambda done: screen.say(f"task {done}/{n_tasks + 1} learned"))
+    place, chosen = chosen_device(device), task or 1
+    n_tasks = int(found.config["suite_settings"]["n_tasks"])
+    if not 1 <= chosen <= n_tasks:
+        raise SettingError(f"the run has tasks 1 to {n_tasks}, but got --task {chosen}")
+    spec, images = _again(found, data_root, offline=offline, warn=screen.warn)
+
+    def learned(done: int) -> None:
+        screen.say(f"task {done}/{n_tasks} learned" if done <= n_tasks else f"task {chosen} learned again")
+
+    with shown(MethodWarning, screen.warn):
+        measured = tried(spec, images, place, chosen, repair, learned)
     screen.show(repair_table(measured))
     kept = "to the bit" if measured.moved == 0 else f"but for {measured.moved:.2g} in a logit"
     screen.show(f"learning again left the other tasks as they were, {kept}")
 
 
-def _spec_of(run: "RecordedRun", images: Any) -> "RunSpec":
-    """The recorded run, to be trained again.
+def _again(
+    run: "RecordedRun", data_root: Path | None, *, offline: bool, warn: Callable[[str], None]
+) -> "tuple[RunSpec, ImageSet]":
+    """The recorded run, to be trained again, and its images.
 
     Raises:
         RecordError: if today's suite, method or images are others.
     """
+    import torch
+
     from clbench.errors import RecordError
-    from clbench.runs.spec import make_specs
-    from clbench.suites.files import find_suite
+    from clbench.execution.plan import choose
 
     config = run.config
-    (spec,) = make_specs(
-        find_suite(run.suite), [run.method], [run.seed], config["overrides"], images, config["precision"],
-        config["device"].partition(":")[0],
-    )  # fmt: skip
+    choice = choose(run.suite, [run.method], [run.seed], config["overrides"], data_root)
+    images = choice.images(warn, offline=offline)
+    (spec,) = choice.specs(images, config["precision"], torch.device(config["device"]), warn)
     if spec.run_id != run.run_id:
         raise RecordError(
             f"the run {run.run_id} cannot be trained again: suite, method or images are others now, or were files of "
             "yours; run it anew and inspect that one"
         )
-    return spec
+    return spec, images
 
 
 def capacity_table(run: "RecordedRun") -> "Table":
@@ -118,7 +132,8 @@ def repair_table(found: "Repaired") -> "Table":
     shares = [f"{100 * value:.2f}" for value in (found.before, found.damaged, found.repaired)]
     table.add_row(f"task {found.task}, %", *shares)
     if found.others_before == found.others_before:
-        table.add_row("other tasks, %", f"{100 * found.others_before:.2f}", f"{100 * found.others_damaged:.2f}", "")
-    for group, (there, hit) in found.units.items():
-        table.add_row(f"units of {group}", str(there), str(there - hit), "")
+        others = found.others_before, found.others_damaged, found.others_repaired
+        table.add_row("other tasks, %", *(f"{100 * value:.2f}" for value in others))
+    for group, (there, hit, then) in found.units.items():
+        table.add_row(f"units of {group}", str(there), str(there - hit), str(then))
     return table

@@ -195,8 +195,9 @@ def chosen_executor(
         raise SettingError(f"unknown executor '{executor}': expected slurm or ray; leave it out to train here")
     for option, value in given.items():
         if value is not None and option not in ours[executor]:
+            its = " or ".join(name for name, options in ours.items() if name and option in options)
             raise SettingError(
-                f"{option} is not for --executor {executor}" if executor else f"{option} needs --executor slurm or ray"
+                f"{option} is not for --executor {executor}" if executor else f"{option} needs --executor {its}"
             )
     if executor is not None and jobs > 1:
         raise SettingError(f"--jobs is for this machine; with --executor {executor} give --workers")

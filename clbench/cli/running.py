@@ -190,7 +190,7 @@ def run_command(
         return
     is_done = all_recorded(output, run_ids) and holds_all(uri, choice.suite.name, run_ids)
     tracker = Untracked(is_behind=False) if is_done else Tracker(uri, screen.warn, output)
-    with ready(engine, planned[0].threads) as run:
+    with ready(engine, planned[0].threads, screen.say) as run:
         outcome = run_grid(planned, Observers(tracker, remembering, screen), run)
     # Also where a rerun was stopped and is gone on with.
     if rerun or is_resuming():

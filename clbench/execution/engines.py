@@ -1,7 +1,7 @@
 """What a command does with an executor: it waits for Ray, and leaves the runs to Slurm."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ready(engine: Slurm | Ray | None, threads: int) -> Iterator[Executor | None]:
+def ready(engine: Slurm | Ray | None, threads: int, say: Callable[[str], None]) -> Iterator[Executor | None]:
     """Within, what runs jobs while this process stays; None for this machine.
 
     Args:
         engine: where.
         threads: of the CPU, for each run.
+        say: is told what is waited for.
 
     Raises:
         SettingError: if the cluster is not there, or has no room.
     """
     if isinstance(engine, Ray):
+        say(f"connecting to Ray ({engine.address or 'a new cluster on this machine'}), and waiting for its workers")
         with engine.ready(threads) as executor:
             yield executor
     else:

@@ -44,6 +44,8 @@ class Ray:
         clbench.run("split-cifar10", executor=clbench.Ray("auto", gpus_per_run=0.25))
     """
 
+    asks_for_gpus = "--gpus-per-run"
+
     def __init__(
         self, address: str | None = None, *, gpus_per_run: float | None = None, workers: int | None = None
     ) -> None:

@@ -6,6 +6,7 @@ told by its log and by Slurm's queue, never by `sacct`, which many clusters lack
 """
 
 import contextlib
+import difflib
 import io
 import os
 import secrets
@@ -31,6 +32,14 @@ from clbench.records.folder import RunFolder
 
 # What submitit calls otherwise than Slurm.
 _OF_SUBMITIT = ("timeout_min", "mem_gb", "gpus_per_node")
+# Those that are misspelt. Any other is handed on.
+_KNOWN = (
+    *_OF_SUBMITIT, "partition", "account", "qos", "constraint", "gres", "setup", "gpus_per_task", "gpus_per_socket",
+    "gpus", "mem", "mem_per_cpu", "mem_per_gpu", "exclude", "nodelist", "reservation", "comment", "mail_type",
+    "mail_user", "licenses", "dependency", "exclusive", "priority", "nice", "signal_delay_s", "srun_args", "use_srun",
+    "stderr_to_stdout", "additional_parameters", "num_gpus", "cpus_per_gpu", "time_min", "begin", "requeue", "hold",
+    "chdir", "export",
+)  # fmt: skip
 _NUMBERS = ("timeout_min", "mem_gb")
 _INSTEAD = {
     **dict.fromkeys(("nodes", "tasks_per_node", "ntasks_per_node", "array", "array_parallelism"), "; give --workers"),
@@ -43,6 +52,14 @@ _INSTEAD = {
 _SECONDS_TO_STOP = 120
 _MINUTES = 60
 _SECONDS_FOR_ANSWER = 30.0
+# What sbatch says where it finds no slurm.conf, and where slurmctld does not answer.
+_NO_ANSWER = (
+    "resolve_ctls_from_dns_srv",
+    "fetch_config",
+    "configuration file",
+    "Unable to contact",
+    "Socket timed out",
+)
 # What submitit raises for values that it cannot write into a script.
 _WRONG = (ValueError, AssertionError, TypeError)
 
@@ -64,14 +81,18 @@ class Slurm:
         clbench.run("split-cifar10", executor=clbench.Slurm(8, partition="gpu", gpus_per_node=1, timeout_min=240))
     """
 
+    asks_for_gpus = "--slurm gpus_per_node=1"
+
     def __init__(self, workers: int = 1, *, idle_min: float = 10, **options: Any) -> None:
-        if workers < 1:
-            raise SettingError(f"{workers} workers train nothing; expected 1 or more")
+        if workers != int(workers) or workers < 1:
+            raise SettingError(f"{workers} workers train nothing; expected a whole number, 1 or more")
         if not idle_min >= 0:
             raise SettingError(f"idle_min={idle_min} is no time to wait; expected minutes, 0 or more")
         for name, value in options.items():
             if name in _INSTEAD:
                 raise SettingError(f"the option {name} of Slurm is set by clbench{_INSTEAD[name]}")
+            if name not in _KNOWN and (near := difflib.get_close_matches(name, _KNOWN, 1, 0.85)):
+                raise SettingError(f"no option {name} of Slurm is known; did you mean {near[0]}?")
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if name in _NUMBERS and not (is_number and value > 0):
                 raise SettingError(f"{name}={value} is not understood; expected a number, such as {name}=240")
@@ -129,7 +150,15 @@ class Slurm:
         except OSError as error:
             raise RecordError(f"{folder} cannot be written ({error.strerror}); give another --output") from None
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, *_WRONG) as error:
-            raise SettingError(f"Slurm takes no such job: {_said(error)}") from None
+            # Nothing was submitted that it could tell of.
+            shutil.rmtree(folder, ignore_errors=True)
+            said = _said(error)
+            if any(words in said for words in _NO_ANSWER):
+                raise SettingError(
+                    f"no cluster of Slurm answers here ({said}); give the command on a machine that submits jobs, or "
+                    "leave out --executor slurm"
+                ) from None
+            raise SettingError(f"Slurm takes no such job: {said}") from None
         names = [str(job.job_id) for job in found]
         try:
             submitted(folder, {**asked, "workers": names})

@@ -51,7 +51,7 @@ def device_for(given: str, executor: "Slurm | Ray | None") -> "torch.device":
     if kind not in ("cpu", "cuda"):
         raise SettingError(f"the device '{given}' is another machine's to choose; expected cpu, cuda or auto")
     if (kind == "cuda") != has_gpu:
-        what = "--slurm gpus_per_node=1, or --gpus-per-run on Ray"
+        what = executor.asks_for_gpus
         raise SettingError(
             f"the device cuda needs a GPU for each worker; ask for one with {what}"
             if kind == "cuda"

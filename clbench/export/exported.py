@@ -21,6 +21,7 @@ BATCHES = (1, 256)
 # Of the largest logit: what another order of sums may change in float32.
 _ROUNDING = 1e-4
 _SECONDS = 0.3
+_FILES = ("network.py", FILE, "example.safetensors", "network.onnx", "export.json")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Exported:
         onnx_difference: the same in ONNX Runtime; None without `onnx`.
         own, whole: what it costs, and what the whole network costs.
         paths: the files.
+        is_constant: whether every example gets the same logits, as from a network without units.
     """
 
     about: Mapping[str, Any]
@@ -58,6 +60,7 @@ class Exported:
     own: Cost
     whole: Cost
     paths: tuple[Path, ...]
+    is_constant: bool
 
 
 def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
@@ -69,11 +72,12 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
     Args:
         run: the folder of a run that kept its networks.
         task: its number, from 1.
-        out: the folder to write into; made if need be.
+        out: the folder to write into; made if need be. An earlier export in it is replaced.
         onnx: whether to write ONNX as well, and to check it in ONNX Runtime.
 
     Raises:
-        RecordError: if the run has no such network, its answers are others, or `out` cannot be written.
+        RecordError: if the run has no such network, its answers are others, or `out` cannot be written, or holds
+            anything else.
         SettingError: if packages for ONNX are not installed.
 
     Example:
@@ -86,7 +90,7 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
     difference = _difference(_answers(network, kept.images), kept.logits)
     _check(difference, "the network taken out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        _make_room(out)
         (out / "network.py").write_text(kept.network.source, encoding="utf-8")
         # `save_file` would let nobody else read them.
         (out / FILE).write_bytes(save(dict(kept.network.tensors)))
@@ -95,10 +99,26 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
         raise RecordError(f"the folder {out} cannot be written ({error.strerror}); give another with --out") from None
     in_runtime = _to_onnx(network, kept, out / "network.onnx") if onnx else None
     own, whole = _costs(network, built(kept.whole), kept.images[:1])
+    is_constant = bool((kept.logits == kept.logits[0]).all())
     names = ["network.py", FILE, "example.safetensors", *(["network.onnx"] if onnx else []), "export.json"]
-    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(out / name for name in names))
+    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(out / name for name in names), is_constant)
     (out / "export.json").write_text(json.dumps(_said(found), indent=2) + "\n", encoding="utf-8")
     return found
+
+
+def _make_room(out: Path) -> None:
+    """Makes the folder, or takes an earlier export out of it, of which no file may stay beside new ones.
+
+    Raises:
+        RecordError: if something else lies there.
+        OSError: if it cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    others = sorted(path.name for path in out.iterdir() if path.name not in (*_FILES, "__pycache__"))
+    if others:
+        raise RecordError(f"the folder {out} holds other files than an export's ({others[0]}); give another with --out")
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
 
 
 def _said(found: Exported) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Kept:
         network: in plain PyTorch.
         whole: the text of a module with all units, whose weights are not kept.
         images, logits: examples, [N, C, H, W] as the network takes them, and [N, K].
-        about: suite, method, seed and task, and what becomes of pixels before the network gets them.
+        about: suite, method, seed and task, and what becomes of images before the network gets them.
     """
 
     network: Plain
@@ -87,17 +87,20 @@ def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights:
     with torch.inference_mode(), answering as answers:
         logits = answers(images)
     about = {key: config[key] for key in ("suite", "method", "seed", "run_id")}
-    about |= {"task": task.index + 1, "weights_sha256": weights, "pixels": _pixels(task)}
+    about |= {"task": task.index + 1, "task_name": task.name, "weights_sha256": weights}
+    about |= {"image_shape": list(images.shape[1:]), "pixels": _pixels(task, config["suite_settings"])}
     description = {"source": written.source, "whole": whole.source, "about": json.dumps(about)}
     tensors = {f"network.{name}": tensor for name, tensor in written.tensors.items()}
     tensors |= {"example.images": images, "example.logits": logits}
     return save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, description)
 
 
-def _pixels(task: "Task") -> dict[str, Any]:
+def _pixels(task: "Task", suite: Mapping[str, Any]) -> dict[str, Any]:
     """What becomes of an image of bytes before the network gets it, in order."""
     change, normalisation = task.test.change, task.test.normalisation
-    steps: dict[str, Any] = {"divided_by": 255}
+    side = suite.get("image_size")
+    steps: dict[str, Any] = {"scaled_to": [side, side], "scaled_by": "bilinear, antialiased"} if side else {}
+    steps["divided_by"] = 255
     if isinstance(change, Permutation):
         steps["permuted_by"] = change.order.tolist()
     elif isinstance(change, Rotation):

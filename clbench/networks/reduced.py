@@ -181,7 +181,7 @@ class _Building:
         # No operation takes a tensor without channels: of a group that is left out a unit stays, which nothing hears.
         self.silent = torch.zeros_like(self.part.constant)
         for group in self.units.groups:
-            if not (self.part.constant | self.part.trainable)[group.start : group.start + group.size].any():
+            if not (self.part.constant | self.part.trainable)[group.slice].any():
                 self.silent[group.start] = True
         self.constant = self.part.constant | self.silent
         self.through = self.part.own_norms and any(each.kind == "norm" for each in self.units.layers.values())

@@ -30,6 +30,11 @@ class Group:
     along: tuple[str, ...]
     readers: tuple[str, ...]
 
+    @property
+    def slice(self) -> slice:
+        """Where its units are among all."""
+        return slice(self.start, self.start + self.size)
+
 
 @dataclass(frozen=True)
 class Layer:

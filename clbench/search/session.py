@@ -86,7 +86,8 @@ class Session:
 
     def __enter__(self) -> Self:
         self._open = ExitStack()
-        self._run: Executor | None = self._open.enter_context(ready(self.engine, torch.get_num_threads()))
+        engine = ready(self.engine, torch.get_num_threads(), self.screen.say)
+        self._run: Executor | None = self._open.enter_context(engine)
         self._tracker: Tracker | None = None
         return self
 

@@ -224,7 +224,7 @@ class Dense:
         """For each group with a strength: that, the mean sizes of its free units' activity in the batch, its size."""
         claims = self.claims
         for number, group in enumerate(claims.units.groups):
-            free = ~claims.active[group.start : group.start + group.size]
+            free = ~claims.active[group.slice]
             if not strengths[number] or not free.any():
                 continue
             found = []

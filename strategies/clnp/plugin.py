@@ -345,7 +345,7 @@ class CLNPPlugin(SupervisedPlugin):
         return choose(
             scores,
             claims.active,
-            [slice(group.start, group.start + group.size) for group in groups],
+            [group.slice for group in groups],
             validation,
             self.options.margin,
             shares=self._groups.shares,

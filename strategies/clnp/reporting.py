@@ -56,7 +56,7 @@ def reports_of(claims: Claims, pruned: Pruned, activity: Activity, new: Tensor, 
     read = _read_by(claims, new, head)
     found = []
     for number, group in enumerate(claims.units.groups):
-        of_group = slice(group.start, group.start + group.size)
+        of_group = group.slice
         threshold = pruned.thresholds[number]
         awake = claims.active[of_group] & (activity.size[of_group] > threshold)
         n_new = int(new[of_group].sum())
@@ -79,7 +79,7 @@ def reports_of(claims: Claims, pruned: Pruned, activity: Activity, new: Tensor, 
 def _weights_used(claims: Claims, active: Tensor, group: Group) -> dict[str, Any]:
     """How many weights lead to a group, and the share of them that tasks use up, the present one counted."""
     inside = torch.zeros_like(active)
-    inside[group.start : group.start + group.size] = True
+    inside[group.slice] = True
     tensors = claims.tensors()
     used = there = 0
     for name, layer in claims.units.layers.items():

@@ -1,7 +1,10 @@
 """What is refused before any cluster is asked."""
 
+import shutil
+
 import pytest
 
+import clbench as clbench_package
 from clbench.cli.options import chosen_executor
 from clbench.errors import SettingError
 from clbench.execution.on_ray import Ray
@@ -14,7 +17,10 @@ from clbench.execution.place import device_for
     [
         (["--executor", "sge"], "unknown executor 'sge': expected slurm or ray"),
         (["--workers", "2"], "--workers needs --executor slurm or ray"),
-        (["--slurm", "partition=gpu"], "--slurm needs --executor slurm or ray"),
+        (["--slurm", "partition=gpu"], "--slurm needs --executor slurm\n"),
+        (["--ray-address", "auto"], "--ray-address needs --executor ray\n"),
+        (["--executor", "slurm", "--threads", "1", "--slurm", "partiton=gpu"], "did you mean partition?"),
+        (["--executor", "ray", "--threads", "1", "--device", "cuda"], "ask for one with --gpus-per-run\n"),
         (["--executor", "ray", "--slurm", "partition=gpu"], "--slurm is not for --executor ray"),
         (["--executor", "slurm", "--gpus-per-run", "1"], "--gpus-per-run is not for --executor slurm"),
         (["--executor", "slurm", "--jobs", "2", "--threads", "1"], "--jobs is for this machine"),
@@ -49,6 +55,22 @@ def test_without_slurm_on_this_machine_it_says_where_to_give_the_command(
     monkeypatch.setenv("PATH", str(tmp_path))
     found = clbench(tmp_path, "run", "--suite", "permuted-digits", "--executor", "slurm", "--threads", "1")
     assert_refused(found, "this machine has no sbatch and srun of Slurm")
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="Slurm is not installed")
+def test_without_a_cluster_that_answers_it_says_so_and_leaves_nothing(clbench, assert_refused, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    options = ["--methods", "naive", "--seeds", "0", "--executor", "slurm", "--threads", "1"]
+    found = clbench(tmp_path, "run", "--suite", "permuted-digits", *options)
+    assert_refused(found, "no cluster of Slurm answers here")
+    assert not list((tmp_path / "clbench-runs" / ".workers").iterdir())
+
+
+@pytest.mark.parametrize("executor", ["ray", clbench_package.Ray])
+def test_from_python_an_executor_is_an_object(executor, tmp_path):
+    with pytest.raises(SettingError, match=r"is no executor; give clbench\.Slurm\(\.\.\.\) or clbench\.Ray"):
+        clbench_package.run("permuted-digits", ["naive"], output=tmp_path, executor=executor)
 
 
 @pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
@@ -107,7 +129,9 @@ def test_runs_train_on_a_gpu_where_one_is_asked_for_whatever_this_machine_has(ex
     assert device_for("auto", executor).type == kind
 
 
-@pytest.mark.parametrize("wrong", [lambda: Slurm(0), lambda: Ray(workers=0), lambda: Slurm(1, idle_min=-1)])
+@pytest.mark.parametrize(
+    "wrong", [lambda: Slurm(0), lambda: Slurm(2.5), lambda: Ray(workers=0), lambda: Slurm(1, idle_min=-1)]
+)
 def test_numbers_that_make_no_sense_are_refused(wrong):
     with pytest.raises(SettingError):
         wrong()
