@@ -1,6 +1,8 @@
 """Searches that ask what to try next: what they ask, what they spend, and how they go on."""
 
 import csv
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from clbench.errors import SettingError
 from clbench.methods.method import Method
 from clbench.methods.space import Among, Between
 from clbench.methods.table import METHODS, find_method, method_names
-from clbench.search.protocols import RATES, Budget, Found, chf, first_k, space_of
+from clbench.search.protocols import RATES, Budget, Found, chf, first_k, plain_fine_tuning, space_of
 from clbench.search.session import alone
 from clbench.search.trials import Plan
 from clbench.suites.files import find_suite
@@ -80,8 +82,8 @@ def test_a_search_that_was_killed_asks_again_what_had_no_answer_and_goes_on_as_i
     assert [dict(each.trial.settings) for each in found] == whole.asked
 
 
-@pytest.mark.parametrize(("images", "trials"), [(250, 3), (300, 3), (301, 4), (10_000, 5)])
-def test_a_budget_of_images_ends_with_the_trial_that_goes_beyond_it(images, trials, plan, tmp_path):
+@pytest.mark.parametrize(("images", "trials"), [(250, 2), (300, 3), (301, 3), (10_000, 5)])
+def test_no_trial_begins_that_goes_beyond_the_budget_of_images(images, trials, plan, tmp_path):
     train = Trainer(lambda settings: 0.5)
     assert len(first_k(plan, "ewc", Budget(5, images), train, tmp_path / "a.journal")) == trials
 
@@ -99,7 +101,7 @@ def test_chf_takes_the_rate_that_learns_most_and_halves_until_enough_is_learned(
         return 0.5 if settings.get("strength", 0) > 60 else 0.9 - abs(settings["learning_rate"] - 5e-4)
 
     train = Trainer(lambda settings: 0.7, learning)
-    found = chf(plan, "online-ewc", Budget(10), train)
+    found = chf(plan, "online-ewc", Budget(10), train, plain_fine_tuning(plan, train))
     assert [settings["learning_rate"] for settings in train.asked[: len(RATES)]] == list(RATES)
     assert [dict(each.trial.settings) for each in found] == [
         {"learning_rate": 5e-4, "strength": value} for value in (400.0, 200.0, 100.0, 50.0)
@@ -113,9 +115,8 @@ def test_a_range_holds_what_the_suite_has_and_chf_begins_no_lower(plan, tmp_path
     train = Trainer(lambda settings: 0.5)
     first_k(plan, "clnp", Budget(1), train, tmp_path / "a.journal")
     assert train.asked[0]["l1_weights"] == own.l1_weights
-    found = chf(
-        plan, "ewc", Budget(2), Trainer(lambda settings: 0.7, lambda settings: 0.1 if "strength" in settings else 1)
-    )
+    train = Trainer(lambda settings: 0.7, lambda settings: 0.1 if "strength" in settings else 1)
+    found = chf(plan, "ewc", Budget(2), train, plain_fine_tuning(plan, train))
     assert [each.trial.settings["strength"] for each in found] == [3000.0, 1500.0]
     assert not any(each.learns_enough for each in found)
 
@@ -135,11 +136,17 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_trained(clbench, 
 
 def test_chf_stops_with_its_budget_and_leaves_another_optimisers_rate_alone(plan):
     train = Trainer(lambda settings: 0.7, lambda settings: 0.1 if "strength" in settings else 0.9)
-    assert len(chf(plan, "mas", Budget(3), train)) == 3
+    plain = plain_fine_tuning(plan, train)
+    assert len(chf(plan, "mas", Budget(3), train, plain)) == 3
     # HAT trains with SGD, plain fine-tuning with the suite's Adam.
-    assert all("learning_rate" not in each.trial.settings for each in chf(plan, "hat", Budget(2), train))
+    assert all("learning_rate" not in each.trial.settings for each in chf(plan, "hat", Budget(2), train, plain))
     with pytest.raises(SettingError, match="wsn names no setting that keeps what is known"):
-        chf(plan, "wsn", Budget(3), train)
+        chf(plan, "wsn", Budget(3), train, plain)
+
+
+def test_of_rates_that_learn_as_much_the_one_that_forgets_least_is_taken(plan):
+    train = Trainer(lambda settings: 1 - settings["learning_rate"])
+    assert plain_fine_tuning(plan, train).trial.settings == {"learning_rate": min(RATES)}
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name in METHODS])
@@ -183,7 +190,8 @@ def test_the_command_logs_every_trial_and_repeats_none(protocol, clbench, small,
         assert "on validation images after 2 tasks" in first.out
         assert "--set ewc.strength=" in first.out
     else:
-        assert "ewc: none of 2 trials learns within 20 % of plain fine-tuning; give more --trials" in first.out
+        assert "methods shall learn" in first.out
+        assert "ewc: 2 trials, of which none learns within 20 % of plain fine-tuning; give more --trials" in first.out
     before = log.read_bytes()
     again = clbench(tmp_path, *asked)
     assert log.read_bytes() == before
@@ -198,7 +206,18 @@ def test_the_command_logs_every_trial_and_repeats_none(protocol, clbench, small,
         (["--protocol", "chf", "--grid", "a.toml"], "--grid is for --protocol grid"),
         (["--protocol", "first-k", "--executor", "slurm"], "a search asks what to try next"),
         (["--protocol", "first-k", "--workers", 2], "--workers needs --executor"),
+        (["--protocol", "first-k", "--tasks", 99], "small has 10 tasks, but got --tasks 99"),
+        (
+            ["--protocol", "chf", "--methods", "si", "--images", 5],
+            "a trial of si trains on 3,666 images, but got --images 5",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, said, clbench, assert_refused, small, tmp_path):
     assert_refused(clbench(tmp_path, "tune", "--suite", small, *options), said)
+
+
+def test_the_document_names_the_methods_that_chf_takes():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "search.md").read_text()
+    (line,) = re.findall(r"takes methods with such a setting: (.*)\.", text)
+    assert set(re.findall(r"`(.*?)`", line)) == {name for name in METHODS if find_method(name).stability}

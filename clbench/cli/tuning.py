@@ -24,6 +24,7 @@ from clbench.cli.options import (
     warn_of_slow_precision,
 )
 from clbench.errors import INTERRUPTED, SettingError
+from clbench.reports.formatting import counted
 
 if TYPE_CHECKING:
     import torch
@@ -54,13 +55,18 @@ def tune_command(
         ),
     ] = "grid",
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of each method. Default: 20 with first-k, 10 with chf.")
+        int | None,
+        typer.Option(min=1, help="With first-k and chf: trials of each method, at most. Default: 20 with first-k, 10."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Images that a method's trials may train on, in all. Default: no limit.")
+        int | None,
+        typer.Option(min=1, help="With first-k and chf: images that a method's trials train on, in all, at most."),
     ] = None,
     tasks: Annotated[
-        int | None, typer.Option(min=1, help="Tasks of each trial. Default: as the suite's search has, else 3.")
+        int | None,
+        typer.Option(
+            min=1, help="With first-k and chf: tasks of each trial. Default: as the suite's search has, or 3."
+        ),
     ] = None,
     grid: Annotated[
         Path | None, typer.Option(help="TOML file with the trials. Default: the one that comes with the suite.")
@@ -139,7 +145,9 @@ def tune_command(
     try:
         with session, alone(output, protocol):
             if plan is None:
-                session.train(planned)
+                screen.say(f"{choice.suite.name}: {counted(len(planned), 'trial')} in the grid")
+                for each in session.train(planned):
+                    results.setdefault(each.trial.spec.method, []).append(each)
             else:
                 results = _searched(protocol, plan, names or [], budget, session, log.with_suffix(".journal"))
     except Stopped:
@@ -149,7 +157,7 @@ def tune_command(
         screen.warn(str(error))
         raise SystemExit(1) from None
     for name, tried in results.items():
-        _show_best(screen, name, tried, protocol)
+        _show_best(screen, name, tried, protocol, budget)
     screen.show(f"runs:    {output}")
     screen.show(f"log:     {log}")
 
@@ -164,6 +172,8 @@ def _plan(
     from clbench.search.trials import Plan
 
     suite = choice.suite
+    if tasks is not None and tasks > suite.n_tasks:
+        raise SettingError(f"{suite.name} has {suite.n_tasks} tasks, but got --tasks {tasks}")
     n_tasks = tasks or (suite.search.n_tasks if suite.search else min(_TASKS, suite.n_tasks))
     seed = suite.search.seed if suite.search else _SEED
     if seed in suite.seeds:
@@ -175,10 +185,23 @@ def _searched(
     protocol: str, plan: "Plan", names: list[str], budget: "Budget", session: "Session", journal: Path
 ) -> "dict[str, list[Found]]":
     """By method, what a protocol that asks for trials has found."""
-    from clbench.search.protocols import chf, first_k
+    from clbench.search.protocols import DROP, RATES, chf, first_k, plain_fine_tuning
 
+    for name in names if budget.images else ():
+        if (needed := session.images_of(plan.trial(name, {}))) > (budget.images or 0):
+            raise SettingError(f"a trial of {name} trains on {needed:,} images, but got --images {budget.images}")
+    say, tasks = session.screen.say, counted(plan.n_tasks, "task")
+    limit = f" and {budget.images:,} images" if budget.images else ""
+    say(f"{plan.suite.name}, {protocol}: at most {counted(budget.trials, 'trial')} of {tasks}{limit} for each method")
     if protocol == "chf":
-        return {name: chf(plan, name, budget, session.train) for name in names}
+        say(f"first plain fine-tuning at {len(RATES)} rates, which all methods share")
+        plain = plain_fine_tuning(plan, session.train)
+        learned = plain.learning_accuracy or 0.0
+        say(
+            f"at {plain.trial.label} it learns most, {100 * learned:.2f} % of a task right after it; methods shall "
+            f"learn {100 * (1 - DROP) * learned:.2f} %"
+        )
+        return {name: chf(plan, name, budget, session.train, plain) for name in names}
     return {name: first_k(plan, name, budget, session.train, journal, session.width) for name in names}
 
 
@@ -188,20 +211,27 @@ def _ray(engine: "Slurm | Ray | None") -> "Ray | None":
     return engine if isinstance(engine, Ray) else None
 
 
-def _show_best(screen: "Screen", name: str, tried: "list[Found]", protocol: str) -> None:
+def _show_best(screen: "Screen", name: str, tried: "list[Found]", protocol: str, budget: "Budget") -> None:
     """Shows what came out best, as options of a command."""
     learned = [each for each in tried if each.accuracy is not None]
+    trials = counted(len(tried), "trial")
+    is_spent = budget.images is not None and len(tried) < budget.trials
     if not learned:
-        screen.show(f"{name}: all {len(tried)} trials diverged")
+        screen.show(f"{name}: {trials}, of which all diverged")
         return
     if protocol == "chf" and not tried[-1].learns_enough:
-        screen.show(f"{name}: none of {len(tried)} trials learns within 20 % of plain fine-tuning; give more --trials")
+        more = "--images" if is_spent else "--trials"
+        screen.show(f"{name}: {trials}, of which none learns within 20 % of plain fine-tuning; give more {more}")
         return
     best = learned[-1] if protocol == "chf" else max(learned, key=lambda each: each.accuracy or 0.0)
     options = " ".join(f"--set {name}.{key}={as_option(value)}" for key, value in best.trial.settings.items())
+    if protocol == "chf":
+        trials = f"the first that learns enough, trial {len(tried)}"
+    elif is_spent:
+        trials = f"{trials}, as many as --images allows"
     screen.show(
-        f"{name}: {100 * (best.accuracy or 0.0):.2f} % on validation images after {best.trial.spec.suite.n_tasks} "
-        f"tasks, {len(tried)} trials: {options or 'as the suite has it'}"
+        f"{name}: {100 * (best.accuracy or 0.0):.2f} % on validation images after "
+        f"{counted(best.trial.spec.suite.n_tasks, 'task')}, {trials}: {options or 'as the suite has it'}"
     )
 
 

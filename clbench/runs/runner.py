@@ -256,6 +256,8 @@ def _resumable(folder: RunFolder, config: Mapping[str, Any], files: Mapping[str,
         before = folder.config()
         for key in _SAME_IN_ALL_ATTEMPTS:
             if before.get(key) != config[key]:
+                if key == "git_changes":
+                    raise RecordError("the code of clbench was edited since, without a commit")
                 raise RecordError(f"its {key} was {before.get(key)}, and is {config[key]} now")
         if folder.own_files() != files:
             raise RecordError("the files of yours that it used are others now")

@@ -54,16 +54,20 @@ class Budget:
 
     Attributes:
         trials: how many.
-        images: to train on, in all trials of a method; the one that goes beyond is the last. None for no such limit.
+        images: to train on, in all trials of a method. None for no such limit.
     """
 
     trials: int
     images: int | None = None
 
-    def allows(self, found: Sequence[Found]) -> bool:
-        """Whether one more trial may begin."""
-        spent = sum(each.images for each in found)
-        return len(found) < self.trials and (self.images is None or spent < self.images)
+    def left(self, found: Sequence[Found]) -> int:
+        """How many more trials may begin: as many as fit, were each as long as the longest so far."""
+        trials = self.trials - len(found)
+        if self.images is not None:
+            # What one takes shows with the first.
+            left = self.images - sum(each.images for each in found)
+            trials = min(trials, left // max(each.images for each in found) if found else 1)
+        return max(0, trials)
 
 
 def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, at_once: int = 1) -> list[Found]:
@@ -101,8 +105,8 @@ def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, 
         study.enqueue_trial({key: value for key, value in values.items() if _is_within(space, key, value)})
     # Asked by a command that was killed before it had an answer.
     asked = [(trial.number, trial.params) for trial in study.trials if trial.state.name == "RUNNING"]
-    while budget.allows(found):
-        while len(asked) < at_once and len(found) + len(asked) < budget.trials:
+    while (left := budget.left(found)) > 0:
+        while len(asked) < min(at_once, left):
             number = len(known) + len(asked)
             study.sampler = optuna.samplers.TPESampler(seed=plan.seed + number, n_startup_trials=_BY_CHANCE)
             trial = study.ask(ranges)
@@ -119,7 +123,24 @@ def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, 
 _BY_CHANCE = 8
 
 
-def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.2, decay: float = 0.5) -> list[Found]:
+def plain_fine_tuning(plan: Plan, train: Train) -> Found:
+    """The trial of plain fine-tuning, at one of `RATES`, that learns most; of those that learn as much, forgets least.
+
+    Raises:
+        SettingError: if all of them diverge.
+    """
+    tried = train([plan.trial("naive", {"learning_rate": rate}) for rate in RATES])
+    best = max(tried, key=lambda each: (each.learning_accuracy or 0.0, each.accuracy or 0.0))
+    if best.learning_accuracy is None:
+        raise SettingError("plain fine-tuning diverges at all of the rates " + ", ".join(map(str, RATES)))
+    return best
+
+
+DROP = 0.2
+"""Share of the accuracy of plain fine-tuning that De Lange et al. let a method lose on tasks that it learns."""
+
+
+def chf(plan: Plan, name: str, budget: Budget, train: Train, plain: Found, *, decay: float = 0.5) -> list[Found]:
     """Searches a method's stability as De Lange et al., and returns its trials.
 
     The last is the one to take, if it learns enough (`Found.learns_enough`). Else the budget was too small.
@@ -127,9 +148,9 @@ def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.
     Args:
         plan: suite, tasks, seed, images.
         name: of the method.
-        budget: of the method; plain fine-tuning, which all methods share, does not count.
+        budget: of the method.
         train: trains trials.
-        drop: share of the accuracy of plain fine-tuning that a method may lose on tasks that it learns.
+        plain: what all methods share, see `plain_fine_tuning`.
         decay: what the setting is multiplied by as long as it loses more.
 
     Raises:
@@ -138,12 +159,8 @@ def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.
     check_searched("chf", plan, name)
     stability = find_method(name).stability
     assert stability is not None
-    plain = train([plan.trial("naive", {"learning_rate": rate}) for rate in RATES])
-    best = max(plain, key=lambda each: each.learning_accuracy or 0.0)
-    if best.learning_accuracy is None:
-        raise SettingError("plain fine-tuning diverges at all of the rates " + ", ".join(map(str, RATES)))
-    learned = best.learning_accuracy
-    own, tuned = plan.trial(name, {}).spec.settings, best.trial
+    own, tuned = plan.trial(name, {}).spec.settings, plain.trial
+    enough = (1 - DROP) * (plain.learning_accuracy or 0.0)
     # A rate says nothing about another optimiser.
     same = getattr(own, "optimizer", None) == getattr(tuned.spec.settings, "optimizer", None)
     rate = {"learning_rate": tuned.settings["learning_rate"]} if same else {}
@@ -152,9 +169,9 @@ def chf(plan: Plan, name: str, budget: Budget, train: Train, *, drop: float = 0.
         # What a suite has found to be needed is no place to end.
         value = max(value, given)
     found: list[Found] = []
-    while budget.allows(found):
+    while budget.left(found):
         found += train([plan.trial(name, {**rate, key: value})])
-        found[-1] = replace(found[-1], learns_enough=(found[-1].learning_accuracy or 0.0) >= (1 - drop) * learned)
+        found[-1] = replace(found[-1], learns_enough=(found[-1].learning_accuracy or 0.0) >= enough)
         if found[-1].learns_enough:
             break
         value *= decay

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import torch
 
+from clbench.data.streams import Stream
 from clbench.errors import RecordError
 from clbench.events import Observers
 from clbench.execution.engines import ready
@@ -21,6 +22,7 @@ from clbench.records.lease import Lease
 from clbench.search.protocols import Found
 from clbench.search.trials import Log, Trial, logged_rows
 from clbench.seeding import RandomStreams
+from clbench.suites.suite import Suite
 from clbench.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Session:
     screen: "Screen"
     at_once: int = 1
     engine: Ray | None = None
+    _stream: tuple[tuple[Suite, int], Stream] | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
         self._open = ExitStack()
@@ -140,11 +143,18 @@ class Session:
         rows = logged_rows(self.log)
         return [self._found(trial, rows[trial.logged_id]) for trial in trials]
 
-    def _found(self, trial: Trial, row: dict[str, str]) -> Found:
+    def images_of(self, trial: Trial) -> int:
+        """How many a trial trains on."""
         spec = trial.spec
-        stream = spec.stream(self.images)
+        # The trials of a search differ in their methods' settings.
+        if self._stream is None or self._stream[0] != (spec.suite, spec.seed):
+            self._stream = (spec.suite, spec.seed), spec.stream(self.images)
+        stream = self._stream[1]
         place = Workplace(spec.suite, stream, RandomStreams(spec.seed), self.device, spec.precision)
-        images = images_to_train(find_method(spec.method)(spec.settings, place), stream.tasks)
+        return images_to_train(find_method(spec.method)(spec.settings, place), stream.tasks)
+
+    def _found(self, trial: Trial, row: dict[str, str]) -> Found:
+        images = self.images_of(trial)
         if row["validation_accuracy"] == "diverged":
             return Found(trial, None, None, images)
         # Of a single task nothing is said of learning.
