@@ -1,4 +1,4 @@
-"""The tables that wait for a GPU, by one command: the full CIFAR suites, every method, three seeds.
+"""The tables that wait for a GPU, by one command: the full CIFAR suites, their methods, three seeds.
 
     python benchmarks/gpu_tables.py [--suites ...] [--seeds 0-2] [--jobs N] [--output DIR] [--data-root DIR] [--dry-run]
 
@@ -38,8 +38,9 @@ def main() -> int:
         command += ["--output", str(folder), "--tracking-uri", f"sqlite:///{(given.output / 'mlflow.db').absolute()}"]
         command += ["--reports", str(given.output / "reports"), *(f"--set={each}" for each in given.set)]
         command += ["--data-root", str(given.data_root)] if given.data_root else []
-        found = _clbench(*command, *(["--dry-run"] if given.dry_run else [])) or found
-        if not given.dry_run and not found:
+        code = _clbench(*command, *(["--dry-run"] if given.dry_run else []))
+        found = found or code
+        if not given.dry_run and not code:
             # A goal that is missed is a result.
             _clbench("verify", "--suite", suite, "--runs", str(folder))
     return found

@@ -9,7 +9,8 @@ from PIL import Image
 
 from clbench.data import SOURCES, load_images
 from clbench.data.decoding import decode
-from clbench.errors import DataError
+from clbench.errors import DataError, SettingError
+from clbench.execution.plan import choose
 
 KINDS = ("L", "RGB")
 
@@ -516,3 +517,14 @@ def test_a_class_whose_name_is_no_text_is_named_in_plain_letters(photos):
     for part in ("train", "test"):
         (photos / part / "cat").rename(photos / part / os.fsdecode(b"caf\xe9"))
     assert load_images(str(photos)).class_names[0].encode() == b"caf\\udce9"
+
+
+def test_a_class_of_one_training_image_is_refused_before_any_seed_is_trained(tmp_path):
+    for part, name, count in [("train", "a", 1), ("train", "b", 40), ("test", "a", 2), ("test", "b", 2)]:
+        (tmp_path / part / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+    choice = choose("image-folder", ["naive"], range(40), {"n_tasks": 1}, tmp_path)
+    images = choice.images(pytest.fail, offline=True)
+    with pytest.raises(SettingError, match="the class 'a' of task 1 has no training image beside those"):
+        choice.specs(images, "float32", torch.device("cpu"), pytest.fail)

@@ -12,6 +12,8 @@ from torch import nn
 from clbench.errors import MethodError
 from clbench.export.exported import export
 from clbench.export.plain import built, plain
+from clbench.methods.table import METHODS as MINE
+from clbench.methods.table import find_method, method_names
 from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import find_units
 
@@ -46,6 +48,33 @@ def test_a_network_of_every_kind_is_written_as_plain_pytorch(small_network, part
     assert all(type(module).__module__.startswith("torch.") for module in list(made.modules())[1:])
     with torch.no_grad():
         torch.testing.assert_close(made(images), network(images))
+
+
+class Odd(nn.Module):
+    """Names that fall together, settings that layers do not print, numbers and shapes within the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.block_1 = nn.Conv2d(1, 3, 3, padding=1)
+        self.block = nn.ModuleDict({"1": nn.Conv2d(3, 3, 1), "class": nn.PReLU(3)})
+        self.pool = nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.scale = nn.Parameter(torch.full((1,), 0.5))
+        self.head = nn.Linear(3 * 64, 3)
+
+    def forward(self, x):
+        h = self.up(self.pool(self.block["class"](self.block["1"](self.block_1(x)))))
+        h = torch.clamp(h, max=float("inf")) * self.scale
+        return self.head(h.view(x.shape[0], -1))
+
+
+def test_what_a_network_says_of_itself_in_an_odd_way_is_written_down_too():
+    torch.manual_seed(0)
+    network, images = Odd().eval(), torch.randn(4, 1, 8, 8)
+    made = plain(network, 0, images[:1], title="A network.", file="network.safetensors").build()
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), network(images))
+    assert sum(map(torch.numel, made.parameters())) == sum(map(torch.numel, network.parameters()))
 
 
 def test_a_layer_that_cannot_be_written_down_is_refused_by_its_name():
@@ -115,6 +144,12 @@ def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone
     said = json.loads((out / "export.json").read_text())
     assert (said["task"], said["image_shape"]) == (1, [1, 8, 8])
     assert said["task_name"]
+    network = run / "networks" / "task_02.safetensors"
+    before = network.read_bytes()
+    network.write_bytes(before + b"x")
+    checked = clbench(place, "verify-run", run)
+    assert (checked.code, "networks/task_02.safetensors is not what the run kept" in checked.out) == (1, True)
+    network.write_bytes(before)
     (out / "notes.txt").write_text("mine")
     assert_refused(clbench(place, *command, "2"), "holds other files than an export's (notes.txt)")
     assert json.loads((out / "export.json").read_text()) == said
@@ -133,6 +168,42 @@ def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_tra
     assert_refused(clbench(place, *command), "psp has no network of its own for a task", "leave out --keep-weights")
 
 
+METHODS = [
+    name
+    for name in method_names()
+    if name in MINE
+    and find_method(name).has_networks
+    and find_method(name).network_for is not find_method("psp").network_for
+]
+
+
+@pytest.mark.parametrize(
+    "method", [name if name == "wsn" else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+)
+def test_every_method_that_has_networks_keeps_them_and_gives_them(method, clbench, place):
+    (run,) = kept(clbench, place, methods=method, network=[*NEURONS, "--set", "head=multi"]).values()
+    found = export(run, 1, place / "first")
+    assert 0 < found.own.parameters <= found.whole.parameters
+
+
+ODD = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, image_shape, n_outputs):
+        super().__init__(nn.Conv2d(1, 3, 3), nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(48, n_outputs))
+"""
+
+
+def test_what_onnx_does_not_know_is_said_in_a_sentence_and_the_earlier_export_stays(clbench, place, assert_refused):
+    (place / "net.py").write_text(ODD)
+    run = kept(clbench, place, methods="naive", network=["--set", "network=./net.py:Net"])["naive"]
+    out = ["--task", "1", "--out", place / "out"]
+    assert clbench(place, "export", run, *out).code == 0
+    before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
+    assert_refused(clbench(place, "export", run, *out, "--onnx"), "cannot be written as ONNX", "leave out --onnx")
+    assert {path.name: path.read_bytes() for path in (place / "out").iterdir()} == before
+
+
 @pytest.mark.long
 def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, place):
     (place / "net.py").write_text(
@@ -146,6 +217,7 @@ def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, pl
     assert done.code == 0
     assert "the networks are not kept: the layer '1' is a Own, which export cannot write down" in done.err
     assert "naive seed 0: finished" in done.out
+    assert not list((place / "clbench-runs").glob("*/networks"))
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ from torch import nn
 
 from clbench.baselines.ewc import fisher_diagonal
 from clbench.baselines.mas import importance_of
+from clbench.errors import MethodError
 from clbench.networks import per_sample
 from clbench.networks.per_sample import unsupported
 
@@ -42,6 +43,81 @@ def test_of_every_kind_of_layer_it_is_what_it_is_image_by_image(measure, small_n
         torch.testing.assert_close(found[name], expected[name], atol=1e-12, rtol=1e-9)
 
 
+class Aside(nn.Module):
+    """With a second output layer that is computed and not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = nn.Conv2d(1, 3, 3), nn.Linear(108, 3), nn.Linear(108, 3)
+
+    def forward(self, x):
+        h = self.body(x).relu().flatten(1)
+        self.aside = self.other(h)
+        return self.head(h)
+
+
+class Twice(Aside):
+    """A layer that is called a second time."""
+
+    def forward(self, x):
+        h = self.body(x).relu().flatten(1)
+        return self.head(h) + self.head(h.square())
+
+
+class BiasElsewhere(Aside):
+    """A bias that adds something behind its layer as well."""
+
+    def forward(self, x):
+        return self.head(self.body(x).relu().flatten(1)) + self.head.bias.square()
+
+
+class Patches(nn.Module):
+    """Several rows of each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 5), nn.Linear(20, 3)
+
+    def forward(self, x):
+        rows = x.unfold(2, 4, 4).unfold(3, 4, 4).reshape(-1, 16)
+        return self.head(self.body(rows).tanh().view(len(x), -1))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_layer_whose_output_is_not_used_counts_nothing(measure, batches):
+    torch.manual_seed(0)
+    model, x = Aside().double(), torch.rand(5, 1, 8, 8, dtype=torch.double)
+    assert unsupported(model, x[:1]) == ""
+    found, expected = measure(model, batches(x, 5)), image_by_image(measure, model, x)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-12, rtol=1e-9)
+    assert not found["other.weight"].any()
+
+
+def normed():
+    """In the old form, of which the weight is no parameter."""
+    return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Twice, "head is used more often"),
+        (BiasElsewhere, "those of head are used elsewhere"),
+        (Patches, "body gets 4 for one"),
+        (normed, "weight_g belongs to another kind"),
+    ],
+)
+def test_what_no_rule_holds_for_is_refused_also_by_a_plugin_that_asked_nothing_before(make, said, measure, batches):
+    torch.manual_seed(0)
+    model, x = make(), torch.rand(5, 1, 8, 8)
+    assert said in unsupported(model, x[:1])
+    with pytest.raises(MethodError, match=said):
+        measure(model, batches(x, 5))
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_works_in_place_behind_a_layer_changes_nothing(measure, batches):
     torch.manual_seed(0)
@@ -69,12 +145,13 @@ def test_with_convolutions_the_memory_that_images_take_together_has_a_bound(monk
     model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)), torch.randn(64, 1, 8, 8)
     model[0].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
     whole = fisher_diagonal(model, batches(x, 64))
-    assert seen == [4, 60]
+    # One at first, to see how layers are used.
+    assert seen == [1, 4, 60]
     seen.clear()
     monkeypatch.setattr(per_sample, "_PIECE_BYTES", 10 * (9 * 36 + 36) * 4)
     bounded = fisher_diagonal(model, batches(x, 64), n_images=30)
-    assert seen[0] == 4
-    assert sum(seen) == 30
+    assert seen[:2] == [1, 4]
+    assert sum(seen[1:]) == 30
     assert 5 <= max(seen) <= 10
     torch.testing.assert_close(bounded, fisher_diagonal(model, batches(x[:30], 30)))
     assert not torch.equal(bounded["0.weight"], whole["0.weight"])

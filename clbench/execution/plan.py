@@ -113,8 +113,11 @@ class Choice:
             )
             for sentence in unreached(specs, point):
                 said(sentence)
-            # A suite that its data cannot fill is refused now rather than in every run.
-            specs[0].stream(images)
+            # A suite that its data cannot fill is refused now rather than in every run. Whether a class has an image
+            # beside those that are held out depends on the seed.
+            by_seed = {spec.seed: spec for spec in specs} if self.changed.scenario == "split" else {0: specs[0]}
+            for spec in by_seed.values():
+                spec.stream(images)
             # A method that a sweep does not reach is the same at every point of it.
             for spec in specs:
                 found.setdefault(spec.run_id, spec)

@@ -1,8 +1,9 @@
 """`clbench export`: the network of a task beside the whole one, checked, measured and written."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,11 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from clbench.errors import RecordError, not_installed
-from clbench.export.kept import FILE, Kept, read_kept
+from clbench.errors import RecordError, first_line, not_installed
+from clbench.export.kept import FILE, Kept, check_answers, read_kept
 from clbench.export.plain import built
 
 BATCHES = (1, 256)
-# Of the largest logit: what another order of sums may change in float32.
-_ROUNDING = 1e-4
 _SECONDS = 0.3
 _FILES = ("network.py", FILE, "example.safetensors", "network.onnx", "export.json")
 
@@ -87,38 +86,47 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
         _check_onnx()
     kept = read_kept(run, task)
     network = kept.network.build()
-    difference = _difference(_answers(network, kept.images), kept.logits)
-    _check(difference, "the network taken out")
+    difference = check_answers(_answers(network, kept.images), kept.logits, "the network taken out")
     try:
-        _make_room(out)
-        (out / "network.py").write_text(kept.network.source, encoding="utf-8")
-        # `save_file` would let nobody else read them.
-        (out / FILE).write_bytes(save(dict(kept.network.tensors)))
-        (out / "example.safetensors").write_bytes(save({"images": kept.images, "logits": kept.logits}))
+        _check_room(out)
+        # An earlier export stays until this one is whole.
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as place:
+            found = _written(kept, network, difference, Path(place), onnx=onnx)
+            for name in _FILES:
+                (out / name).unlink(missing_ok=True)
+            for path in found.paths:
+                path.replace(out / path.name)
     except OSError as error:
         raise RecordError(f"the folder {out} cannot be written ({error.strerror}); give another with --out") from None
-    in_runtime = _to_onnx(network, kept, out / "network.onnx") if onnx else None
-    own, whole = _costs(network, built(kept.whole), kept.images[:1])
-    is_constant = bool((kept.logits == kept.logits[0]).all())
-    names = ["network.py", FILE, "example.safetensors", *(["network.onnx"] if onnx else []), "export.json"]
-    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(out / name for name in names), is_constant)
-    (out / "export.json").write_text(json.dumps(_said(found), indent=2) + "\n", encoding="utf-8")
-    return found
+    return replace(found, paths=tuple(out / path.name for path in found.paths))
 
 
-def _make_room(out: Path) -> None:
-    """Makes the folder, or takes an earlier export out of it, of which no file may stay beside new ones.
+def _check_room(out: Path) -> None:
+    """Makes the folder, or makes sure that it holds nothing but an earlier export.
 
     Raises:
         RecordError: if something else lies there.
-        OSError: if it cannot be written.
+        OSError: if it cannot be made.
     """
     out.mkdir(parents=True, exist_ok=True)
     others = sorted(path.name for path in out.iterdir() if path.name not in (*_FILES, "__pycache__"))
-    if others:
+    if others := [name for name in others if not name.startswith(".export-")]:
         raise RecordError(f"the folder {out} holds other files than an export's ({others[0]}); give another with --out")
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
+
+
+def _written(kept: Kept, network: nn.Module, difference: float, place: Path, *, onnx: bool) -> Exported:
+    """Everything, in a folder that is empty."""
+    (place / "network.py").write_text(kept.network.source, encoding="utf-8")
+    # `save_file` would let nobody else read them.
+    (place / FILE).write_bytes(save(dict(kept.network.tensors)))
+    (place / "example.safetensors").write_bytes(save({"images": kept.images, "logits": kept.logits}))
+    in_runtime = _to_onnx(network, kept, place / "network.onnx") if onnx else None
+    own, whole = _costs(network, built(kept.whole), kept.images[:1])
+    is_constant = bool((kept.logits == kept.logits[0]).all())
+    names = ["network.py", FILE, "example.safetensors", *(["network.onnx"] if onnx else []), "export.json"]
+    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(place / name for name in names), is_constant)
+    (place / "export.json").write_text(json.dumps(_said(found), indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def _said(found: Exported) -> dict[str, Any]:
@@ -143,18 +151,6 @@ def _answers(network: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = network(images)
     return logits
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-
-
-def _check(difference: float, what: str) -> None:
-    if not difference <= _ROUNDING:
-        raise RecordError(
-            f"{what} answers otherwise than the run did: logits differ by {difference:.2g} of the largest, more than "
-            "rounding does; please report this"
-        )
 
 
 def _costs(network: nn.Module, whole: nn.Module, image: Tensor) -> tuple[Cost, Cost]:
@@ -199,18 +195,20 @@ def _to_onnx(network: nn.Module, kept: Kept, path: Path) -> float:
     import onnxruntime
 
     batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        network,
-        (kept.images[:2],),
-        str(path),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: batch},),
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        torch.onnx.export(
+            network,
+            (kept.images[:2],),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            verbose=False,
+        )
+    # Of every kind, for what ONNX does not know.
+    except Exception as error:
+        raise RecordError(f"the network cannot be written as ONNX ({first_line(error)}); leave out --onnx") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": kept.images.numpy()})
-    difference = _difference(torch.from_numpy(logits), kept.logits)
-    _check(difference, "ONNX Runtime")
-    return difference
+    return check_answers(torch.from_numpy(logits), kept.logits, "ONNX Runtime")

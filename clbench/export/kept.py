@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from clbench.data.streams import Permutation, Rotation
 from clbench.errors import RecordError
@@ -64,28 +65,31 @@ def keep_networks(method: "Method", folder: RunFolder, config: Mapping[str, Any]
     Raises:
         MethodError: if the method's networks cannot be written down.
     """
-    digests = {}
+    learned = method.workplace.stream.tasks[: method.tasks_learned]
+    # One that cannot be written down shows before any is.
+    contents = {
+        f"{FOLDER}/task_{task.index + 1:02d}.safetensors": _content(method, task, config, weights) for task in learned
+    }
     (folder.path / FOLDER).mkdir(exist_ok=True)
-    for task in method.workplace.stream.tasks[: method.tasks_learned]:
-        name = f"{FOLDER}/task_{task.index + 1:02d}.safetensors"
-        content = _content(method, task, config, weights)
+    for name, content in contents.items():
         folder.write_bytes(name, content)
-        digests[name] = hashlib.sha256(content).hexdigest()
-    return digests
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights: str) -> bytes:
     count = min(_EXAMPLES, len(task.test))
-    # On the processor, where every reader has the same.
-    images, _ = task.test.batch(torch.arange(count), device=torch.device("cpu"))
-    network = method.network_alone(task).cpu().eval()
+    images, _ = task.test.batch(torch.arange(count), device=method.workplace.device)
+    network = method.network_alone(task).eval()
     title = f"Task {task.index + 1} of {config['suite']}, learned by {config['method']} with seed {config['seed']}."
     written = plain(network, task.index, images[:1], title=title, file=FILE)
-    whole = plain(method.model.cpu().eval(), task.index, images[:1], title=title, file=FILE)
-    answering = method.network_for(task)
+    whole = plain(_whole(method).eval(), task.index, images[:1], title=title, file=FILE)
+    answering = method.masked_for(task)
     assert answering is not None
     with torch.inference_mode(), answering as answers:
-        logits = answers(images)
+        logits = answers(images).cpu()
+    images = images.cpu()
+    with torch.inference_mode():
+        check_answers(written.build()(images), logits, "the network taken out")
     about = {key: config[key] for key in ("suite", "method", "seed", "run_id")}
     about |= {"task": task.index + 1, "task_name": task.name, "weights_sha256": weights}
     about |= {"image_shape": list(images.shape[1:]), "pixels": _pixels(task, config["suite_settings"])}
@@ -93,6 +97,34 @@ def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights:
     tensors = {f"network.{name}": tensor for name, tensor in written.tensors.items()}
     tensors |= {"example.images": images, "example.logits": logits}
     return save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, description)
+
+
+# Of the largest logit: what another order of sums may change in float32.
+_ROUNDING = 1e-4
+
+
+def check_answers(found: Tensor, expected: Tensor, what: str) -> float:
+    """How far logits are apart, as a share of the largest.
+
+    Raises:
+        RecordError: if that is more than rounding does.
+    """
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= _ROUNDING:
+        raise RecordError(
+            f"{what} answers otherwise than the run did: logits differ by {difference:.2g} of the largest, more than "
+            "rounding does"
+        )
+    return difference
+
+
+def _whole(method: "Method") -> nn.Module:
+    """The network with all units, to be compared with; without what masks or powers make of its weights."""
+    if not any(map(is_parametrized, method.model.modules())):
+        return method.model
+    stream = method.workplace.stream
+    network = method.workplace.suite.build_network(stream.image_shape, stream.n_outputs, seed=0)
+    return network.to(method.workplace.device)
 
 
 def _pixels(task: "Task", suite: Mapping[str, Any]) -> dict[str, Any]:

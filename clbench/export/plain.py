@@ -4,6 +4,8 @@ What is read is a graph of torch.fx. Layers of a reduced network become the line
 that they stand for. What does nothing in evaluation, such as dropout, is left out.
 """
 
+import inspect
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from clbench.errors import MethodError
+from clbench.errors import MethodError, first_line
 from clbench.networks.answer import answer
 from clbench.networks.modes import DROPOUTS
 from clbench.networks.reduced import ReducedNetwork, masked_outputs, picked_channels
@@ -27,7 +29,7 @@ _HEAD = '''"""{title}
     network.eval()
 """
 
-import torch
+{imports}import torch
 from torch import nn
 
 
@@ -85,12 +87,17 @@ def plain(network: nn.Module, task: int, image: Tensor, *, title: str, file: str
         root, graph = traced(network.eval(), task)
         modules = dict(root.named_modules())
     writing = _Writing(graph, modules, network)
+    imports = "".join(f"{line}\n" for line in writing.imports)
     with torch.no_grad():
         n_outputs = answer(network, image, task).shape[1]
     shape = ", ".join(map(str, image.shape[1:]))
-    source = _HEAD.format(title=title, file=file, shape=shape, n_outputs=n_outputs)
+    source = _HEAD.format(imports=imports, title=title, file=file, shape=shape, n_outputs=n_outputs)
     source += "".join(f"        {line}\n" for line in writing.lines)
     source += "\n    def forward(self, x):\n" + "".join(f"        {line}\n" for line in writing.forward)
+    try:
+        built(source)
+    except Exception as error:
+        raise MethodError(f"the network cannot be written down as plain PyTorch ({first_line(error)})") from None
     return Plain(source, writing.tensors)
 
 
@@ -101,12 +108,15 @@ class _Writing:
         self.modules, self.network = modules, network
         self.lines: list[str] = []
         self.tensors: dict[str, Tensor] = {}
+        self.names: dict[str, str] = {}
         self.made = fx.Graph()
         self.copies: dict[fx.Node, fx.Node] = {}
         for node in graph.nodes:
             self.copies[node] = self._copy(node)
         # torch.fx notes beside each line which values end there.
-        text = self.made.python_code("self").src
+        code = self.made.python_code("self")
+        text = code.src
+        self.imports = [line for name, line in _IMPORTS.items() if name in code.globals]
         body = text.partition(":\n")[2] if "def forward" in text else text
         lines = [re.sub(r";  [\w, =]+ = None$", "", line) for line in body.splitlines()]
         self.forward = [line.removeprefix("    ") for line in lines if line.strip()]
@@ -120,15 +130,15 @@ class _Writing:
             value: Any = self.network if not hasattr(self.network, "body") else self.network.body
             for part in str(node.target).removeprefix("" if hasattr(self.network, "body") else PREFIX).split("."):
                 value = getattr(value, part)
-            return self._buffer(_flat(str(node.target)), value)
-        if node.target in DROPOUTS:
+            return self._constant(str(node.target), value)
+        if node.target in DROPOUTS and not _is_training(node):
             return self.copies[node.args[0] if node.args else node.kwargs["input"]]  # type: ignore[index]
         if node.target is picked_channels:
             return self._picked(node)
         if node.target is masked_outputs:
-            where = self._buffer(f"{node.name}_where", torch.tensor(node.args[1]))
+            where = self._constant(f"{node.name}_where", torch.tensor(node.args[1]))
             return self.made.call_function(torch.masked_fill, (self.copies[node.args[0]], where, node.args[2]))  # type: ignore[index]
-        if node.op == "call_function" and not getattr(node.target, "__module__", "").startswith(("torch", "_operator")):
+        if node.op == "call_function" and not getattr(node.target, "__module__", "").startswith(_KNOWN):
             raise MethodError(f"the network calls {node.target}, which a module without clbench cannot")
         return self.made.node_copy(node, self.copies.__getitem__)
 
@@ -138,19 +148,35 @@ class _Writing:
         if isinstance(module, _DropoutNd | nn.Identity):
             return self.copies[node.all_input_nodes[0]]
         layer = _dense(module)
-        flat = _flat(name, type(layer).__name__.lower())
+        flat = self._name(name, type(layer).__name__.lower())
         line = f"self.{flat} = {_constructor(layer, name)}"
         if line not in self.lines:
             self.lines.append(line)
-        self.tensors |= {f"{flat}.{key}": value.detach().clone() for key, value in layer.state_dict().items()}
+        self.tensors |= {f"{flat}.{key}": value.detach().cpu().clone() for key, value in layer.state_dict().items()}
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.copies.__getitem__)
         # A layer of a reduced network takes two streams, of which nothing trains here: there is one.
         return self.made.call_module(flat, tuple(arg for arg in args if arg is not None), kwargs)
 
-    def _buffer(self, name: str, value: Tensor) -> fx.Node:
-        self.lines.append(f'self.register_buffer("{name}", torch.zeros({list(value.shape)}, dtype={value.dtype}))')
-        self.tensors[name] = value.detach().clone()
-        return self.made.create_node("get_attr", name)
+    def _constant(self, name: str, value: Tensor) -> fx.Node:
+        """A parameter or buffer of its own."""
+        flat = self._name(name, "constant")
+        zeros = f"torch.zeros({list(value.shape)}, dtype={value.dtype})"
+        is_trained = isinstance(value, nn.Parameter)
+        line = f"self.{flat} = nn.Parameter({zeros})" if is_trained else f'self.register_buffer("{flat}", {zeros})'
+        if line not in self.lines:
+            self.lines.append(line)
+        self.tensors[flat] = value.detach().cpu().clone()
+        return self.made.create_node("get_attr", flat)
+
+    def _name(self, name: str, kind: str) -> str:
+        """What a layer or tensor is called: each another name, which Python takes."""
+        if name not in self.names:
+            flat = name.removeprefix(PREFIX).replace(".", "_")
+            flat = flat if flat.isidentifier() else f"{kind}_{flat}"
+            while flat in self.names.values() or keyword.iskeyword(flat):
+                flat += "_"
+            self.names[name] = flat
+        return self.names[name]
 
     def _picked(self, node: fx.Node) -> fx.Node:
         """Channels in another order; those that are not there are 0."""
@@ -162,12 +188,19 @@ class _Writing:
             nothing = call(torch.zeros_like, (call(torch.narrow, (given, 1, 0, 1)),))
             given = call(torch.cat, ([nothing, given], 1))
             index = index + 1
-        return call(torch.index_select, (given, 1, self._buffer(f"{node.name}_order", index)))
+        return call(torch.index_select, (given, 1, self._constant(f"{node.name}_order", index)))
 
 
-def _flat(name: str, kind: str = "constant") -> str:
-    flat = name.removeprefix(PREFIX).replace(".", "_")
-    return flat if flat.isidentifier() else f"{kind}_{flat}"
+# Modules of functions that a module without clbench can call, and what a graph's text takes for known.
+_KNOWN = ("torch", "_operator", "builtins", "math")
+_IMPORTS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
+
+
+def _is_training(node: fx.Node) -> bool:
+    """Whether a function drops at random in evaluation as well."""
+    given = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    given.apply_defaults()
+    return bool(given.arguments["training"])
 
 
 def _dense(module: nn.Module) -> nn.Module:
@@ -187,6 +220,10 @@ def _constructor(layer: nn.Module, name: str) -> str:
         named = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
         named |= {"bias": layer.bias is not None, "padding_mode": layer.padding_mode}
         text = f"nn.Conv2d({', '.join([*map(repr, arguments), *(f'{key}={value!r}' for key, value in named.items())])})"
+    elif not layer.state_dict():
+        # What a layer prints of itself leaves settings out.
+        known = [key for key in inspect.signature(type(layer).__init__).parameters if hasattr(layer, key)]
+        text = f"nn.{type(layer).__name__}({', '.join(f'{key}={getattr(layer, key)!r}' for key in known)})"
     try:
         made = eval(text, {"nn": nn})
     except Exception:

@@ -149,6 +149,10 @@ class Method:
     has_networks: ClassVar[bool] = True
     """Whether `network_alone` gives one."""
 
+    def masked_for(self, task: "Task") -> "AbstractContextManager[Answers] | None":
+        """What a network taken out of the run is held against: the whole one, through a mask where there is one."""
+        return self.network_for(task)
+
     def network_alone(self, task: "Task") -> "nn.Module":
         """A network of its own that answers for a learned task as `network_for` does, to be taken out of the run.
 

@@ -1,5 +1,6 @@
 """Sums over images of a function of the gradient of each; `per_sample_layers.py` has a rule for each kind of layer."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -47,6 +48,11 @@ def mean_over_samples(
     all_linear = all(rule_of(layer) is OfLinear for layer in layers.values())
     rules: dict[str, Rule] = {}
     outputs: dict[str, Tensor] = {}
+    batches = iter(batches)
+    if (first := next(batches, None)) is not None:
+        if reason := _unsupported_use(model, layers, first[0][:1], first[2][:1]):
+            raise MethodError(reason)
+        batches = itertools.chain([first], batches)
 
     def remember(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
         rule = rule_of(layer)
@@ -70,14 +76,21 @@ def mean_over_samples(
                 x, y, task_labels = (tensor[start : None if piece is None else start + piece] for tensor in whole)
                 rules.clear()
                 outputs.clear()
+                used = set[str]()
                 with torch.enable_grad():
                     logits = answer(model, x, task_labels)
                     for number, weight in numbers(logits, y):
-                        deltas = torch.autograd.grad(number, list(outputs.values()), retain_graph=True)
+                        outs = list(outputs.values())
+                        deltas = torch.autograd.grad(number, outs, retain_graph=True, allow_unused=True)
                         with torch.no_grad():
                             for name, delta in zip(outputs, deltas, strict=True):
-                                rules[name].add(delta, weight)
+                                # Nothing depends on the output of a layer that another task answers through.
+                                if delta is not None:
+                                    rules[name].add(delta, weight)
+                                    used.add(name)
                 for name, rule in rules.items():
+                    if name not in used:
+                        continue
                     named = {kind: tensor_name(name, kind) for kind in ("weight", "bias")}
                     rule.finish({kind: total[full] for kind, full in named.items() if full in total})
                 start += len(x)
@@ -99,7 +112,10 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
     layers = _layers(model)
     owner: dict[int, str] = {}
     for name, layer in layers.items():
-        for parameter in layer.parameters(recurse=False):
+        for kind, parameter in layer.named_parameters(recurse=False):
+            # Others are what old forms of weight_norm and the like compute a weight from.
+            if kind not in ("weight", "bias"):
+                continue
             if id(parameter) in owner:
                 other = owner[id(parameter)]
                 return f"per-sample gradients need weights of one layer each, but {name} shares one with {other}"
@@ -112,10 +128,10 @@ def unsupported(model: nn.Module, image: Tensor | None = None) -> str:
             )
         if not parameter.requires_grad:
             return f"per-sample gradients need every weight to learn, but {name} is frozen"
-    return "" if image is None else _unsupported_use(model, layers, image)
+    return "" if image is None else _unsupported_use(model, layers, image, torch.zeros(1, dtype=torch.long))
 
 
-def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> str:
+def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor, task_label: Tensor) -> str:
     is_defined = not image.is_meta
     if image.is_meta:
         model, image = with_memory(model, image)
@@ -126,14 +142,16 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: T
     def look(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
         if name in used:
             said.append(f"per-sample gradients need each layer to be used once, but {name} is used more often")
+        if len(x) != 1:
+            said.append(f"per-sample gradients need one row per image, but {name} gets {len(x)} for one")
         if isinstance(layer, nn.Linear) and x.ndim != 2:
             said.append(f"per-sample gradients need one input per image, but {name} gets {list(x.shape[1:])}")
         used[name] = x.clone(), output
 
     # An image that no unit is silent on for want of anything to see.
-    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()))
     with evaluating(model), _watched(layers, look), torch.enable_grad():
-        logits = answer(model, noise, torch.zeros(1, dtype=torch.long))
+        logits = answer(model, noise, task_label)
         if not said and is_defined:
             said += _other_uses(logits, layers, used)
     return said[0] if said else ""
@@ -143,17 +161,20 @@ def _other_uses(
     logits: Tensor, layers: Mapping[str, nn.Module], used: Mapping[str, tuple[Tensor, Tensor]]
 ) -> Iterator[str]:
     """The layers whose gradient is not what their rule says: their weights have a part elsewhere."""
-    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    found = torch.autograd.grad(logits.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
+    owned = {name: dict(layer.named_parameters(recurse=False)) for name, layer in layers.items()}
+    weights = [(name, kind) for name, own in owned.items() for kind in own]
+    tensors = [owned[name][kind] for name, kind in weights]
+    found = torch.autograd.grad(logits.sum(), tensors, retain_graph=True, allow_unused=True)
     outputs = [output for _, output in used.values()]
     deltas = torch.autograd.grad(logits.sum(), outputs, allow_unused=True)
-    expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    expected = {name: {kind: torch.zeros_like(tensor) for kind, tensor in own.items()} for name, own in owned.items()}
     for (name, (x, _)), delta in zip(used.items(), deltas, strict=True):
         if delta is not None and (kind := rule_of(layers[name])) is not None:
             rule: Rule = kind(layers[name], x, lambda gradient: gradient)  # type: ignore[arg-type]
             rule.add(delta, None)
-            rule.finish({"weight": expected[name]})
-    for (name, by_rule), gradient in zip(expected.items(), found, strict=True):
+            rule.finish(expected[name])
+    for (name, kind_of), gradient in zip(weights, found, strict=True):
+        by_rule = expected[name][kind_of]
         whole = torch.zeros_like(by_rule) if gradient is None else gradient
         if not torch.allclose(whole, by_rule, rtol=1e-3, atol=1e-6 + 1e-4 * float(by_rule.abs().max())):
             yield f"per-sample gradients need weights of one layer each, but those of {name} are used elsewhere"

@@ -5,6 +5,7 @@ run that its name says (its id is the hash of its configuration), and if its tab
 configuration. Whether the numbers are good is another question; see `clbench.reports.verify`.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from clbench.errors import RecordError
 from clbench.metrics import summarise, tasks_learned
+from clbench.records.folder import RunFolder
 from clbench.records.format import ALL_GROUPS, REQUIRED_FILES
 from clbench.records.identity import recorded_identity, run_id_of
 from clbench.records.reading import RecordedRun, read_run
@@ -90,7 +92,13 @@ def audit(folder: Path) -> Finding:
     return Finding(
         folder,
         run,
-        (*_identity_faults(folder, run), *_table_faults(run), *_capacity_faults(run), *_pruning_faults(run)),
+        (
+            *_identity_faults(folder, run),
+            *_table_faults(run),
+            *_capacity_faults(run),
+            *_pruning_faults(run),
+            *_network_faults(folder),
+        ),
         metrics,
     )
 
@@ -181,6 +189,16 @@ def _pruning_faults(run: RecordedRun) -> Iterator[str]:
         yield f"pruning.csv: task {end['task']} keeps other units of {end['group']} than capacity.csv counts as used"
     if list(chosen["task"][chosen["group"] == ALL_GROUPS]) != list(run.tasks["task"]):
         yield "pruning.csv does not say of each task where its search ended"
+
+
+def _network_faults(folder: Path) -> Iterator[str]:
+    """The networks that it kept are there, and unchanged."""
+    for name, digest in RunFolder(folder.parent, folder.name).networks.items():
+        try:
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                yield f"{name} is not what the run kept: its SHA-256 is another than status.json has"
+        except OSError as error:
+            yield f"{name}, which the run kept, cannot be read ({error.strerror})"
 
 
 def _of(run: RecordedRun, key: str) -> dict[str, Any]:

@@ -132,6 +132,17 @@ class Claims:
         kept = seen_only(self.masks[task])
         return ReducedNetwork(self.network, self._seen_for(task), kept, self.values(task)).eval()
 
+    @contextmanager
+    def masked(self, task: int) -> Iterator[ReducedNetwork]:
+        """The network of all units as after a task, within which those beyond the task's mask are read as 0."""
+        self.move(next(self.network.parameters()).device)
+        self.put_back_norms()
+        mask = self.masks[task]
+        everything = seen_only(torch.ones_like(mask))
+        network = ReducedNetwork(self.network, self._seen_for(task), everything, self.values(task)).eval()
+        with network.seen_through(mask):
+            yield network
+
     def _seen_for(self, task: int) -> Units:
         of_head = {label: units for label, units in self.seen.items() if self.heads[task] in units.outputs}
         if not of_head:

@@ -139,6 +139,14 @@ class CLNP(Method):
         known = task.index if task.index in self.clnp.masks else self.tasks_learned - 1
         return plain if plain is None or known < 0 else self._of_units(known)
 
+    @contextmanager
+    def masked_for(self, task: Task) -> Iterator[Answers]:
+        """The whole network, of which units beyond the task's mask are read as 0."""
+        claims = self.clnp.claims
+        assert claims is not None
+        with claims.masked(task.index) as network:
+            yield network
+
     def network_alone(self, task: Task) -> nn.Module:
         """The network of the task's own units."""
         return self.clnp.network_of(task.index)
