@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clbench.execution.grid import Executor
 
 _SECONDS_TO_ANSWER = 10.0
+_HOME = Path.home() / ".ray"
 
 
 class Ray:
@@ -76,9 +77,6 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # A run without a share of a GPU does not see any.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self.address is not None and _has_token():
-            # A cluster whose owner has a token asks for it, and Ray does not show it by itself. Others do not mind.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
         except ImportError:
@@ -109,7 +107,7 @@ class Ray:
             where = self.address or "a new one on this machine"
             raise SettingError(
                 f"the Ray cluster ({where}) cannot be used: {first_line(error)}; start one with ray start --head, or "
-                "give another --ray-address"
+                f"give another --ray-address{_of_tokens() if self.address else ''}"
             ) from None
         # Other users' clusters go on, and other commands of this one.
         until_the_end.callback(ray.shutdown)
@@ -247,10 +245,10 @@ class _Progress:
         return again
 
 
-def _has_token() -> bool:
-    """Whether this user can show a token to a cluster of Ray."""
-    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+def _of_tokens() -> str:
+    """What may help where this user has a token, which Ray then asks for, and does not show by itself."""
+    has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or (_HOME / "auth_token").exists()
+    return "; one that asks for a token needs RAY_AUTH_MODE=token" if has_token else ""
 
 
 def _ended(reference: Any) -> Status | None:

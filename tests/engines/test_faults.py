@@ -3,9 +3,12 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +75,35 @@ def test_a_command_that_is_killed_at_any_instant_goes_on_to_the_same_bits(
         process.communicate()
     command(*grid)
     assert digests(tmp_path / "clbench-runs") == one_after_the_other
+
+
+def test_a_cluster_that_asks_for_a_token_says_what_it_needs_and_gets_it(until, command, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'clbench[ray]'")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    env = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    begin = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
+    # A path of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="clbench-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        begin += ["--include-dashboard=false", f"--temp-dir={folder}"]
+        head = subprocess.Popen(begin, env={**os.environ, **env}, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: is_open(port), 60, "a cluster")
+            arguments = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", "--threads", "1"]
+            arguments += ["--set=n_tasks=2", "--set=epochs=1", "--no-report", "--executor", "ray"]
+            arguments += ["--ray-address", f"127.0.0.1:{port}"]
+            refused = command(*arguments, env=env, code=2).stderr
+            assert refused.endswith("; one that asks for a token needs RAY_AUTH_MODE=token\n")
+            said = command(*arguments, env={**env, "RAY_AUTH_MODE": "token"})
+            assert "naive seed 0: finished" in said.stdout
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
+            head.wait(60)
+
+
+def is_open(port):
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0

@@ -1,11 +1,8 @@
 """A real Ray cluster of two nodes on this machine: a task is killed, a node is lost, and the grid ends complete."""
 
+import csv
 import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -72,34 +69,6 @@ def test_a_killed_task_and_a_lost_node_leave_a_complete_grid_with_the_same_bits(
     assert digests(tmp_path / "clbench-runs") == one_after_the_other
 
 
-def test_a_cluster_that_asks_for_a_token_gets_that_of_its_owner(until, command, tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    env = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
-    begin = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
-    # A path of sockets must be short.
-    with tempfile.TemporaryDirectory(prefix="clbench-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        begin += ["--include-dashboard=false", f"--temp-dir={folder}"]
-        head = subprocess.Popen(begin, env={**os.environ, **env}, start_new_session=True, stdout=subprocess.DEVNULL)
-        try:
-            until(lambda: is_open(port), 60, "a cluster")
-            arguments = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", "--threads", "1"]
-            arguments += ["--set=n_tasks=2", "--set=epochs=1", "--no-report", "--executor", "ray"]
-            said = command(*arguments, "--ray-address", f"127.0.0.1:{port}", env=env)
-            assert "naive seed 0: finished" in said.stdout
-        finally:
-            os.killpg(head.pid, signal.SIGTERM)
-            head.wait(60)
-
-
-def is_open(port):
-    with socket.socket() as asked:
-        return asked.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_what_no_node_has_room_for_is_said_before_anything_is_trained(cluster, tmp_path):
     with pytest.raises(
         SettingError, match=r"needs 1 CPUs .* and 0.5 GPUs .*; its nodes have 1 CPUs and 0 GPUs; 1 CPUs"
@@ -126,6 +95,21 @@ def test_from_python_runs_come_back_trained_and_an_own_class_must_be_in_a_file(c
 
     with pytest.raises(SettingError, match="which other processes cannot load"):
         clbench.run("permuted-digits", [Here], [0], **options)
+
+
+def test_a_search_on_a_cluster_asks_and_finds_what_it_does_on_this_machine(cluster, command, tmp_path):
+    pytest.importorskip("optuna", reason="Optuna is not installed; pip install 'clbench[search]'")
+    asked = ["tune", "--suite", "permuted-digits", "--methods", "ewc", "--protocol", "first-k", "--trials", "4"]
+    asked += ["--tasks", "2", "--threads", "1", "--offline"]
+    on_ray = ["--executor", "ray", "--ray-address", cluster.address, "--workers", "2"]
+    logs = []
+    for where, options in (("ray", on_ray), ("here", ["--jobs", "2"])):
+        said = command(*asked, *options, "--log", tmp_path / where / "log.csv").stdout
+        assert "ewc: " in said.splitlines()[-3]
+        with (tmp_path / where / "log.csv").open() as file:
+            logs.append({(row["run_id"], row["validation_accuracy"]) for row in csv.DictReader(file)})
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path):
