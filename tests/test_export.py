@@ -194,6 +194,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.long
 def test_what_onnx_does_not_know_is_said_in_a_sentence_and_the_earlier_export_stays(clbench, place, assert_refused):
     (place / "net.py").write_text(ODD)
     run = kept(clbench, place, methods="naive", network=["--set", "network=./net.py:Net"])["naive"]
