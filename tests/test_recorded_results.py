@@ -82,6 +82,20 @@ def test_the_readme_has_every_run_of_cifar10_cifar100(recorded):
     assert found == expected
 
 
+def test_the_table_of_margins_and_its_figure_are_of_the_recorded_runs():
+    text = (ROOT / "docs" / "cifar.md").read_text()
+    expected = {}
+    for run in read_runs(RESULTS / "margins"):
+        settings, first = run.config["method_settings"], run.capacity[run.capacity["task"] == 1]
+        free = first["free"].sum() / first["units"].sum()
+        cells = f"{100 * run.accuracy_matrix[1, 0]:.1f}", f"{100 * free:.1f}"
+        expected[f"{settings['margin']:g}", settings["fine_tune_share"] > 0] = cells
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    found = {(margin, True): (a, b) for margin, a, b, _, _ in rows} | {(m, False): (c, d) for m, _, _, c, d in rows}
+    assert found == expected
+    assert len(expected) == 6
+
+
 def test_every_row_of_the_tables_of_cifar_is_a_recorded_run():
     """The accuracies by task, where a row has them, and their mean."""
     rows = re.findall(
