@@ -20,6 +20,7 @@ from clbench.export.plain import built
 
 BATCHES = (1, 256)
 _SECONDS = 0.3
+_BEGUN = ".export-"
 _FILES = ("network.py", FILE, "example.safetensors", "network.onnx", "export.json")
 
 
@@ -90,7 +91,7 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
     try:
         _check_room(out)
         # An earlier export stays until this one is whole.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as place:
+        with tempfile.TemporaryDirectory(prefix=_BEGUN, dir=out) as place:
             found = _written(kept, network, difference, Path(place), onnx=onnx)
             for name in _FILES:
                 (out / name).unlink(missing_ok=True)
@@ -109,8 +110,9 @@ def _check_room(out: Path) -> None:
         OSError: if it cannot be made.
     """
     out.mkdir(parents=True, exist_ok=True)
-    others = sorted(path.name for path in out.iterdir() if path.name not in (*_FILES, "__pycache__"))
-    if others := [name for name in others if not name.startswith(".export-")]:
+    names = sorted(path.name for path in out.iterdir())
+    # One that was interrupted leaves its own folder there.
+    if others := [name for name in names if name not in (*_FILES, "__pycache__") and not name.startswith(_BEGUN)]:
         raise RecordError(f"the folder {out} holds other files than an export's ({others[0]}); give another with --out")
 
 
@@ -123,8 +125,8 @@ def _written(kept: Kept, network: nn.Module, difference: float, place: Path, *, 
     in_runtime = _to_onnx(network, kept, place / "network.onnx") if onnx else None
     own, whole = _costs(network, built(kept.whole), kept.images[:1])
     is_constant = bool((kept.logits == kept.logits[0]).all())
-    names = ["network.py", FILE, "example.safetensors", *(["network.onnx"] if onnx else []), "export.json"]
-    found = Exported(kept.about, difference, in_runtime, own, whole, tuple(place / name for name in names), is_constant)
+    paths = tuple(place / name for name in _FILES if onnx or name != "network.onnx")
+    found = Exported(kept.about, difference, in_runtime, own, whole, paths, is_constant)
     (place / "export.json").write_text(json.dumps(_said(found), indent=2) + "\n", encoding="utf-8")
     return found
 

@@ -128,20 +128,21 @@ class Claims:
     def alone(self, task: int) -> ReducedNetwork:
         """A network of its own, of the units of a task alone, that answers as after the task."""
         self.move(next(self.network.parameters()).device)
-        self.put_back_norms()
-        kept = seen_only(self.masks[task])
-        return ReducedNetwork(self.network, self._seen_for(task), kept, self.values(task)).eval()
+        return self._as_after(task, self.masks[task])
 
     @contextmanager
     def masked(self, task: int) -> Iterator[ReducedNetwork]:
         """The network of all units as after a task, within which those beyond the task's mask are read as 0."""
         self.move(next(self.network.parameters()).device)
-        self.put_back_norms()
         mask = self.masks[task]
-        everything = seen_only(torch.ones_like(mask))
-        network = ReducedNetwork(self.network, self._seen_for(task), everything, self.values(task)).eval()
+        network = self._as_after(task, torch.ones_like(mask))
         with network.seen_through(mask):
             yield network
+
+    def _as_after(self, task: int, kept: Tensor) -> ReducedNetwork:
+        """The network of some units (bool [U]), with the values that it had after a task."""
+        self.put_back_norms()
+        return ReducedNetwork(self.network, self._seen_for(task), seen_only(kept), self.values(task)).eval()
 
     def _seen_for(self, task: int) -> Units:
         of_head = {label: units for label, units in self.seen.items() if self.heads[task] in units.outputs}
