@@ -56,7 +56,7 @@ def tune_command(
     ] = "grid",
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="With first-k and chf: trials of each method, at most. Default: 20 with first-k, 10."),
+        typer.Option(min=1, help="With first-k and chf: trials of each method, at most. Default: 20 and 10."),
     ] = None,
     images: Annotated[
         int | None,
