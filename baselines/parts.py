@@ -58,10 +58,12 @@ class PartsMethod(Method):
     """
 
     task_known_at_test = True
-    masks_outputs: ClassVar[bool] = False
-    """Whether the output layers' weights are shared as well."""
-
     shared: list[str]
+
+    @property
+    def masks_outputs(self) -> bool:
+        """Whether the output layers' weights are shared as well."""
+        return False
 
     def read_by(self, task: int) -> dict[str, Tensor]:
         """What stands in the place of weights for a task, by the names that they have in a plain network."""

@@ -5,10 +5,12 @@ Every weight is a constant of its layer with a random sign, and there are no bia
 layer, the output layer as well, computes with the share of its weights that has the largest ones. The scores are drawn
 anew for every task, which keeps a bit for every weight and its own statistics of batch norms.
 
-Departs from it: weights of other layers, such as layer norms, are constant too.
+Departs from it: weights of other layers, such as layer norms, are constant too. With `output_layer=trained` the output
+layer is every task's own and trains as usual, as WSN's is. Only so does it reach what Kang et al. 2022 publish of it.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,10 +29,14 @@ class SupSupSettings(MethodSettings):
 
     Attributes:
         share: of a layer's weights, that a task reads.
+        output_layer: "masked", of constants that a task chooses among like all others, or "trained".
         output_weights: a single head too gets weights of its own for every task.
     """
 
+    added_later: ClassVar[Mapping[str, Any]] = {"output_layer": "masked"}
+
     share: float = Field(default=0.5, gt=0, le=1)
+    output_layer: Literal["masked", "trained"] = "masked"
     output_weights: PerTask = "per-task"
     reset_optimizer: AlwaysNew = True
 
@@ -41,7 +47,11 @@ class SupSup(ScoredMethod):
     Settings = SupSupSettings
     resumes = True
     searched = {"share": Between(0.1, 0.9, log=False)}
-    masks_outputs = True
+
+    @property
+    def masks_outputs(self) -> bool:
+        """Whether a task chooses among the weights of its output layer too."""
+        return bool(self.settings.output_layer == "masked")
 
     @torch.no_grad()
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -54,10 +64,16 @@ class SupSup(ScoredMethod):
             weight.copy_(signs * (2 / weight[0].numel()) ** 0.5)
         scores = {id(made.scores) for made in chosen_in(network, self.shared).values()}
         for name, parameter in network.named_parameters():
+            if self._trains_as_usual(name):
+                continue
             if name.endswith("bias"):
                 parameter.zero_()
             parameter.requires_grad_(id(parameter) in scores)
         return network
+
+    def _trains_as_usual(self, name: str) -> bool:
+        outputs = tuple(f"{layer}." for layer in self._outputs_of(self._plain))
+        return not self.masks_outputs and name.startswith(outputs)
 
     @classmethod
     def refuses(cls, suite: Suite, settings: SupSupSettings) -> str:
@@ -67,8 +83,9 @@ class SupSup(ScoredMethod):
         return NO_POWERS if settings.power_alpha != 1 else ""
 
     def is_own(self, name: str) -> bool:
-        """Statistics of batch norms: whatever else would be a task's own is the same for all."""
-        return super().is_own(name) and name in dict(self._plain.named_buffers())
+        """Statistics of batch norms and a trained output layer: what else would be a task's own is the same for all."""
+        of_task = name in dict(self._plain.named_buffers()) or self._trains_as_usual(name)
+        return super().is_own(name) and of_task
 
     def plugins(self) -> list[Plugin]:
         """What draws scores before a task and keeps the choice after it."""
@@ -81,6 +98,8 @@ class _Choosing:
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         if self.method.masks:
+            if not self.method.masks_outputs:
+                self.method.start_outputs()
             for made in self.method.chosen().values():
                 made.draw()
 

@@ -33,9 +33,10 @@ class Net(nn.Module):
 """
 EXACT = {
     "packnet": {},
-    "packnet-drawn": {"restart": "draw", "fine_tune_share": 0.0},
+    "packnet, drawn": {"restart": "draw", "fine_tune_share": 0.0},
     "wsn": {"share": 0.3},
     "supsup": {},
+    "supsup, trained": {"output_layer": "trained"},
     "frozen-trunk": {},
     "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
 }
@@ -97,7 +98,7 @@ def learn_noting(method, task, what, seen):
 @pytest.mark.parametrize("way", EXACT)
 def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces, make_method):
     workplace = workplaces[kind]()
-    method = make_method(way.removesuffix("-drawn"), workplace, **EXACT[way] | pulls)
+    method = make_method(way.partition(", ")[0], workplace, **EXACT[way] | pulls)
     then = []
     for task in workplace.stream.tasks:
         method.learn(task)
@@ -111,7 +112,7 @@ def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces,
 @pytest.mark.parametrize("kind", ["layers, one head", "layers, a head per task", "an own network, outputs per task"])
 @pytest.mark.parametrize("way", EXACT)
 def test_a_state_goes_on_to_the_same_bits(way, kind, workplaces, make_method):
-    whole, first = (make_method(way.removesuffix("-drawn"), workplaces[kind](), **EXACT[way]) for _ in range(2))
+    whole, first = (make_method(way.partition(", ")[0], workplaces[kind](), **EXACT[way]) for _ in range(2))
     for task in whole.workplace.stream.tasks:
         whole.learn(task)
     for task in first.workplace.stream.tasks[:2]:
@@ -119,7 +120,7 @@ def test_a_state_goes_on_to_the_same_bits(way, kind, workplaces, make_method):
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    continued = make_method(way.removesuffix("-drawn"), workplaces[kind](), **EXACT[way])
+    continued = make_method(way.partition(", ")[0], workplaces[kind](), **EXACT[way])
     continued.load_state_dict(torch.load(file, weights_only=True))
     continued.learn(continued.workplace.stream.tasks[2])
     for task in whole.workplace.stream.tasks:
@@ -256,6 +257,28 @@ def test_supsups_weights_are_constants_of_their_layer_with_a_sign_and_never_chan
     method.learn(workplace.stream.tasks[0])
     assert all(torch.equal(weight, before[name]) for name, weight in method.weights().items())
     assert accuracy(method, workplace.stream.tasks[0]) > 0.25
+
+
+@pytest.mark.parametrize("head", ["single", "multi"])
+def test_supsups_trained_output_layer_is_every_tasks_own(head, make_workplace, make_method, split_digits):
+    workplace = (
+        make_workplace(n_tasks=2, hidden_sizes=[64], epochs=2)
+        if head == "single"
+        else make_workplace(split_digits, n_tasks=2, hidden_sizes=[64], epochs=2)
+    )
+    method = make_method("supsup", workplace, output_layer="trained")
+    outputs = ["heads.0", "heads.1"] if head == "multi" else ["head", "head"]
+    assert not {*outputs} & {*method.shared}
+    before = method.model.state_dict()["trunk.0.parametrizations.weight.original"].clone()
+    starts = method.model.get_submodule(outputs[1]).weight.detach().clone()
+    for task in workplace.stream.tasks:
+        method.learn(task)
+    assert torch.equal(method.model.state_dict()["trunk.0.parametrizations.weight.original"], before)
+    first, second = (method.view(task).get_submodule(name) for task, name in enumerate(outputs))
+    assert not torch.equal(first.weight, second.weight)
+    assert not torch.equal(second.weight, starts)
+    assert first.bias.any()
+    assert all(accuracy(method, task) > 0.5 for task in workplace.stream.tasks)
 
 
 # HAT
