@@ -6,7 +6,7 @@ layer, the output layer as well, computes with the share of its weights that has
 anew for every task, which keeps a bit for every weight and its own statistics of batch norms.
 
 Departs from it: weights of other layers, such as layer norms, are constant too. With `output_layer=trained` the output
-layer is every task's own and trains as usual, as WSN's is. Only so does it reach what Kang et al. 2022 publish of it.
+layer is every task's own and trains as usual, as WSN's is. In the setting of Kang et al. 2022 that is worth two points.
 """
 
 from collections.abc import Mapping
