@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -62,11 +63,12 @@ GRID += ["--set", "epochs=2", "--set", "hidden_sizes=24,24"]
 
 
 def start(processes, place, methods, *arguments, tasks=4, output=None):
-    given = {
-        "folder": place,
-        "arguments": [*GRID, "--set", f"n_tasks={tasks}", "--methods", methods, *arguments],
-        "output": output or place / "said.txt",
-    }
+    grid = [*GRID, "--set", f"n_tasks={tasks}", "--methods", methods, *arguments]
+    return begin(processes, place, grid, output)
+
+
+def begin(processes, place, arguments, output=None):
+    given = {"folder": place, "arguments": arguments, "output": output or place / "said.txt"}
     # A script, because the other process cannot import a test module.
     script = Path(__file__).parent / "processes" / "clbench.py"
     process = processes.Process(target=runpy.run_path, args=(str(script), given))
@@ -171,6 +173,50 @@ def test_eight_processes_that_start_at_once_share_the_work(command, outcomes, tm
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
     killed_at_random_instants(name, 6)
+
+
+SMALL_CIFAR = ["run", "--suite", "../small.toml", "--methods", "clnp", "--seeds", "0", "--threads", "1", "--no-report"]
+SMALL_CIFAR += ["--precision", "bfloat16", "--set", "clnp.budget=0.4", "--set", "clnp.rank=contribution"]
+
+
+@pytest.fixture
+def small_cifar(tmp_path):
+    """A folder with images of two classes, images of ten, and the suite over both."""
+    generator = np.random.default_rng(0)
+    for name, classes in (("first", 2), ("second", 10)):
+        means = generator.integers(60, 190, (classes, 1, 1, 3))
+
+        def drawn(each, means=means, classes=classes):
+            labels = np.arange(classes).repeat(each)
+            noise = generator.normal(0, 40, (len(labels), 32, 32, 3))
+            return (means[labels] + noise).clip(0, 255).astype(np.uint8), labels
+
+        arrays = {}
+        for part, each in (("train", 40), ("test", 10)):
+            arrays[f"x_{part}"], arrays[f"y_{part}"] = drawn(each)
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    (tmp_path / "small.toml").write_text(
+        'name = "small"\ntitle = "Small"\nsource = "A test."\nextends = "cifar10-cifar100"\n'
+        'data = "first.npz+second.npz"\nclasses_per_task = 2\nepochs = 2\nbatch_size = 16\nvalidation_share = 0.1\n'
+    )
+    return tmp_path
+
+
+def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(processes, small_cifar, make_store, outcomes):
+    whole, parts = make_store(small_cifar / "whole"), make_store(small_cifar / "parts")
+    undisturbed = begin(processes, whole, SMALL_CIFAR)
+    process = begin(processes, parts, SMALL_CIFAR)
+    wait_for(parts / "said.txt", "task 2/6 learned", process)
+    process.kill()
+    process.join()
+    again = begin(processes, parts, SMALL_CIFAR)
+    for process in (undisturbed, again):
+        process.join()
+    assert undisturbed.exitcode == 0, (whole / "said.txt").read_text()
+    assert again.exitcode == 0, (parts / "said.txt").read_text()
+    assert outcomes(parts) == outcomes(whole)
+    assert set(outcomes(parts)) == {"clnp"}
+    assert len(statuses(parts)["clnp"]["resumed"]) == 1
 
 
 # Several runs at once
