@@ -253,6 +253,27 @@ def test_what_trains_are_the_trainable_rows_and_nothing_else():
     assert sum(weight.numel() for weight in reduced.weights) == 2 * 6 + 2 * 4 + 3 * 3
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_kernels_and_what_they_give_lie_in_memory_as_the_networks_do(memory_format):
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)
+    )
+    network.to(memory_format=memory_format)
+    images = torch.randn(4, 3, 7, 7)
+    units = find_units(network, images)
+    constant = drawn(units, 0.5)
+    reduced = ReducedNetwork(network, units, Part(constant, ~constant))
+    first, second = (layer for layer in reduced.layers.values() if layer.weights[0].ndim == 4)
+    assert first.n_constant
+    assert first.n_others
+    for layer in (first, second):
+        for weight in (*layer.weights, layer._constant[0]):
+            assert weight.is_contiguous(memory_format=memory_format)
+    reduced.requires_grad_(False)(images)
+    for part in first(images, None):
+        assert part.is_contiguous(memory_format=memory_format)
+
+
 def test_statistics_of_trainable_channels_follow_the_batches_and_those_of_constant_ones_stay():
     torch.manual_seed(0)
     network = nn.Sequential(

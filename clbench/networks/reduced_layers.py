@@ -68,6 +68,14 @@ def masked_outputs(logits: Tensor, masked: list[bool], value: float) -> Tensor:
     return logits.masked_fill(torch.tensor(masked, device=logits.device), value)
 
 
+def _picked(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows and columns of a layer's weights, with its channels last in memory where the layer has them so."""
+    found = weight.index_select(0, rows).index_select(1, columns)
+    if weight.ndim == 4 and not weight.is_contiguous():
+        return found.contiguous(memory_format=torch.channels_last)
+    return found
+
+
 class ReducedLayer(nn.Module):
     """A linear layer or a convolution: [B, constant inputs, ...] and [B, other inputs, ...] -> the same of outputs.
 
@@ -109,27 +117,26 @@ class ReducedLayer(nn.Module):
         self._through = through
         constant, others = outputs.order[outputs.constant], outputs.order[~outputs.constant]
         self.n_constant, self.n_others = len(constant), len(others)
-        rows = weight.index_select(0, others)
         self.from_constant: nn.Parameter | None = None
         self.from_others: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
         self._fixed: Tensor | None = None
         self._open = None if fixed is None else ~fixed[inputs.constant]
-        if len(rows) and self.n_inputs[0]:
-            columns = rows.index_select(1, inputs.order[inputs.constant])
+        if self.n_others and self.n_inputs[0]:
+            columns = _picked(weight, others, inputs.order[inputs.constant])
             if self._open is not None:
                 beside = self._open.view(1, -1, *[1] * (weight.ndim - 2))
                 self._fixed, columns, self._open = columns * ~beside, columns * beside, beside
             # Without a bias, a full network would leave the loss nothing to be differentiated by.
             if self._open is None or bool(self._open.any()) or bias is None:
                 self.from_constant = nn.Parameter(columns)
-        if len(rows) and self.n_inputs[1]:
-            self.from_others = nn.Parameter(rows.index_select(1, inputs.order[~inputs.constant]))
-        if len(rows) and bias is not None:
+        if self.n_others and self.n_inputs[1]:
+            self.from_others = nn.Parameter(_picked(weight, others, inputs.order[~inputs.constant]))
+        if self.n_others and bias is not None:
             self.bias = nn.Parameter(bias.index_select(0, others))
         # Constant rows read constant inputs only; of the others they would read zeros.
         self._constant = (
-            weight.index_select(0, constant).index_select(1, inputs.order[inputs.constant]),
+            _picked(weight, constant, inputs.order[inputs.constant]),
             None if bias is None else bias.index_select(0, constant),
         )
         self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
