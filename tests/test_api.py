@@ -154,6 +154,7 @@ def test_it_works_in_a_thread_with_a_running_event_loop_and_without_arguments(
     assert [run.status for run in found] == ["finished"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", ["None", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_a_script_that_needs_a_guard_is_told_so(tmp_path, data):
     script = f"""

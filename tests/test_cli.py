@@ -438,6 +438,7 @@ def test_an_override_that_a_methods_own_setting_hides_is_warned_of_with_the_one_
 # Running
 
 
+@pytest.mark.long
 def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(run, place):
     outcome = run(place, "--no-report", methods="all", seeds="7")
     assert outcome.code == 0, outcome.out

@@ -106,6 +106,7 @@ def test_a_damaged_status_is_refused_where_it_decides_whether_to_run_again(folde
             pytest.fail(f"{what}: {RunFolder(folder.parent, folder.name).status}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*REQUIRED_FILES, "capacity.csv"])
 def test_without_digests_damage_is_refused_by_name_or_leaves_a_readable_run(tmp_path: Path, name: str) -> None:
     # Nothing can tell one digit from another there; what can be promised is that nothing ends in a traceback, and that

@@ -32,6 +32,7 @@ def test_without_a_new_run_a_report_stays_as_it_is_unless_something_of_it_is_gon
     assert "(up to date)" not in run(reported).out
 
 
+@pytest.mark.long
 def test_a_run_that_is_added_removed_or_trained_anew_makes_it_again(run, clbench, reported):
     before = page_of(reported).read_bytes()
     assert "(up to date)" not in run(reported, seeds="1").out

@@ -128,6 +128,7 @@ def runs_the_short_suite(clbench, place, *arguments):
     return runs
 
 
+@pytest.mark.long
 def test_the_methods_that_learn_convolutions_do(clbench, place, coloured):
     runs_the_short_suite(clbench, place, "--set", f"data={coloured(100)}")
 
