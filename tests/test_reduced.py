@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from clbench.networks.reduced import Part, ReducedNetwork, seen_only
-from clbench.networks.reduced_layers import ReducedLayer
+from clbench.networks.reduced_layers import ReducedLayer, has_channels_last
 from clbench.networks.units import find_units
 
 PER_ROW = ("weight", "bias", "running_mean", "running_var")
@@ -253,13 +253,12 @@ def test_what_trains_are_the_trainable_rows_and_nothing_else():
     assert sum(weight.numel() for weight in reduced.weights) == 2 * 6 + 2 * 4 + 3 * 3
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_kernels_and_what_they_give_lie_in_memory_as_the_networks_do(memory_format):
-    network = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)
-    )
-    network.to(memory_format=memory_format)
-    images = torch.randn(4, 3, 7, 7)
+def test_kernels_and_what_they_give_lie_in_memory_as_the_networks_do(memory_format, channels):
+    trunk = nn.Conv2d(channels, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()
+    network = nn.Sequential(*trunk, nn.Flatten(), nn.Linear(72, 2)).to(memory_format=memory_format)
+    images = torch.randn(4, channels, 7, 7)
     units = find_units(network, images)
     constant = drawn(units, 0.5)
     reduced = ReducedNetwork(network, units, Part(constant, ~constant))
@@ -268,8 +267,7 @@ def test_kernels_and_what_they_give_lie_in_memory_as_the_networks_do(memory_form
     assert first.n_others
     for layer in (first, second):
         for weight in (*layer.weights, layer._constant[0]):
-            assert weight.is_contiguous(memory_format=memory_format)
-    reduced.requires_grad_(False)(images)
+            assert has_channels_last(weight) == (memory_format is torch.channels_last)
     for part in first(images, None):
         assert part.is_contiguous(memory_format=memory_format)
 

@@ -111,8 +111,9 @@ def _check_room(out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     names = sorted(path.name for path in out.iterdir())
+    ours = (*_FILES, "__pycache__") if "export.json" in names else ("__pycache__",)
     # One that was interrupted leaves its own folder there.
-    if others := [name for name in names if name not in (*_FILES, "__pycache__") and not name.startswith(_BEGUN)]:
+    if others := [name for name in names if name not in ours and not name.startswith(_BEGUN)]:
         raise RecordError(f"the folder {out} holds other files than an export's ({others[0]}); give another with --out")
 
 
@@ -208,9 +209,9 @@ def _to_onnx(network: nn.Module, kept: Kept, path: Path) -> float:
             external_data=False,
             verbose=False,
         )
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"images": kept.images.numpy()})
     # Of every kind, for what ONNX does not know.
     except Exception as error:
         raise RecordError(f"the network cannot be written as ONNX ({first_line(error)}); leave out --onnx") from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"images": kept.images.numpy()})
     return check_answers(torch.from_numpy(logits), kept.logits, "ONNX Runtime")

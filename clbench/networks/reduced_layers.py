@@ -71,9 +71,15 @@ def masked_outputs(logits: Tensor, masked: list[bool], value: float) -> Tensor:
 def _picked(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Rows and columns of a layer's weights, with its channels last in memory where the layer has them so."""
     found = weight.index_select(0, rows).index_select(1, columns)
-    if weight.ndim == 4 and not weight.is_contiguous():
-        return found.contiguous(memory_format=torch.channels_last)
+    if has_channels_last(weight):
+        # `contiguous` leaves a single channel's strides as they are, and convolutions go by strides.
+        return torch.empty_like(found, memory_format=torch.channels_last).copy_(found)
     return found
+
+
+def has_channels_last(kernels: Tensor) -> bool:
+    """Whether kernels [out, in, h, w] lie in memory with their channels last, which also one input channel tells."""
+    return kernels.ndim == 4 and kernels.stride(1) == 1 and kernels.stride(3) == kernels.shape[1]
 
 
 class ReducedLayer(nn.Module):
