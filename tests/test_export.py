@@ -15,6 +15,7 @@ from clbench.export.plain import built, plain
 from clbench.methods.table import METHODS as MINE
 from clbench.methods.table import find_method, method_names
 from clbench.networks.reduced import ReducedNetwork, seen_only
+from clbench.networks.reduced_layers import has_channels_last
 from clbench.networks.units import find_units
 
 SMALL = ["--set", "n_tasks=2", "--set", "epochs=3", "--threads", "1", "--no-report"]
@@ -48,6 +49,32 @@ def test_a_network_of_every_kind_is_written_as_plain_pytorch(small_network, part
     assert all(type(module).__module__.startswith("torch.") for module in list(made.modules())[1:])
     with torch.no_grad():
         torch.testing.assert_close(made(images), network(images))
+
+
+class Shifted(nn.Module):
+    """Makes a tensor on its way."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(108, 3))
+
+    def forward(self, x):
+        return self.layers(x) + torch.ones(3)
+
+
+def test_a_tensor_made_on_the_way_is_written_down():
+    network, images = Shifted(), torch.randn(2, 1, 8, 8)
+    made = plain(network, 0, images[:1], title="A network.", file="network.safetensors").build()
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), network(images))
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_kernels_lie_in_memory_as_they_did(memory_format):
+    network, images = Shifted().to(memory_format=memory_format), torch.randn(2, 1, 8, 8)
+    made = plain(network, 0, images[:1], title="A network.", file="network.safetensors").build()
+    kernels = next(parameter for parameter in made.parameters() if parameter.ndim == 4)
+    assert has_channels_last(kernels) == (memory_format is torch.channels_last)
 
 
 class Odd(nn.Module):

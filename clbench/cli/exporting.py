@@ -28,7 +28,7 @@ def export_command(
     from clbench.records.removal import named_runs
     from clbench.screen import Screen
 
-    folder = Path(run) if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
+    folder = Path(run).resolve() if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
     # What is imported next warns of a machine that has CUDA's compiler and no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from clbench.export.exported import export

@@ -6,6 +6,7 @@ and what it answers to them, and as its description the text of the module. stat
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,13 @@ def keep_networks(method: "Method", folder: RunFolder, config: Mapping[str, Any]
         f"{FOLDER}/task_{task.index + 1:02d}.safetensors": _content(method, task, config, weights) for task in learned
     }
     (folder.path / FOLDER).mkdir(exist_ok=True)
-    for name, content in contents.items():
-        folder.write_bytes(name, content)
+    try:
+        for name, content in contents.items():
+            folder.write_bytes(name, content)
+    except BaseException:
+        # Files without a digest would stand for nothing.
+        shutil.rmtree(folder.path / FOLDER, ignore_errors=True)
+        raise
     return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
@@ -85,7 +91,9 @@ def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights:
     whole = plain(_whole(method).eval(), task.index, images[:1], title=title, file=FILE)
     answering = method.masked_for(task)
     assert answering is not None
-    with torch.inference_mode(), answering as answers:
+    # TF32, which convolutions on a GPU have, is coarser than what is asked of the logits.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with exact, torch.inference_mode(), answering as answers:
         logits = answers(images).cpu()
     images = images.cpu()
     with torch.inference_mode():

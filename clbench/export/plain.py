@@ -82,11 +82,10 @@ def plain(network: nn.Module, task: int, image: Tensor, *, title: str, file: str
         MethodError: if it cannot be traced, or has a layer that cannot be written down.
     """
     if isinstance(network, ReducedNetwork):
-        graph, modules = network.body.graph, dict(network.body.named_modules())
+        writing = _Writing(network.body.graph, network.body)
     else:
         root, graph = traced(network.eval(), task)
-        modules = dict(root.named_modules())
-    writing = _Writing(graph, modules, network)
+        writing = _Writing(graph, root)
     imports = "".join(f"{line}\n" for line in writing.imports)
     with torch.no_grad():
         n_outputs = answer(network, image, task).shape[1]
@@ -104,10 +103,15 @@ def plain(network: nn.Module, task: int, image: Tensor, *, title: str, file: str
 
 
 class _Writing:
-    """Goes through a graph and notes what its layers are called, how they are made and what they hold."""
+    """Goes through a graph and notes what its layers are called, how they are made and what they hold.
 
-    def __init__(self, graph: fx.Graph, modules: Mapping[str, nn.Module], network: nn.Module) -> None:
-        self.modules, self.network = modules, network
+    Args:
+        graph: of the network.
+        root: holds what the graph names.
+    """
+
+    def __init__(self, graph: fx.Graph, root: nn.Module) -> None:
+        self.root, self.modules = root, dict(root.named_modules())
         self.lines: list[str] = []
         self.has_channels_last = False
         self.tensors: dict[str, Tensor] = {}
@@ -130,8 +134,8 @@ class _Writing:
         if node.op == "call_module":
             return self._module(node)
         if node.op == "get_attr":
-            value: Any = self.network if not hasattr(self.network, "body") else self.network.body
-            for part in str(node.target).removeprefix("" if hasattr(self.network, "body") else PREFIX).split("."):
+            value: Any = self.root
+            for part in str(node.target).split("."):
                 value = getattr(value, part)
             return self._constant(str(node.target), value)
         if node.target in DROPOUTS and not _is_training(node):
