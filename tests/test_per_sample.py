@@ -99,6 +99,12 @@ def normed():
     return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 3)))
 
 
+def mixing():
+    """By the statistics of the batch, in a layer without weights."""
+    norm = nn.BatchNorm2d(2, affine=False, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.Flatten(), nn.Linear(72, 3))
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(
@@ -108,6 +114,7 @@ def normed():
         (BiasElsewhere, "those of head are used elsewhere"),
         (Patches, "body gets 4 for one"),
         (normed, "weight_g belongs to another kind"),
+        (mixing, "one changes another's answer"),
     ],
 )
 def test_what_no_rule_holds_for_is_refused_also_by_a_plugin_that_asked_nothing_before(make, said, measure, batches):
@@ -145,13 +152,13 @@ def test_with_convolutions_the_memory_that_images_take_together_has_a_bound(monk
     model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)), torch.randn(64, 1, 8, 8)
     model[0].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
     whole = fisher_diagonal(model, batches(x, 64))
-    # One at first, to see how layers are used.
-    assert seen == [1, 4, 60]
+    # One at first, to see how layers are used, then two, to see whether they change each other.
+    assert seen == [1, 2, 4, 60]
     seen.clear()
     monkeypatch.setattr(per_sample, "_PIECE_BYTES", 10 * (9 * 36 + 36) * 4)
     bounded = fisher_diagonal(model, batches(x, 64), n_images=30)
-    assert seen[:2] == [1, 4]
-    assert sum(seen[1:]) == 30
+    assert seen[:3] == [1, 2, 4]
+    assert sum(seen[2:]) == 30
     assert 5 <= max(seen) <= 10
     torch.testing.assert_close(bounded, fisher_diagonal(model, batches(x[:30], 30)))
     assert not torch.equal(bounded["0.weight"], whole["0.weight"])

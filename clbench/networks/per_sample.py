@@ -154,6 +154,13 @@ def _unsupported_use(model: nn.Module, layers: Mapping[str, nn.Module], image: T
         logits = answer(model, noise, task_label)
         if not said and is_defined:
             said += _other_uses(logits, layers, used)
+    if not said and is_defined:
+        with evaluating(model), torch.no_grad():
+            both = answer(model, torch.cat([noise, 1 - noise]), task_label.repeat(2))
+        if not torch.allclose(both[:1], logits, rtol=1e-3, atol=1e-4 * float(both.abs().max())):
+            said.append(
+                "per-sample gradients need each image answered by itself, but here one changes another's answer"
+            )
     return said[0] if said else ""
 
 
