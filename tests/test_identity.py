@@ -26,7 +26,10 @@ NOT_OF_TODAYS_SUITES = {
     *("8354cab3a0fce744", "936de8270ee4e5a4", "9dc89853504326b4", "c4b851c50223d084", "c890b8664443722a"),
     *("d58a7179483fb499", "ed0714021b3d482b", "85b1f0c9820bf976", "41308a4a72a76608", "8399d120e2e5341c"),
     *("882b3cd835f76d18", "9ad9ade0668fcdf9", "c2dc3f7bf585b865", "dbf63f643d27d434"),
-    "dcb9d8e49d1c2084",
+    *("dcb9d8e49d1c2084", "13e689aaec9a1da1", "367912bb82fb46fa", "4e033de2330864d6", "6431e47b8bb26e2b"),
+    *("66753b87fed43d58", "675d3851e2bfac0a", "6bcd702d7c760a47", "85da77adaa6d0f5a", "9982dfbeb9df1eb5"),
+    *("a92099d516ca2505", "b852de4d744bd9ff", "ca04b44c65d8c7ca", "ca42f247457446bb", "dd3626db47b43bab"),
+    *("ddc85240b7903dac", "fdf686a899ede99b"),
 }
 
 
