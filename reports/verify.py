@@ -40,7 +40,7 @@ class Verdict:
         published: the literature's values.
         goal: None where there is none.
         misses: a sentence for each part of the goal that is not reached.
-        waits: what must be recorded before the goal is reached: seeds, and methods that it stands beside.
+        waits: what else must be recorded before the goal is reached: methods that it stands beside, and their seeds.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Verdict:
     @property
     def is_complete(self) -> bool:
         """Whether all is recorded that the goal is about."""
-        return not self.waits
+        return self.goal is None or (self.seeds >= self.goal.seeds and not self.waits)
 
     @property
     def goal_reached(self) -> str:
@@ -65,7 +65,9 @@ class Verdict:
             return "-"
         if self.misses:
             return "no"
-        return "yes" if self.is_complete else f"so far ({', '.join(self.waits)})"
+        if self.is_complete:
+            return "yes"
+        return "so far" if self.seeds >= self.goal.seeds else f"so far ({self.seeds} of {self.goal.seeds} seeds)"
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
                 published.get(group.name_among(published), ()),
                 goal,
                 tuple([*_misses(group, ours, goal), *_misses_beside(group, ours, goal, beside)]) if goal else (),
-                tuple(_waits(group, goal, beside)) if goal else (),
+                tuple(_waits(goal, beside)) if goal else (),
             )
         )
     recorded = {verdict.method for verdict in verdicts}
@@ -186,16 +188,14 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
     return misses
 
 
-def _waits(group: Group, goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]) -> Iterator[str]:
-    """What is not recorded yet. To be above a method by more than both intervals, it takes as many seeds of either."""
-    if len(group.runs) < goal.seeds:
-        yield f"{len(group.runs)} of {goal.seeds} seeds"
+def _waits(goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]) -> Iterator[str]:
+    """Others that are not recorded. To be above one by more than both intervals, it takes as many seeds of either."""
     for method in dict.fromkeys((*goal.above, *goal.not_below)):
         seeds = max((len(other.runs) for other, _ in beside.get(method, [])), default=0)
         if not seeds:
-            yield f"{method} is not recorded"
+            yield method
         elif method in goal.above and seeds < goal.seeds:
-            yield f"{seeds} of {goal.seeds} seeds of {method}"
+            yield f"{method} ({seeds} of {goal.seeds} seeds)"
 
 
 def _misses_beside(

@@ -140,6 +140,8 @@ def verify_command(
     for verdict in found.verdicts:
         if verdict.misses:
             screen.show(f"{verdict.label} misses its goal: {'; '.join(verdict.misses)}")
+        if verdict.waits:
+            screen.show(f"{verdict.label}'s goal waits for records of: {', '.join(verdict.waits)}")
     if found.not_recorded:
         screen.show(f"not recorded: {', '.join(found.not_recorded)}")
     for said in found.other_settings:
