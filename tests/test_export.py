@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from clbench.errors import MethodError
-from clbench.export.exported import export
+from clbench.errors import MethodError, RecordError
+from clbench.export.exported import _check_room, export
 from clbench.export.plain import built, plain
 from clbench.methods.table import METHODS as MINE
 from clbench.methods.table import find_method, method_names
@@ -75,6 +75,14 @@ def test_kernels_lie_in_memory_as_they_did(memory_format):
     made = plain(network, 0, images[:1], title="A network.", file="network.safetensors").build()
     kernels = next(parameter for parameter in made.parameters() if parameter.ndim == 4)
     assert has_channels_last(kernels) == (memory_format is torch.channels_last)
+
+
+def test_a_network_of_ones_own_in_the_folder_is_left_alone(tmp_path):
+    (tmp_path / "network.py").write_text("mine")
+    with pytest.raises(RecordError, match="other files than an export's"):
+        _check_room(tmp_path)
+    (tmp_path / "export.json").write_text("{}")
+    _check_room(tmp_path)
 
 
 class Odd(nn.Module):
