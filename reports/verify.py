@@ -118,20 +118,21 @@ def verify(runs: Sequence[RecordedRun], suite: str, stated: Suite | None = None)
         published[result.method] = (*published.get(result.method, ()), result)
     wanted = {goal.method: goal for goal in goals(suite, runs, stated)}
     selection = select(runs, suite)
-    verdicts, other_settings, modified, own = [], [], 0, []
+    verdicts, other_settings, modified = [], [], 0
+    own: list[tuple[Group, Estimate]] = []
     for group in selection.groups:
         if group.is_in_the_suites_setting:
-            own.append((group, group.metric("average_accuracy")))
+            ours = group.metric("average_accuracy")
+            assert ours is not None  # a finished run has its last row
+            own.append((group, ours))
         elif group.is_modified:
             modified += len(group.runs)
         else:
             other_settings.append(f"{group.label} ({len(group.runs)}): {', '.join(group.departures)}")
     beside: dict[str, list[tuple[Group, Estimate]]] = {}
     for group, ours in own:
-        assert ours is not None  # a finished run has its last row
         beside.setdefault(group.method, []).append((group, ours))
     for group, ours in own:
-        assert ours is not None
         goal = wanted.get(group.method)
         verdicts.append(
             Verdict(
@@ -190,7 +191,7 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
 
 def _waits(goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]) -> Iterator[str]:
     """Others that are not recorded. To be above one by more than both intervals, it takes as many seeds of either."""
-    for method in dict.fromkeys((*goal.above, *goal.not_below)):
+    for method in goal.beside:
         seeds = max((len(other.runs) for other, _ in beside.get(method, [])), default=0)
         if not seeds:
             yield method
@@ -202,7 +203,7 @@ def _misses_beside(
     group: Group, ours: Estimate, goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]
 ) -> Iterator[str]:
     """What of a goal is missed beside each group of other methods, by their means, and beside the margin."""
-    for method in dict.fromkeys((*goal.above, *goal.not_below)):
+    for method in goal.beside:
         for other, theirs in beside.get(method, []):
             found = (
                 f"average accuracy {percent(ours.mean, 3)} % is {{}} that of {other.label}, {percent(theirs.mean, 3)} %"

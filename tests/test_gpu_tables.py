@@ -19,7 +19,6 @@ def tables(*arguments, cwd):
 @pytest.mark.long
 def test_it_runs_a_suite_verifies_it_and_repeats_nothing(tmp_path, clean_environment):
     small = ["--suites", "split-digits", "--device", "cpu", "--seeds", "0", "--output", "tables"]
-    small += ["--set", "n_tasks=2", "--set", "epochs=1"]
     with clean_environment():
         done = tables(*small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -25,10 +25,10 @@ def export_command(
 
     The run must have been trained with --keep-weights. Keep the machine idle meanwhile: times are measured.
     """
-    from clbench.records.removal import named_runs
+    from clbench.records.removal import named_folder
     from clbench.screen import Screen
 
-    folder = Path(run).resolve() if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
+    folder = named_folder(output, run)
     # What is imported next warns of a machine that has CUDA's compiler and no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from clbench.export.exported import export

@@ -42,14 +42,14 @@ def inspect_command(
     """
     from clbench.errors import MethodWarning, SettingError, shown
     from clbench.records.reading import read_run
-    from clbench.records.removal import named_runs
+    from clbench.records.removal import named_folder
     from clbench.screen import Screen
 
     if repair is None and task is not None:
         raise SettingError("--task says which task --repair damages; give --repair as well, such as --repair 0.3")
     if repair is not None and not 0 < repair <= 1:
         raise SettingError(f"--repair {repair:g} is no share of units to destroy; expected one above 0, up to 1")
-    folder = Path(run) if (Path(run) / "status.json").exists() else output / named_runs(output, [run])[0]
+    folder = named_folder(output, run)
     found, screen = read_run(folder), Screen(quiet=False)
     screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned")
     if found.capacity.empty:

@@ -95,7 +95,8 @@ def export(run: Path, task: int, out: Path, *, onnx: bool = False) -> Exported:
             found = _written(kept, network, difference, Path(place), onnx=onnx)
             for name in _FILES:
                 (out / name).unlink(missing_ok=True)
-            for path in found.paths:
+            # export.json, by which the folder is known as an export's, goes last and comes first.
+            for path in reversed(found.paths):
                 path.replace(out / path.name)
     except OSError as error:
         raise RecordError(f"the folder {out} cannot be written ({error.strerror}); give another with --out") from None

@@ -41,6 +41,23 @@ def named_runs(root: Path, given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def named_folder(root: Path, given: str) -> Path:
+    """The folder of the run that is meant, absolute where it is given as a folder.
+
+    Args:
+        root: the folder of run folders.
+        given: the run's own folder, its id, or the beginning of it.
+
+    Raises:
+        RecordError: for what names no run, or several.
+
+    Example:
+        named_folder(Path("clbench-runs"), "0c6c61ab")     # Path("clbench-runs/0c6c61ab3cd3f06e")
+    """
+    folder = Path(given)
+    return folder.resolve() if (folder / "status.json").exists() else root / named_runs(root, [given])[0]
+
+
 def check_idle(root: Path, run_ids: Sequence[str]) -> None:
     """Makes sure that no process trains one of these runs.
 

@@ -113,6 +113,11 @@ class Goal(BaseModel):
     no_forgetting: bool = False
     free_share: tuple[Decimal, ...] = Field(default=(), strict=False)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The methods that ours stands beside, each once."""
+        return tuple(dict.fromkeys((*self.above, *self.not_below)))
+
 
 class Search(BaseModel):
     """What `clbench tune` tries.
