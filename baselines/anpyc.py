@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import frozen, groups_of, heads_of, undone_by_plateau
+from clbench.baselines.parts import frozen, groups_of, heads_of
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
@@ -71,8 +71,11 @@ class ANPyC(Method):
     @classmethod
     def refuses(cls, suite: Suite, settings: ANPyCSettings) -> str:
         """A rate that falls by putting pruned weights back, and pruning that weights of 0 would not recover from."""
-        if reason := undone_by_plateau("anpyc", settings):
-            return reason
+        if settings.learning_rate_schedule == "plateau":
+            return (
+                "anpyc prunes within a task, which the learning_rate_schedule plateau would undo; give it linear or "
+                "constant"
+            )
         if settings.power_alpha != 1 and settings.target > 0:
             return "with power_alpha the weights that anpyc prunes stay at 0 for ever; give target=0 with it"
         return ""

@@ -35,6 +35,7 @@ from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.methods.space import Between
 from clbench.networks.units import Group, Units, find_units
 from clbench.suites.optimizers import Optimizer
+from clbench.suites.suite import Suite
 
 _MOST = 6.0
 """Of an embedding's size, in the authors' code."""
@@ -126,6 +127,13 @@ class HAT(PartsMethod):
     resumes = True
     searched = {"strength": Between(1e-3, 4.0), "steepest": Between(50.0, 800.0)}
     stability = ("strength", 2.5)
+
+    @classmethod
+    def refuses(cls, suite: Suite, settings: HATSettings) -> str:
+        """Weight decay, which gates between 0 and 1 hold nothing against."""
+        if settings.weight_decay and not settings.binarise:
+            return "weight_decay moves what hat protects by gates between 0 and 1; leave it out, or give binarise=true"
+        return ""
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: HATSettings) -> str:

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import MaskedMethod, PerTask, undone_by_plateau
+from clbench.baselines.parts import MaskedMethod, PerTask
 from clbench.data.streams import Task
 from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -60,12 +60,15 @@ class PackNetSettings(MethodSettings):
 class PackNet(MaskedMethod):
     """PackNet on a suite.
 
+    With the schedule `plateau` it keeps the best weights before it prunes and the best after it.
+
     Attributes:
         owner: by layer, uint8 shaped like its weights: 0 of a free one, t + 1 of task t's.
     """
 
     Settings = PackNetSettings
     resumes = True
+    numbers = 1
     searched = {"fine_tune_rate": Between(0.05, 1.0), "fine_tune_share": Between(0.2, 0.6, log=False)}
     stability = ("shares", 0.9)
     # The published tables count PackNet's masks as they are.
@@ -73,9 +76,7 @@ class PackNet(MaskedMethod):
 
     @classmethod
     def refuses(cls, suite: Suite, settings: PackNetSettings) -> str:
-        """Shares for another number of tasks, and a rate that falls by putting pruned weights back."""
-        if reason := undone_by_plateau("packnet", settings):
-            return reason
+        """Shares for another number of tasks, and powers that free weights of 0 would not recover from."""
         if settings.power_alpha != 1 and settings.restart == "zero":
             return "with power_alpha free weights of packnet stay at 0 for ever; give restart=draw with it"
         if settings.shares != "search" and settings.search_drop != PackNetSettings().search_drop:
@@ -183,6 +184,12 @@ class PackNet(MaskedMethod):
         """Owners, and what is each task's alone."""
         return {**super().extra_state(), **{f"owner/{name}": owner for name, owner in self.owner.items()}}
 
+    def extra_state_bytes(self) -> int:
+        """Size of `extra_state`, an owner counted by the bits that tell the tasks apart."""
+        bits = self.workplace.suite.n_tasks.bit_length()
+        own = sum(tensor.nbytes for tensor in super().extra_state().values())
+        return own + sum(-(-bits * owner.numel() // 8) for owner in self.owner.values())
+
     def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
         """Takes them back."""
         super().load_extra_state({key: tensor for key, tensor in extra.items() if key.startswith("own/")})
@@ -199,6 +206,13 @@ class _Packing:
         self.task = strategy.experience.current_experience
         self.is_pruned = False
         self._full = [group["lr"] for group in strategy.optimizer.param_groups]
+        # Avalanche is imported where it is needed: `clbench list` does not.
+        from clbench.methods.strategy import Plateau
+
+        # Its rates may fall before pruning, where the task does not end.
+        self.plateau = next((plugin for plugin in strategy.plugins if isinstance(plugin, Plateau)), None)
+        if self.plateau:
+            self.plateau.ends_task = False
         self.method.begin(self.task)
         self._hold()
 
@@ -207,11 +221,15 @@ class _Packing:
         self.held = Held(self.method.weights(), {name: owner != self.task + 1 for name, owner in owners})
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        if strategy.clock.train_exp_epochs == self.method.epochs_before:
+        is_over = self.plateau is not None and self.plateau.is_over
+        if not self.is_pruned and (is_over or strategy.clock.train_exp_epochs == self.method.epochs_before):
+            if self.plateau:
+                self.plateau.begin_again(strategy, self.method.settings.fine_tune_rate)
+                self.plateau.ends_task = True
             self._prune(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        if self.is_pruned:
+        if self.is_pruned and not self.plateau:
             settings = self.method.settings
             for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
                 # A schedule has just set its own rate for this step.
@@ -237,4 +255,4 @@ class _Packing:
         for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
             group["lr"] = full
         self.method.keep(self.task)
-        del self.held
+        del self.held, self.plateau

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, answering
-from clbench.methods.settings import TrainingSettings
 from clbench.networks.answer import layers_called
 from clbench.networks.unit_map import Units
 from clbench.networks.units import find_units
@@ -27,14 +26,6 @@ def frozen(network: nn.Module) -> str:
     """Which weight is frozen of a network that a method trains all of, in a sentence. Empty where none is."""
     names = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     return f"the method trains every weight, but '{names[0]}' is frozen" if names else ""
-
-
-def undone_by_plateau(method: str, settings: TrainingSettings) -> str:
-    """Why a method that prunes within a task cannot have that schedule, in a sentence. Empty with another."""
-    if settings.learning_rate_schedule != "plateau":
-        return ""
-    why = f"{method} prunes within a task, which the learning_rate_schedule plateau would undo"
-    return f"{why}; give it linear or constant"
 
 
 PerTask = Literal["per-task"]

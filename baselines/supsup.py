@@ -7,6 +7,7 @@ anew for every task, which keeps a bit for every weight and its own statistics o
 
 Departs from it: weights of other layers, such as layer norms, are constant too. With `output_layer=trained` the output
 layer is every task's own and trains as usual, as WSN's is. In the setting of Kang et al. 2022 that is worth two points.
+With `scores=carry` a task goes on from the scores of the one before it.
 """
 
 from collections.abc import Mapping
@@ -30,13 +31,15 @@ class SupSupSettings(MethodSettings):
     Attributes:
         share: of a layer's weights, that a task reads.
         output_layer: "masked", of constants that a task chooses among like all others, or "trained".
+        scores: "redraw" draws them anew for every task, "carry" keeps those of the task before.
         output_weights: a single head too gets weights of its own for every task.
     """
 
-    added_later: ClassVar[Mapping[str, Any]] = {"output_layer": "masked"}
+    added_later: ClassVar[Mapping[str, Any]] = {"output_layer": "masked", "scores": "redraw"}
 
     share: float = Field(default=0.5, gt=0, le=1)
     output_layer: Literal["masked", "trained"] = "masked"
+    scores: Literal["redraw", "carry"] = "redraw"
     output_weights: PerTask = "per-task"
     reset_optimizer: AlwaysNew = True
 
@@ -46,7 +49,10 @@ class SupSup(ScoredMethod):
 
     Settings = SupSupSettings
     resumes = True
+    numbers = 1
     searched = {"share": Between(0.1, 0.9, log=False)}
+    # The published tables count SupSup's masks as they are.
+    mask_bits = 1.0
 
     @property
     def masks_outputs(self) -> bool:
@@ -88,7 +94,7 @@ class SupSup(ScoredMethod):
         return super().is_own(name) and of_task
 
     def plugins(self) -> list[Plugin]:
-        """What draws scores before a task and keeps the choice after it."""
+        """What starts scores before a task and keeps the choice after it."""
         return [_Choosing(self)]
 
 
@@ -100,8 +106,9 @@ class _Choosing:
         if self.method.masks:
             if not self.method.masks_outputs:
                 self.method.start_outputs()
-            for made in self.method.chosen().values():
-                made.draw()
+            if self.method.settings.scores == "redraw":
+                for made in self.method.chosen().values():
+                    made.draw()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.method.keep(strategy.experience.current_experience)

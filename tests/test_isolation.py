@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from torch import nn
 from torch.nn import functional as F
 
 from clbench.baselines.scores import choose, smallest
+from clbench.methods.strategy import Plateau
 from clbench.methods.table import find_method, reason_against, resolve_settings
 from clbench.runs.runner import accuracy
 from clbench.suites.files import SUITES
@@ -187,6 +189,54 @@ def test_packnet_trains_on_at_the_rate_of_fine_tuning_and_gives_the_full_one_bac
     assert method.strategy.optimizer.param_groups[0]["lr"] == full
 
 
+def test_packnet_keeps_the_best_weights_before_pruning_and_after_it(make_workplace, make_method, monkeypatch):
+    losses = iter([3, 1, 2, 5, 4, 6])
+    monkeypatch.setattr(Plateau, "_validation_loss", lambda plugin, model: next(losses))
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=6, learning_rate_schedule="plateau")
+    method = make_method("packnet", workplace, shares=0.5, fine_tune_share=0.5, fine_tune_rate=0.5)
+    states, pruned, rates = [], [], []
+    prune = method.prune
+
+    def noting(task):
+        pruned.append(method.weights()["trunk.0"].detach().clone())
+        prune(task)
+
+    class Recorder(SupervisedPlugin):
+        def after_training_epoch(self, strategy, **kwargs):
+            states.append(method.weights()["trunk.0"].detach().clone())
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(method, "prune", noting)
+    method.strategy.plugins.append(Recorder())
+    method.learn(workplace.stream.tasks[0])
+    full = method.settings.learning_rate
+    assert rates == [full] * 3 + [full / 2] * 3
+    assert torch.equal(pruned[0], states[1])
+    assert torch.equal(method.weights()["trunk.0"], states[4])
+    assert int((method.weights()["trunk.0"] == 0).sum()) == 64 * 16 // 2
+    assert method.strategy.optimizer.param_groups[0]["lr"] == full
+
+
+def test_packnet_prunes_where_the_rate_has_fallen_so_far_and_then_trains_on(make_workplace, make_method, monkeypatch):
+    losses = iter([1] * 40)
+    monkeypatch.setattr(Plateau, "_validation_loss", lambda plugin, model: next(losses))
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=40, learning_rate=1e-6)
+    settings = {"learning_rate_schedule": "plateau", "fine_tune_share": 0.25, "shares": 0.5}
+    method, seen = make_method("packnet", workplace, **settings, fine_tune_rate=1.0), []
+    learn_noting(method, workplace.stream.tasks[0], lambda strategy: bool(method.owner["trunk.0"].eq(0).any()), seen)
+    # The first epoch, and six without a lower loss: half the rate is too little. The same again after pruning.
+    steps = len(seen) // 14
+    assert seen == [False] * 7 * steps + [True] * 7 * steps
+
+
+def test_packnets_owners_take_the_bits_that_tell_its_tasks_apart(make_workplace, make_method):
+    method = make_method("packnet", make_workplace(n_tasks=4, hidden_sizes=[16], epochs=1))
+    # 0 to 4 are three bits.
+    assert method.extra_state_bytes() == 64 * 16 * 3 // 8
+    method.learn(method.workplace.stream.tasks[0])
+    assert method.extra_state_bytes() == 64 * 16 * 3 // 8 + 4 * (16 + 16 * 10 + 10)
+
+
 def test_packnet_searches_the_largest_share_of_halves_that_costs_no_more_than_it_may(make_workplace, make_method):
     workplace = make_workplace(n_tasks=2, hidden_sizes=[64], epochs=6)
     task = workplace.stream.tasks[0]
@@ -235,17 +285,18 @@ def test_chosen_weights_and_all_scores_get_the_published_gradients():
     assert torch.equal(made.scores.grad, plain.weight.grad * original.detach() * made.scores.sign())
 
 
-def test_wsns_scores_go_on_from_task_to_task_and_supsups_are_drawn_anew(make_workplace, make_method):
+def test_wsns_scores_go_on_from_task_to_task_and_supsups_are_drawn_anew_unless_carried(make_workplace, make_method):
     workplace = make_workplace(n_tasks=2, hidden_sizes=[32], epochs=1)
     first, second = workplace.stream.tasks
     overlap = {}
-    for name in ("wsn", "supsup"):
-        method = make_method(name, workplace, share=0.3)
+    for name, settings in (("wsn", {}), ("supsup", {}), ("carried", {"scores": "carry"})):
+        method = make_method(name.replace("carried", "supsup"), workplace, share=0.3, **settings)
         method.learn(first)
         method.learn(second)
         one, two = (method.mask_of(task, "trunk.0") for task in (0, 1))
         overlap[name] = float((one & two).sum() / one.sum())
     assert overlap["wsn"] > 0.5
+    assert overlap["carried"] > 0.5
     assert overlap["supsup"] < 0.45
 
 
@@ -336,7 +387,8 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
         ("supsup", {"initial_weights": "glorot"}, "would change nothing"),
         ("wsn", {"power_alpha": 2.0}, "leave power_alpha out"),
         ("packnet", {"search_drop": 0.1}, "for shares=search"),
-        ("packnet", {"learning_rate_schedule": "plateau"}, "give it linear or constant"),
+        ("anpyc", {"learning_rate_schedule": "plateau"}, "give it linear or constant"),
+        ("hat", {"weight_decay": 0.1}, "binarise=true"),
         ("classp", {"reference": True, "threshold": 0.1}, "there is no gate"),
         ("gpm", {"optimizer": "adam"}, "only plain sgd follows"),
         ("gpm", {"weight_decay": 0.1}, "only plain sgd follows"),

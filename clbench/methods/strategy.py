@@ -199,7 +199,13 @@ class Plateau(SupervisedPlugin):
     The loss is the mean cross-entropy of the validation images of the tasks that are trained on: in evaluation mode, in
     float32, no image augmented.
 
+    A method that prunes within a task begins again after it, and clears `ends_task` until then.
+
     Source: the protocol of HAT (Serrà et al. 2018), with the numbers of WSN (Kang et al. 2022).
+
+    Attributes:
+        is_over: whether the rates have fallen so far.
+        ends_task: whether the task then ends.
     """
 
     PATIENCE = 6
@@ -212,15 +218,26 @@ class Plateau(SupervisedPlugin):
         trained_on = strategy.training_samples(tasks[strategy.experience.current_experience])
         validation = [tasks[samples.task_label].validation for samples in trained_on]
         self._batches = TensorLoader(validation, strategy.eval_mb_size, strategy.device)
+        self.ends_task = True
+        self._forget()
+
+    def _forget(self) -> None:
         self._lowest = math.inf
         self._best: dict[str, Tensor] = {}
         self._epochs_without = 0
-        self._is_over = False
+        self.is_over = False
+
+    def begin_again(self, strategy: Any, share: float) -> None:
+        """Puts the best weights so far in place, and forgets them. The rates go on at this share of the full ones."""
+        self._put_back(strategy.model)
+        self._forget()
+        for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
+            group["lr"] = share * full
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Ends the task in place of another epoch, if it is time."""
         # Not when the rate falls: after the last epoch Avalanche would keep the request, and end the next task by it.
-        if self._is_over:
+        if self.is_over and self.ends_task:
             strategy.stop_training()
 
     @torch.no_grad()
@@ -241,18 +258,21 @@ class Plateau(SupervisedPlugin):
             self._epochs_without = 0
             for group in strategy.optimizer.param_groups:
                 group["lr"] /= 2
-            self._is_over = all(group["lr"] < self.LEAST_RATE for group in strategy.optimizer.param_groups)
+            self.is_over = all(group["lr"] < self.LEAST_RATE for group in strategy.optimizer.param_groups)
 
-    @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Puts the best weights in place, and the full rates back."""
-        for name, tensor in strategy.model.state_dict().items():
-            # Nothing was best where the loss never was a number.
-            if name in self._best:
-                tensor.copy_(self._best[name])
+        self._put_back(strategy.model)
         for group, full in zip(strategy.optimizer.param_groups, self._full, strict=True):
             group["lr"] = full
         del self._best, self._batches
+
+    @torch.no_grad()
+    def _put_back(self, model: nn.Module) -> None:
+        for name, tensor in model.state_dict().items():
+            # Nothing was best where the loss never was a number.
+            if name in self._best:
+                tensor.copy_(self._best[name])
 
     def _validation_loss(self, model: nn.Module) -> float:
         model.eval()
