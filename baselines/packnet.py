@@ -85,6 +85,13 @@ class PackNet(MaskedMethod):
             return f"packnet's shares need one for each of {suite.n_tasks} tasks, but got {len(settings.shares)}"
         return f"packnet counts up to 255 tasks, but the suite has {suite.n_tasks}" if suite.n_tasks > 255 else ""
 
+    @classmethod
+    def one_task_more(cls, settings: PackNetSettings) -> PackNetSettings:
+        """Its shares, where they are listed, with a task that gives up nothing."""
+        if not isinstance(settings.shares, list):
+            return settings
+        return settings.model_copy(update={"shares": [*settings.shares, 0.0]})
+
     def plugins(self) -> list[Plugin]:
         """What prunes, and holds what is others'."""
         return [_Packing(self)]

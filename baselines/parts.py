@@ -134,14 +134,17 @@ class PartsMethod(Method):
 
     @torch.no_grad()
     def destroy(self, units: Tensor) -> None:
-        """Makes what leads to units 0, for every task."""
+        """Makes what leads to units 0, for every task, and what their batch norms give."""
         weights, present = self.weights(), self.model.state_dict()
-        for name in [name for name in self.shared if name not in self.outputs]:
-            rows = units[self.found_units.layers[name].writes.to(units.device)]
-            weights[name][rows] = 0
+        for name, layer in self.found_units.layers.items():
+            writes = layer.writes.to(units.device)
+            rows = (writes >= 0) & units[writes.clamp(min=0)]
+            if name in weights:
+                weights[name][rows] = 0
             for tensors in (present, *self.own.values()):
-                if f"{name}.bias" in tensors:
-                    tensors[f"{name}.bias"][rows] = 0
+                for kind in ("weight", "bias", "running_mean"):
+                    if f"{name}.{kind}" in tensors:
+                        tensors[f"{name}.{kind}"][rows] = 0
 
     def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
         """The network of the task's own part; of a task not learned yet, through the latest one's."""
@@ -182,12 +185,26 @@ class MaskedMethod(PartsMethod):
         raise NotImplementedError
 
     def units_of(self, task: Task) -> tuple[Units, Tensor]:
-        """The units that the task reads a weight of."""
-        active = torch.zeros(self.found_units.n_units, dtype=torch.bool, device=self.workplace.device)
-        for name in [name for name in self.shared if name not in self.outputs]:
-            writes = self.found_units.layers[name].writes.to(active.device)
-            active[writes[self.mask_of(task.index, name).flatten(1).any(1)]] = True
-        return self.found_units, active
+        """The units that a weight which the task reads enters, and another leaves."""
+        entered, left = torch.zeros(2, self.found_units.n_units, dtype=torch.bool, device=self.workplace.device)
+        heads = heads_of(self.model)
+        for name, layer in self.found_units.layers.items():
+            if layer.kind not in ("linear", "conv"):
+                continue
+            is_output = name in self.found_units.outputs
+            called = heads[task.index] if is_output and heads else name
+            reads, writes = layer.reads.to(entered.device), layer.writes.to(entered.device)
+            # All of an output layer that is not shared is read.
+            mask = (
+                self.mask_of(task.index, called) if called in self.shared else reads.new_ones(len(writes), len(reads))
+            )
+            if not is_output:
+                entered[writes[mask.flatten(1).any(1)]] = True
+            columns = mask.transpose(0, 1).flatten(1).any(1)
+            # A convolution in groups has fewer columns than inputs.
+            reads = reads[columns] if len(columns) == len(reads) else reads
+            left[reads[reads >= 0]] = True
+        return self.found_units, entered & left
 
     def read_by(self, task: int) -> dict[str, Tensor]:
         """The weights that the mask lets through; 0 in the place of others."""

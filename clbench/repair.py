@@ -1,7 +1,8 @@
 """Self-repair: what a learned task loses with some of its units, and what it gets back by learning again.
 
-Units are destroyed: the weights and biases that lead to them become 0, for every task. Where such weights are frozen
-the units stay dead. The task is then learned once more, as a further task, with what is still free.
+Units are destroyed: the weights and biases that lead to them become 0, for every task, and so does what their batch
+norms give. Where such weights are frozen the units stay dead. The task is then learned once more, as a further task,
+with what is still free.
 """
 
 from collections.abc import Callable
@@ -78,13 +79,14 @@ def repair(
     kind = find_method(spec.method)
     if kind.units_of is Method.units_of:
         raise _without_units(spec.method)
-    if reason := kind.refuses(suite, spec.settings):
+    settings = kind.one_task_more(spec.settings)
+    if reason := kind.refuses(suite, settings):
         raise SettingError(reason)
     chosen = stream.tasks[task - 1]
     again = _as_task(chosen, n_tasks)
     seeds = RandomStreams(spec.seed)
     longer = replace(stream, tasks=[*stream.tasks, again])
-    method = kind(spec.settings, Workplace(suite, longer, seeds, device, spec.precision))
+    method = kind(settings, Workplace(suite, longer, seeds, device, spec.precision))
     method.prepare()
     for each in stream.tasks:
         method.learn(each)

@@ -16,6 +16,22 @@ CHANGES = {
     "batch_size": 32,
     "learning_rate": 0.003,
 }
+NORMED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, image_shape, n_outputs):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.plain = nn.Conv2d(6, 5, 3)
+        self.affine = nn.BatchNorm2d(5, affine=False)
+        self.last = nn.Linear(5 * 4 * 4, n_outputs)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu()
+        return self.last(self.affine(self.plain(x)).relu().flatten(1))
+"""
 METHODS = {
     "packnet": {},
     "wsn": {},
@@ -84,13 +100,48 @@ def test_destroyed_units_are_dead_and_where_all_of_a_unit_is_frozen_they_stay_so
         assert not weight[dead].any()
 
 
+def test_packnets_listed_shares_go_on_for_the_task_that_is_learned_again(made):
+    found = made("packnet", 0.5, **{"packnet.shares": [0.75, 0.75, 0.75]})
+    assert found.moved == 0
+    assert found.repaired > found.damaged
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_destroyed_filters_give_0_behind_their_batch_norm_too(name, make_workplace, make_method, tmp_path):
+    (tmp_path / "net.py").write_text(NORMED)
+    workplace = make_workplace(n_tasks=2, network=f"{tmp_path}/net.py:Net", epochs=2, batch_size=32)
+    method = make_method(name, workplace, **METHODS.get(name, {}))
+    first, second = workplace.stream.tasks
+    method.learn(first)
+    method.learn(second)
+    _, active = method.units_of(first)
+    method.destroy(torch.ones_like(active))
+    for task in (first, second):
+        x, _ = task.test.batch(torch.arange(50), device=torch.device("cpu"))
+        with torch.inference_mode(), method.network_for(task) as network:
+            logits = network(x)
+        # What is left are the output layer's biases.
+        assert torch.equal(logits, logits[:1].expand_as(logits))
+
+
+def test_a_masked_methods_unit_is_read_and_reads(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=1, hidden_sizes=[3, 2], epochs=1)
+    method = make_method("wsn", workplace)
+    method.learn(workplace.stream.tasks[0])
+    masks = method.masks[0]
+    masks["trunk.0"].zero_()
+    masks["trunk.2"].zero_()
+    # Units 0 and 1 of the first layer are entered, 1 and 2 left, and of the second layer unit 1 is entered.
+    masks["trunk.0"][:2, 5] = True
+    masks["trunk.2"][1, 1:] = True
+    assert method.units_of(workplace.stream.tasks[0])[1].tolist() == [False, True, False, False, True]
+
+
 def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
     with pytest.raises(SettingError, match="naive gives tasks no units of their own"):
         made("naive", 0.5)
     with pytest.raises(SettingError, match="the run has tasks 1 to 3, but got --task 4"):
         made("packnet", 0.5, task=4)
-    with pytest.raises(SettingError, match="shares need one for each of 4 tasks"):
-        made("packnet", 0.5, **{"packnet.shares": [0.5, 0.5, 0.0]})
 
 
 @pytest.mark.long

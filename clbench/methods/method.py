@@ -117,6 +117,11 @@ class Method:
         """
         return ""
 
+    @classmethod
+    def one_task_more(cls, settings: Any) -> Any:
+        """The same settings for a suite with one task more at its end. Some have a number for each task."""
+        return settings
+
     def prepare(self, observers: "Sequence[Plugin]" = ()) -> None:
         """Builds network, optimiser, plugins and the Avalanche strategy; `observers` hear its events."""
         self.observers = observers

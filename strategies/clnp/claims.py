@@ -179,6 +179,16 @@ class Claims:
                 cut = rows[:, None] & ~self.columns(name, mask)[None, :]
                 weight.masked_fill_(cut.view(*cut.shape, *[1] * (weight.ndim - 2)), 0)
 
+    @torch.no_grad()
+    def destroy(self, units: Tensor) -> None:
+        """Makes what leads to units (bool [U]) 0, for every task, and what their batch norms give."""
+        for name in self.layers:
+            rows = self.rows(name, units)
+            for tensors in (self.tensors(), self._norms or {}, *self.own.values()):
+                for kind in ("weight", "bias", "running_mean"):
+                    if f"{name}.{kind}" in tensors:
+                        tensors[f"{name}.{kind}"][rows] = 0
+
     def values(self, task: int) -> dict[str, Tensor]:
         """What has to stand in the network for it to answer as after the task, by name.
 

@@ -165,14 +165,10 @@ class CLNP(Method):
 
     @torch.no_grad()
     def destroy(self, units: Tensor) -> None:
-        """Makes what leads to units 0, for every task."""
+        """Makes what leads to units 0, for every task, and what their batch norms give."""
         claims, self._view = self.clnp.claims, None
         assert claims is not None
-        found = claims.tensors()
-        for name, layer in claims.units.layers.items():
-            for kind in ("weight", "bias") if layer.kind in ("linear", "conv") else ():
-                if f"{name}.{kind}" in found:
-                    found[f"{name}.{kind}"][claims.rows(name, units)] = 0
+        claims.destroy(units)
 
     def capacity(self) -> list[dict[str, Any]]:
         """Free, new and reused units of each group after the last task."""
