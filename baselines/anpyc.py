@@ -65,6 +65,7 @@ class ANPyC(Method):
 
     Settings = ANPyCSettings
     resumes = True
+    numbers = 1
     searched = {"strength": Between(0.1, 1e5), "target": Between(0.2, 0.9, log=False)}
     stability = ("strength", 3000.0)
 
@@ -142,7 +143,9 @@ class ANPyC(Method):
         for layer, allowed in candidates.items():
             name = f"{layer}.weight"
             count = min(round(share * allowed.numel()), int(allowed.sum()))
-            ranked = importance[name].masked_fill(~allowed, torch.inf).flatten().argsort(stable=True)
+            # Of many weights the importance is 0. Among those the smallest go first.
+            by_size = parameters[name].abs().flatten().argsort(stable=True)
+            ranked = by_size[importance[name].masked_fill(~allowed, torch.inf).flatten()[by_size].argsort(stable=True)]
             empty = torch.zeros_like(allowed).flatten()
             empty[ranked[:count]] = True
             self.empty[layer] = empty.view_as(allowed)

@@ -32,6 +32,7 @@ from clbench.baselines.spiking import made_spiking, spiking_neurons, unfit_to_sp
 from clbench.baselines.wsn import NO_POWERS, ScoredMethod
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
+from clbench.methods.space import Between
 from clbench.networks.answer import answer, evaluating
 from clbench.suites.suite import Suite
 
@@ -123,7 +124,9 @@ class SORSNN(ScoredMethod):
 
     Settings = SORSNNSettings
     resumes = True
+    numbers = 1
     has_networks = False
+    searched = {"share": Between(0.1, 0.7, log=False), "plasticity": Between(1e-3, 1.0)}
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: SORSNNSettings) -> str:
@@ -160,7 +163,7 @@ class SORSNN(ScoredMethod):
         """Spikes, share of synapses and energy of an image, by some training images of the task just learned.
 
         Energy: 0.9 pJ for each addition that a spike causes, 4.6 pJ for each multiplication that an image's pixels
-        cause, at 32 bits in 45 nm (Horowitz 2014).
+        cause, at 32 bits in 45 nm (Horowitz 2014). The output layer counts as well.
         """
         task = self.tasks_learned - 1
         model = self.view(task)
@@ -191,7 +194,7 @@ class SORSNN(ScoredMethod):
 
         handles = [
             layers[name].register_forward_pre_hook(lambda layer, inputs, first=number == 0: count(layer, inputs, first))
-            for number, name in enumerate(self.shared)
+            for number, name in enumerate([*self.shared, *self.outputs])
         ]
         with evaluating(model), torch.no_grad():
             answer(model, x, task)

@@ -8,6 +8,7 @@ miss it, and reach it only so far.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 from rich.table import Table
@@ -175,6 +176,8 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
             for run in group.runs
             for task in _changed_tasks(run)[:1]
         ]
+    if goal.capacity_used is not None:
+        misses += _misses_of_capacity(group.capacity_used, goal.capacity_used, goal.capacity_within)
     capacity = group.capacity
     groups = list(dict.fromkeys(capacity["group"])) if len(capacity) else []
     for number, share in enumerate(goal.free_share, start=1):
@@ -187,6 +190,16 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
         if free < float(share):
             misses.append(f"{percent(free, 1)} % of {name} is free, below {percent(float(share), 1)} %")
     return misses
+
+
+def _misses_of_capacity(ours: Estimate | None, wanted: Decimal, within: Decimal) -> Iterator[str]:
+    if ours is None:
+        yield "its CAP is not recorded"
+    elif abs(ours.mean - float(wanted)) > float(within) + _ROUNDING:
+        yield (
+            f"CAP is {percent(ours.mean, 1)} %, more than {percent(float(within), 1)} points from "
+            f"{percent(float(wanted), 1)} %"
+        )
 
 
 def _waits(goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]) -> Iterator[str]:

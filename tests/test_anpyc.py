@@ -78,6 +78,18 @@ def test_what_is_pruned_is_what_matters_least(small, make_method):
         assert ranks[empty].max() <= ranks[~empty].min()
 
 
+def test_of_weights_that_matter_alike_the_smallest_are_pruned(small, make_method, monkeypatch):
+    method, task = make_method("anpyc", small), small.stream.tasks[0]
+    nothing = {name: torch.zeros_like(value) for name, value in method.held().items()}
+    monkeypatch.setattr(method, "measured", lambda task: nothing)
+    weights = {name: method.model.get_parameter(f"{name}.weight").detach().clone() for name in method.pruned}
+    allowed = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+    method.prune(task, allowed, 0.25)
+    for name, weight in weights.items():
+        empty = method.empty[name]
+        assert weight[empty].abs().max() <= weight[~empty].abs().min()
+
+
 def test_a_strong_pull_holds_the_weights_that_matter_and_output_layers_of_tasks_are_free(
     make_workplace, make_method, split_digits
 ):

@@ -29,7 +29,8 @@ NOT_OF_TODAYS_SUITES = {
     *("dcb9d8e49d1c2084", "13e689aaec9a1da1", "367912bb82fb46fa", "4e033de2330864d6", "6431e47b8bb26e2b"),
     *("66753b87fed43d58", "675d3851e2bfac0a", "6bcd702d7c760a47", "85da77adaa6d0f5a", "9982dfbeb9df1eb5"),
     *("a92099d516ca2505", "b852de4d744bd9ff", "ca04b44c65d8c7ca", "ca42f247457446bb", "dd3626db47b43bab"),
-    *("ddc85240b7903dac", "fdf686a899ede99b", "5c37bf2b04e4df3c", "1179c750299883e0"),
+    *("ddc85240b7903dac", "fdf686a899ede99b", "5c37bf2b04e4df3c", "1179c750299883e0", "60d41afdfe342ffe"),
+    *("ef4b3a8658003efb",),
 }
 
 

@@ -51,6 +51,19 @@ def test_training_is_that_of_torchs_reparameterisation(optimizer, alpha):
         torch.testing.assert_close(network[index].bias, other[index].bias, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_without_a_gradient_keep_every_bit(optimizer):
+    layer = nn.Linear(40, 30)
+    plain = {"sgd": lambda p: torch.optim.SGD(p, lr=0.1), "adam": OPTIMIZERS["adam"]}[optimizer]
+    before, made = layer.weight.detach().clone(), powered(plain([layer.weight]), 3.0)
+    for _ in range(50):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        layer.weight.grad[0] = 1
+        made.step()
+    assert torch.equal(layer.weight[1:], before[1:])
+    assert not torch.equal(layer.weight[0], before[0])
+
+
 def test_a_weight_of_0_stays_and_a_layer_of_zeros_does_not():
     layer, zeros = nn.Linear(4, 3), nn.Linear(3, 2)
     with torch.no_grad():

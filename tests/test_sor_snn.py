@@ -96,6 +96,7 @@ def test_what_it_says_of_itself_is_counted_by_hand(workplace, make_method):
             v = v * (1 - z)
             spikes += float(s.sum() + z.sum())
             additions += float((s @ (second.weight != 0).float().T).sum())
+            additions += float((z @ (last.weight != 0).float().T).sum())
     assert last.in_features == 48
     assert said["spikes_per_image"] == pytest.approx(spikes / 256)
     multiplications = 4 * int((first.weight != 0).sum())

@@ -306,6 +306,24 @@ def test_a_goal_with_a_bound_on_either_side_is_missed_outside_of_it(
     assert (said in found) if said else found == ""
 
 
+@pytest.mark.parametrize(
+    ("used", "misses"),
+    [
+        (0.77, ""),
+        (0.75, ""),
+        (0.74, "CAP is 74.0 %, more than 2.0 points from 77.0 %"),
+        (0.80, "CAP is 80.0 %, more than 2.0 points from 77.0 %"),
+        (None, "its CAP is not recorded"),
+    ],
+)
+def test_a_goal_about_capacity_is_missed_on_either_side(own_run: MakeRun, used: float | None, misses: str) -> None:
+    run = own_run("clnp", 0, 0.95)
+    if used is not None:
+        rows = capacity_of(10, 20).assign(weights_used=[0, 0, used - 0.05, used + 0.05], weights=100)
+        run = replace(run, capacity=rows)
+    assert misses_of([run], capacity_used=Decimal("0.77")) == misses
+
+
 def test_a_goal_beside_other_methods_is_held_against_what_is_recorded_of_them(own_run: MakeRun) -> None:
     ours = [own_run("clnp", seed, 0.92 + 0.01 * (seed - 1)) for seed in range(3)]  # 92 +- 2.484 %
     beside = {"above": ("si",), "not_below": ("single-task",)}

@@ -33,7 +33,7 @@ class _Powered:
     @torch.no_grad()
     def step(self, *arguments: Any, **options: Any) -> Any:
         """One step."""
-        powered: list[tuple[Any, Tensor]] = []
+        powered: list[tuple[Any, Tensor, Tensor, Tensor]] = []
         for group in self.param_groups:  # type: ignore[attr-defined]
             for parameter in group["params"]:
                 # A layer that starts at 0 would stay there. Its first step is a plain one.
@@ -41,11 +41,13 @@ class _Powered:
                     phi, gradient = to_phi(parameter, self.alpha), parameter.grad
                     # Others may still want the gradient by the weight.
                     parameter.grad = gradient * phi.abs().pow(self.alpha - 1).mul_(self.alpha)
+                    powered.append((parameter, gradient, parameter.clone(), phi))
                     parameter.copy_(phi)
-                    powered.append((parameter, gradient))
         found = super().step(*arguments, **options)  # type: ignore[misc]
-        for parameter, gradient in powered:
-            parameter.copy_(to_weight(parameter, self.alpha))
+        for parameter, gradient, before, phi in powered:
+            # What the step leaves would drift by the rounding of thousands of steps.
+            stays = parameter == phi
+            parameter.copy_(torch.where(stays, before, to_weight(parameter, self.alpha)))
             parameter.grad = gradient
         return found
 

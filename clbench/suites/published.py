@@ -99,6 +99,8 @@ class Goal(BaseModel):
         seeds: how many the mean must be of to count as reached.
         no_forgetting: whether no task's accuracy may change after it was learned, in any run.
         free_share: per hidden layer, the least share of neurons that is free after the last task.
+        capacity_used: CAP after the last task, a fraction, which may exceed 1; None for any.
+        capacity_within: how far ours may lie from it on either side.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -112,6 +114,8 @@ class Goal(BaseModel):
     seeds: int = Field(default=3, ge=1)
     no_forgetting: bool = False
     free_share: tuple[Decimal, ...] = Field(default=(), strict=False)
+    capacity_used: Exact | None = Field(default=None, gt=0)
+    capacity_within: Exact = Field(default=Decimal("0.02"), gt=0, lt=1)
 
     @property
     def beside(self) -> tuple[str, ...]:
