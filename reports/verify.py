@@ -8,7 +8,6 @@ miss it, and reach it only so far.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
 from rich.table import Table
@@ -176,8 +175,7 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
             for run in group.runs
             for task in _changed_tasks(run)[:1]
         ]
-    if goal.capacity_used is not None:
-        misses += _misses_of_capacity(group.capacity_used, goal.capacity_used, goal.capacity_within)
+    misses += _misses_of_capacity(group.capacity_used, goal)
     capacity = group.capacity
     groups = list(dict.fromkeys(capacity["group"])) if len(capacity) else []
     for number, share in enumerate(goal.free_share, start=1):
@@ -192,14 +190,17 @@ def _misses(group: Group, ours: Estimate, goal: Goal) -> list[str]:
     return misses
 
 
-def _misses_of_capacity(ours: Estimate | None, wanted: Decimal, within: Decimal) -> Iterator[str]:
+def _misses_of_capacity(ours: Estimate | None, goal: Goal) -> Iterator[str]:
+    if goal.capacity_used is None and goal.capacity_below is None:
+        return
     if ours is None:
         yield "its CAP is not recorded"
-    elif abs(ours.mean - float(wanted)) > float(within) + _ROUNDING:
-        yield (
-            f"CAP is {percent(ours.mean, 1)} %, more than {percent(float(within), 1)} points from "
-            f"{percent(float(wanted), 1)} %"
-        )
+        return
+    wanted, within, found = goal.capacity_used, float(goal.capacity_within), f"CAP is {percent(ours.mean, 1)} %"
+    if wanted is not None and abs(ours.mean - float(wanted)) > within + _ROUNDING:
+        yield f"{found}, more than {percent(within, 1)} points from {percent(float(wanted), 1)} %"
+    if goal.capacity_below is not None and ours.mean >= float(goal.capacity_below):
+        yield f"{found}, not below {percent(float(goal.capacity_below), 1)} %"
 
 
 def _waits(goal: Goal, beside: Mapping[str, list[tuple[Group, Estimate]]]) -> Iterator[str]:

@@ -128,7 +128,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("made", [network, pytest.param(filters, marks=pytest.mark.long)])
+@pytest.mark.parametrize("made", [network, pytest.param(filters, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["CLNP first", "CLNP last"])
 @pytest.mark.parametrize("others", BESIDE.values(), ids=BESIDE)
 def test_beside_other_plugins_a_task_is_learned_as_without_and_kept_to_the_bit(others, first, made):

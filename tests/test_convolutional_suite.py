@@ -86,7 +86,7 @@ def test_the_network_of_a_task_is_taken_out(method, runs, tmp_path):
 
 @pytest.mark.parametrize(
     "method",
-    [name if name in ("clnp:budget", "ewc", "psp") else pytest.param(name, marks=pytest.mark.long) for name in METHODS],
+    [name if name in ("clnp:budget", "ewc", "psp") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
 )
 def test_a_method_goes_on_to_the_same_bits_after_an_interruption(method, tmp_path, outcome_of, monkeypatch):
     how = {"overrides": {"n_tasks": 3, "epochs": 2}, "threads": 1, "quiet": True}

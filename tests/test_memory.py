@@ -151,7 +151,7 @@ LOOKED_AT_ALWAYS = ("clnp", "ewc", "psp")
 
 @pytest.mark.parametrize(
     "method",
-    [name if name in LOOKED_AT_ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in sorted(METHODS)],
+    [name if name in LOOKED_AT_ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in sorted(METHODS)],
 )
 def test_memory_grows_with_the_tasks_by_no_more_than_the_method_keeps(method, digits):
     tasks = 16

@@ -113,6 +113,14 @@ def test_the_alexnet_is_that_of_hat():
     assert count(trunk) == expected + linear(256 * 2 * 2, 2048) + linear(2048, 2048) == 6_503_872
 
 
+def test_the_alexnet_has_a_batch_norm_behind_each_layer_where_asked():
+    plain, normed = (alexnet_hat(AlexNetSettings(batch_norm=given), (3, 32, 32)) for given in (False, True))
+    kinds = [type(layer).__name__ for layer in normed]
+    layers = [place for place, kind in enumerate(kinds) if kind in ("Conv2d", "Linear")]
+    assert [kinds[place + 1] for place in layers] == ["BatchNorm2d"] * 3 + ["BatchNorm1d"] * 2
+    assert count(normed) == count(plain) + 2 * (64 + 128 + 256 + 2048 + 2048)
+
+
 def test_the_alexnet_with_heads_for_hats_eight_data_sets_has_the_published_number_of_weights():
     # CIFAR-10 and -100, FaceScrub, Fashion-MNIST, NotMNIST, MNIST, SVHN, TrafficSigns.
     classes = 10 + 100 + 100 + 10 + 10 + 10 + 10 + 43

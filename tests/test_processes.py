@@ -202,7 +202,7 @@ def small_cifar(tmp_path):
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(processes, small_cifar, make_store, outcomes):
     whole, parts = make_store(small_cifar / "whole"), make_store(small_cifar / "parts")
     undisturbed = begin(processes, whole, SMALL_CIFAR)

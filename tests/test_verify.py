@@ -322,6 +322,8 @@ def test_a_goal_about_capacity_is_missed_on_either_side(own_run: MakeRun, used: 
         rows = capacity_of(10, 20).assign(weights_used=[0, 0, used - 0.05, used + 0.05], weights=100)
         run = replace(run, capacity=rows)
     assert misses_of([run], capacity_used=Decimal("0.77")) == misses
+    below = "" if used is None or used < 0.77 else f"CAP is {100 * used:.1f} %, not below 77.0 %"
+    assert misses_of([run], capacity_below=Decimal("0.77")) == (misses if used is None else below)
 
 
 def test_a_goal_beside_other_methods_is_held_against_what_is_recorded_of_them(own_run: MakeRun) -> None:

@@ -56,6 +56,7 @@ def alexnet_hat(settings: AlexNetSettings, image_shape: ImageShape) -> nn.Sequen
     """The AlexNet of HAT: convolutions 4 x 4, 3 x 3 and 2 x 2, each with ReLU, dropout, pooling; twice 2048.
 
     Source: Serrà et al. 2018, and the authors' code, github.com/joansj/hat, src/networks/alexnet.py.
+    Batch norms stand where Saha et al. 2021 (GPM) have them.
     Departs from it: theirs has kernels of an eighth and a tenth of the image's side. Here they are those of 32 pixels
     at every size, so that the weights of the convolutions are the same.
 
@@ -66,11 +67,14 @@ def alexnet_hat(settings: AlexNetSettings, image_shape: ImageShape) -> nn.Sequen
     bias = settings.bias
     layers: list[nn.Module] = []
     for before, after, kernel, share in ((image_shape[0], 64, 4, 0.2), (64, 128, 3, 0.2), (128, 256, 2, 0.5)):
-        layers += [nn.Conv2d(before, after, kernel, bias=bias), nn.ReLU()]
-        layers += [_dropout(share, settings.dropout), nn.MaxPool2d(2)]
+        layers.append(nn.Conv2d(before, after, kernel, bias=bias))
+        layers += [nn.BatchNorm2d(after)] if settings.batch_norm else []
+        layers += [nn.ReLU(), _dropout(share, settings.dropout), nn.MaxPool2d(2)]
     layers.append(nn.Flatten())
     for n_inputs in (256 * positions, 2048):
-        layers += [nn.Linear(n_inputs, 2048, bias=bias), nn.ReLU(), _dropout(0.5, settings.dropout)]
+        layers.append(nn.Linear(n_inputs, 2048, bias=bias))
+        layers += [nn.BatchNorm1d(2048)] if settings.batch_norm else []
+        layers += [nn.ReLU(), _dropout(0.5, settings.dropout)]
     return nn.Sequential(*layers)
 
 

@@ -83,10 +83,12 @@ class AlexNetSettings(NetworkSettings):
     Attributes:
         dropout: whether to drop 0.2, 0.2, 0.5, 0.5 and 0.5 in training.
         bias: whether layers have biases, output layers included; WSN and GPM have none.
+        batch_norm: whether a batch norm follows each convolution and hidden linear layer, as in GPM's runs.
     """
 
     dropout: bool = True
     bias: bool = True
+    batch_norm: bool = False
 
     @property
     def head_bias(self) -> bool:

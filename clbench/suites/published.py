@@ -101,6 +101,7 @@ class Goal(BaseModel):
         free_share: per hidden layer, the least share of neurons that is free after the last task.
         capacity_used: CAP after the last task, a fraction, which may exceed 1; None for any.
         capacity_within: how far ours may lie from it on either side.
+        capacity_below: CAP that ours must stay below; None for any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -116,6 +117,7 @@ class Goal(BaseModel):
     free_share: tuple[Decimal, ...] = Field(default=(), strict=False)
     capacity_used: Exact | None = Field(default=None, gt=0)
     capacity_within: Exact = Field(default=Decimal("0.02"), gt=0, lt=1)
+    capacity_below: Exact | None = Field(default=None, gt=0)
 
     @property
     def beside(self) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Suite(BaseModel):
         "augmentation": [],
         "crop_padding": 4,
         "dropout_share": 0.0,
+        "batch_norm": False,
     }
 
     name: str
