@@ -16,11 +16,11 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not long" -n 2 --dist loadfile
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist load
+	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist load --durations=20
 
 # With a real Slurm (Debian: slurmctld slurmd slurm-client munge) and a Ray cluster of two nodes, both on this machine.
 test-engines: $(READY)
-	$(BIN)/python -m pytest tests/engines/test_slurm.py tests/engines/test_ray.py
+	$(BIN)/python -m pytest -m "not slow" tests/engines/test_slurm.py tests/engines/test_ray.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -213,7 +213,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(
-    "method", [name if name == "wsn" else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+    "method", [name if name == "wsn" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_every_method_that_has_networks_keeps_them_and_gives_them(method, clbench, place):
     (run,) = kept(clbench, place, methods=method, network=[*NEURONS, "--set", "head=multi"]).values()
