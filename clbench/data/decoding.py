@@ -4,10 +4,12 @@ Letters: C channels (1 grey, 3 red, green and blue), H height, W width.
 """
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clbench.data.images import Images
 from clbench.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
@@ -15,7 +17,7 @@ SUFFIXES = (
 )
 
 
-def decode(path: str, image_size: int | None = None) -> Images:
+def decode(path: str, image_size: int | None = None) -> Pixels:
     """The pixels of one image file, uint8 [1, H, W] if it is grey and [3, H, W] otherwise.
 
     What is transparent becomes black, in proportion. Of 16 bits the upper 8 count. Files of 32 bits use 8 of them
@@ -73,7 +75,7 @@ def _without_extras(image: Image.Image) -> Image.Image:
     return black
 
 
-def resized(images: Images, image_size: int | None) -> Images:
+def resized(images: Pixels, image_size: int | None) -> Pixels:
     """Images [N, C, H, W] squeezed to this height and width as `decode` does it; None leaves theirs."""
     if image_size is None or images.shape[2:] == (image_size, image_size):
         return images
