@@ -54,7 +54,8 @@ def row(group):
     if len(group.capacity):
         last = group.capacity[group.capacity["task"] == group.capacity["task"].max()]
         free = " / ".join(f"{100 * share:.0f}" for share in last["free"] / last["units"]) + " %"
-    return percent(accuracy.mean) + interval, str(len(group.runs)), percent(forgetting.mean), free
+    forgotten = "–" if forgetting is None else percent(forgetting.mean)
+    return percent(accuracy.mean) + interval, str(len(group.runs)), forgotten, free
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
@@ -82,7 +83,7 @@ def test_the_readme_has_every_run_of_cifar10_cifar100(recorded):
 
 def test_the_readme_has_every_run_of_the_small_network(recorded):
     found = re.findall(
-        r"^\| `([\w:+-]+)` \| (\d\d\.\d\d[^|]*) \| (\d+) \| (?:–|[\d.]+) \| (-?[\d.]+) \| (–|[\d.]+) \|$",
+        r"^\| `([\w:+-]+)` \| (\d\d\.\d\d[^|]*) \| (\d+) \| (?:–|[\d.]+) \| (–|-?[\d.]+) \| (–|[\d.]+) \|$",
         (ROOT / "README.md").read_text(),
         re.MULTILINE,
     )
