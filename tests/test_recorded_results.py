@@ -8,6 +8,7 @@ import pytest
 from clbench.records.reading import read_runs
 from clbench.reports.analysis.departures import departures
 from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.statistics import estimate
 from clbench.reports.formatting import percent
 from clbench.reports.verify import verify
 from clbench.suites.files import SUITES
@@ -136,3 +137,21 @@ def test_the_table_of_the_small_network_is_what_was_recorded(recorded):
     }
     assert len(rows) >= 16
     assert {(name, earlier) for name, _, earlier in rows if earlier != "–"} <= before
+
+
+def test_the_table_of_powerpropagation_is_of_the_recorded_runs():
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in read_runs(RESULTS / "power"):
+        settings = run.config["method_settings"]
+        of_alpha = found.setdefault(f"{settings.get('power_alpha', 1.0):g}", {})
+        of_alpha.setdefault(settings["shares"], []).append(run.accuracy_matrix[-1, 0])
+    expected = {}
+    for alpha, by_share in found.items():
+        means = [estimate(by_share[share]) for share in sorted(by_share)]
+        expected[alpha] = [f"{percent(mean.mean)} ± {percent(mean.half_width)}" for mean in means]
+    text = (ROOT / "docs" / "relatives.md").read_text()
+    rows = re.findall(
+        r"^\| (\d) \| ([\d.]+ ± [\d.]+) \| ([\d.]+ ± [\d.]+) \| ([\d.]+ ± [\d.]+) \|$", text, re.MULTILINE
+    )
+    assert {alpha: cells for alpha, *cells in rows} == expected
+    assert len(expected) == 3
