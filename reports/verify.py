@@ -247,6 +247,13 @@ def _changed_tasks(run: RecordedRun) -> list[int]:
     return [task for task in range(1, len(learned)) if np.any(learned[task:, task - 1] != learned[task - 1, task - 1])]
 
 
+def _goal_words(goal: Goal | None) -> str:
+    if goal is None:
+        return "-"
+    bound = "" if goal.within is None else f" ± {goal.within.scaleb(2):f}"
+    return f"{goal.average_accuracy.scaleb(2):f}{bound}"
+
+
 def verification_table(found: Verification) -> Table:
     """One row per group of runs."""
     table = Table(box=None, pad_edge=False)
@@ -265,7 +272,7 @@ def verification_table(found: Verification) -> Table:
             ", ".join(result.percent for result in verdict.published) or "-",
             percent(ours.mean) + interval,
             ", ".join(result.relation(ours) for result in verdict.published) or "-",
-            f"{verdict.goal.average_accuracy.scaleb(2):f}" if verdict.goal else "-",
+            _goal_words(verdict.goal),
             verdict.goal_reached,
         ]
         table.add_row(*map(Text, cells))

@@ -138,7 +138,7 @@ def test_a_masked_methods_unit_is_read_and_reads(make_workplace, make_method):
 
 
 def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
-    with pytest.raises(SettingError, match="naive gives tasks no units of their own"):
+    with pytest.raises(SettingError, match="naive counts no units"):
         made("naive", 0.5)
     with pytest.raises(SettingError, match="the run has tasks 1 to 3, but got --task 4"):
         made("packnet", 0.5, task=4)
@@ -164,7 +164,7 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
     assert tried.out.count("learned\n") >= 3
     assert "task 2 learned again\n" in tried.out
     for arguments, said in [
-        ([ids["naive"], "--repair", "0.3"], "no units of their own"),
+        ([ids["naive"], "--repair", "0.3"], "counts no units"),
         ([ids["packnet"], "--repair", "0.3", "--task", "9"], "the run has tasks 1 to 2, but got --task 9"),
         ([ids["packnet"], "--repair", "0"], "--repair 0 is no share of units to destroy"),
         ([ids["packnet"], "--task", "2"], "give --repair as well"),

@@ -22,7 +22,7 @@ from clbench.reports.analysis.statistics import bootstrap_interval
 from clbench.reports.compose import compose
 from clbench.reports.formats.for_authors import latex, parts, table_as_csv, table_as_latex
 from clbench.reports.model import Cell, Column, Figure, Report, Table
-from clbench.reports.sections.bibliography import bibliography, citations, entries
+from clbench.reports.sections.bibliography import bibliography, citation_table, citations, entries
 
 SUITE = "permuted-mnist"
 MakeRun = Callable[..., RecordedRun]
@@ -243,6 +243,11 @@ def test_what_is_cited_exists_and_nothing_else_is_listed(recorded_run: MakeRun) 
     assert "{lecun1998mnist," in listed
     everything = select([recorded_run(name) for name in (*METHODS, *AVALANCHE)], SUITE).groups
     assert {key for _, keys in citations(everything) for key in keys} <= entries().keys()
+    titles = {str(cells[0].text): str(cells[2].text) for cells in citation_table(everything).rows}
+    assert titles["classp"] == (
+        "CLASSP: a Biologically-Inspired Approach to Continual Learning through Adjustment Suppression and Sparsity "
+        "Promotion, 2024"
+    )
 
 
 def test_every_reference_is_whole() -> None:

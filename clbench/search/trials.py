@@ -266,7 +266,7 @@ class Log:
             self._warn(str(error))
             return
         self._say(
-            f"{trial.spec.method} {trial.label}: validation accuracy {row['validation_accuracy']}, free neurons "
+            f"{trial.spec.method} {trial.label}: validation accuracy {row['validation_accuracy']}, free "
             f"{row['free_neurons'] or '-'}"
         )
 

@@ -65,5 +65,7 @@ def citation_table(groups: Sequence[Group]) -> Table:
 def _titles(keys: Iterable[str]) -> Iterable[str]:
     known = entries()
     for key in keys:
-        fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", known[key], flags=re.MULTILINE))
-        yield f"{re.sub(r'[{}]', '', fields['title']).replace(chr(92) + '&', '&')}, {fields['year']}"
+        # A field may go over several lines.
+        fields = dict(re.findall(r"^  (\w+) = \{(.*?)\},$", known[key], flags=re.MULTILINE | re.DOTALL))
+        title = " ".join(re.sub(r"[{}]", "", fields["title"]).split())
+        yield f"{title.replace(chr(92) + '&', '&')}, {fields['year']}"
