@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, answering
 from clbench.networks.answer import layers_called
-from clbench.networks.unit_map import Units
+from clbench.networks.unit_map import Units, make_silent
 from clbench.networks.units import find_units
 
 
@@ -142,9 +142,7 @@ class PartsMethod(Method):
             if name in weights:
                 weights[name][rows] = 0
             for tensors in (present, *self.own.values()):
-                for kind in ("weight", "bias", "running_mean"):
-                    if f"{name}.{kind}" in tensors:
-                        tensors[f"{name}.{kind}"][rows] = 0
+                make_silent(name, rows, tensors)
 
     def network_for(self, task: Task) -> AbstractContextManager[Answers] | None:
         """The network of the task's own part; of a task not learned yet, through the latest one's."""

@@ -1,5 +1,6 @@
 """What is known of a network once its units are found (`units.py`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,20 @@ class Layer:
     kind: Kind
     reads: Tensor
     writes: Tensor
+
+
+def make_silent(layer: str, rows: Tensor, tensors: Mapping[str, Tensor]) -> None:
+    """Makes 0, in place and outside autograd, what a layer gives for some of its outputs.
+
+    Args:
+        layer: its name.
+        rows: bool [outputs].
+        tensors: parameters and buffers of a network, by name; what is not among them is left out. Of a batch norm the
+            mean counts as well, so that it gives 0 for 0.
+    """
+    for kind in ("weight", "bias", "running_mean"):
+        if f"{layer}.{kind}" in tensors:
+            tensors[f"{layer}.{kind}"][rows] = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clbench.errors import MethodError
 from clbench.networks.reduced import ReducedNetwork, seen_only
+from clbench.networks.unit_map import make_silent
 from clbench.networks.units import Units
 
 
@@ -185,9 +186,7 @@ class Claims:
         for name in self.layers:
             rows = self.rows(name, units)
             for tensors in (self.tensors(), self._norms or {}, *self.own.values()):
-                for kind in ("weight", "bias", "running_mean"):
-                    if f"{name}.{kind}" in tensors:
-                        tensors[f"{name}.{kind}"][rows] = 0
+                make_silent(name, rows, tensors)
 
     def values(self, task: int) -> dict[str, Tensor]:
         """What has to stand in the network for it to answer as after the task, by name.
