@@ -19,8 +19,9 @@ test-long: $(READY)
 	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist load --durations=20
 
 # With a real Slurm (Debian: slurmctld slurmd slurm-client munge) and a Ray cluster of two nodes, both on this machine.
+# All of these tests are slow. Those that are long besides run with test-all alone.
 test-engines: $(READY)
-	$(BIN)/python -m pytest -m "not slow" tests/engines/test_slurm.py tests/engines/test_ray.py
+	$(BIN)/python -m pytest -m "not long" tests/engines/test_slurm.py tests/engines/test_ray.py
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

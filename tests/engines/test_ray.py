@@ -97,7 +97,7 @@ def test_from_python_runs_come_back_trained_and_an_own_class_must_be_in_a_file(c
         clbench.run("permuted-digits", [Here], [0], **options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_on_a_cluster_asks_and_finds_what_it_does_on_this_machine(cluster, command, tmp_path):
     pytest.importorskip("optuna", reason="Optuna is not installed; pip install 'clbench[search]'")
     asked = ["tune", "--suite", "permuted-digits", "--methods", "ewc", "--protocol", "first-k", "--trials", "4"]
