@@ -95,10 +95,10 @@ class Goal(BaseModel):
         above: methods that ours must exceed by more than the 95 % intervals of both.
         not_below: methods whose mean ours must reach.
         within_margin: whether a task may cost the margin at most, from before pruning to after fine-tuning, on test
-            images, mean over tasks less its 95 % interval.
+            images: of each run the mean over its tasks, and of these the mean less its 95 % interval.
         seeds: how many the mean must be of to count as reached.
         no_forgetting: whether no task's accuracy may change after it was learned, in any run.
-        free_share: per hidden layer, the least share of neurons that is free after the last task.
+        free_share: per hidden layer, the least share of neurons that is free after the last task, mean over runs.
         capacity_used: CAP after the last task, a fraction, which may exceed 1; None for any.
         capacity_within: how far ours may lie from it on either side.
         capacity_below: CAP that ours must stay below; None for any.

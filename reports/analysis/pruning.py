@@ -60,19 +60,19 @@ def of_network(looks: pd.DataFrame) -> "DataFrameGroupBy":
 
 
 def cost_on_test(runs: Sequence[RecordedRun]) -> Estimate | None:
-    """Test accuracy that each task lost from before pruning to after fine-tuning, a share, over tasks and runs.
+    """Test accuracy lost from before pruning to after fine-tuning, a share: of each run the mean over its tasks.
 
     None where it was not recorded.
     """
-    lost = []
+    of_runs = []
     for run in runs:
         if not len(run.pruning):
             return None
         whole = of_network(run.pruning)["test_accuracy"].first()
-        lost += [
-            float(before) - run.accuracy_matrix[int(str(task)), int(str(task)) - 1] for task, before in whole.items()
-        ]
-    return estimate(lost) if lost and not any(map(math.isnan, lost)) else None
+        tasks = [int(str(task)) for task in whole.index]
+        lost = [float(whole[task]) - run.accuracy_matrix[task, task - 1] for task in tasks]
+        of_runs.append(sum(lost) / len(lost))
+    return estimate(of_runs) if of_runs and not any(map(math.isnan, of_runs)) else None
 
 
 def _costs(looks: pd.DataFrame) -> pd.DataFrame:
