@@ -1,7 +1,6 @@
 """The grid of runs, one after the other or several at once; whatever happens to one is recorded, the others go on."""
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,11 +9,11 @@ from clbench.events import Observer, Outcome, Over, Planned, Said, Waiting, Warn
 from clbench.execution.here import here
 from clbench.execution.job import Job, Status
 from clbench.execution.processes import processes
-from clbench.execution.signals import stopping_on_signals
+from clbench.execution.signals import Stop, stopping_on_signals
 from clbench.records.folder import RunFolder
 from clbench.records.lease import without_locks
 
-Executor = Callable[[Sequence[Job], Observer, threading.Event, float], Iterator[tuple[Job, Status]]]
+Executor = Callable[[Sequence[Job], Observer, Stop, float], Iterator[tuple[Job, Status]]]
 """Runs jobs: gives each with how it ended, in the order in which they end, until the event is set.
 
 Arguments are the jobs, who hears of their events, the event that stops them, and for how many seconds to wait for a run
@@ -39,7 +38,7 @@ def run_grid(
         executor: None for this process, or for processes where the jobs say `at_once`.
         patience: seconds to wait for runs that other commands train, while nothing else is to do.
     """
-    first, stop = jobs[0], threading.Event()
+    first, stop = jobs[0], Stop()
     run = executor or (here if first.at_once == 1 else partial(processes, at_once=first.at_once))
     suite = first.spec.suite
     outcome: Outcome = "failed"
@@ -60,7 +59,7 @@ def run_grid(
 
 
 def _until_none_is_elsewhere(
-    jobs: Sequence[Job], observer: Observer, run: Executor, stop: threading.Event, patience: float
+    jobs: Sequence[Job], observer: Observer, run: Executor, stop: Stop, patience: float
 ) -> Outcome:
     outcome: Outcome = "finished"
     waiting, wait, since = list(jobs), 0.0, time.monotonic()

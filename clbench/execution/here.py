@@ -1,15 +1,13 @@
 """Runs one after the other, in this process."""
 
-import threading
 from collections.abc import Iterator, Sequence
 
 from clbench.events import Observer
 from clbench.execution.job import Job, Status
+from clbench.execution.signals import Stop
 
 
-def here(
-    jobs: Sequence[Job], observer: Observer, stop: threading.Event, patience: float
-) -> Iterator[tuple[Job, Status]]:
+def here(jobs: Sequence[Job], observer: Observer, stop: Stop, patience: float) -> Iterator[tuple[Job, Status]]:
     """An executor, see `grid.Executor`."""
     for job in jobs:
         status: Status = "stopped"

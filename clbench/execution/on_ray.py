@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, cast
 
 from clbench.errors import ClusterError, SettingError, first_line, not_installed, reason_of
 from clbench.events import Began, Ended, Event, Learned, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Status
 from clbench.execution.processes import recorded_as_killed
+from clbench.execution.signals import Stop
 
 if TYPE_CHECKING:
     from clbench.execution.grid import Executor
@@ -125,7 +125,7 @@ class Ray:
         )
 
     def _run(
-        self, jobs: Sequence[Job], observer: Observer, stop: Flag, patience: float
+        self, jobs: Sequence[Job], observer: Observer, stop: Stop, patience: float
     ) -> Iterator[tuple[Job, Status]]:
         """An executor, see `grid.Executor`.
 
@@ -143,7 +143,7 @@ class Ray:
             ) from None
 
     def _on_cluster(
-        self, jobs: Sequence[Job], observer: Observer, stop: Flag, patience: float
+        self, jobs: Sequence[Job], observer: Observer, stop: Stop, patience: float
     ) -> Iterator[tuple[Job, Status]]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

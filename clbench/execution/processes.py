@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clbench.errors import RecordError, SettingError, reason_of
 from clbench.events import Ended, Event, Observer, Said
 from clbench.execution.job import SECONDS_BETWEEN_REPORTS, Job, Report, Status
-from clbench.execution.signals import STOPPING, stopping_on_signals
+from clbench.execution.signals import STOPPING, Stop, stopping_on_signals
 from clbench.records.environment import environment
 from clbench.records.folder import RunFolder
 
@@ -66,7 +66,7 @@ def check_not_importing() -> None:
 
 
 def processes(
-    jobs: Sequence[Job], observer: Observer, stop: threading.Event, patience: float, *, at_once: int
+    jobs: Sequence[Job], observer: Observer, stop: Stop, patience: float, *, at_once: int
 ) -> Iterator[tuple[Job, Status]]:
     """An executor, see `grid.Executor`, for so many runs at once.
 
@@ -200,7 +200,7 @@ def recorded_as_killed(job: Job, report: Report) -> None:
 
 def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes) -> None:
     """Trains one run in this process, until it, the first process, or whoever sends a signal says stop."""
-    stop = threading.Event()
+    stop = Stop()
 
     def send(said: Event | Status | None) -> None:
         # The first process may be gone; then this one is told to stop as well.
@@ -221,8 +221,8 @@ def _run_in_child(connection: Connection, halt: Any, run_id: str, packed: bytes)
     send(status)
 
 
-def _set_with_parent(stop: threading.Event) -> None:
-    """Sets the event when the first process ends, however that ends."""
+def _set_with_parent(stop: Stop) -> None:
+    """Asks to stop when the first process ends, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
