@@ -1,6 +1,7 @@
 """The tables that wait for a GPU, by one command: the full CIFAR suites, their methods, three seeds.
 
-    python benchmarks/gpu_tables.py [--suites ...] [--seeds 0-2] [--jobs N] [--output DIR] [--data-root DIR] [--dry-run]
+    python benchmarks/gpu_tables.py [--suites ...] [--methods NAMES] [--seeds 0-2] [--jobs N] [--output DIR]
+        [--data-root DIR] [--dry-run]
 
 Runs go into `DIR/<suite>`. Recorded ones are not repeated and unfinished ones go on, so the same command can be given
 again. At the end every suite is held against what was published and against its goals, unless `--set` changes it.
@@ -21,6 +22,7 @@ def main() -> int:
     """The exit code: that of the first command that fails, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suites", nargs="+", default=SUITES)
+    parser.add_argument("--methods", help="as for clbench run; the suite's, where none are named")
     parser.add_argument("--seeds", default="0-2")
     parser.add_argument("--jobs", default="1", help="runs to train at once on the GPU")
     parser.add_argument("--output", type=Path, default=Path("gpu-tables"))
@@ -39,6 +41,7 @@ def main() -> int:
         command = ["run", "--suite", suite, "--seeds", given.seeds, "--jobs", given.jobs, "--device", given.device]
         command += ["--output", str(folder), "--tracking-uri", f"sqlite:///{(given.output / 'mlflow.db').absolute()}"]
         command += ["--reports", str(given.output / "reports"), *(f"--set={each}" for each in given.set)]
+        command += ["--methods", given.methods] if given.methods else []
         command += ["--data-root", str(given.data_root)] if given.data_root else []
         code = _clbench(*command, *(["--dry-run"] if given.dry_run else []))
         found = found or code

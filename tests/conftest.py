@@ -136,8 +136,11 @@ def make_method():
     return make
 
 
-# In tests of every method, one of a family stands for it by default.
-LIKE_ANOTHER = {"wsn", "supsup", "gpm", "lwf", "der++", "classp", "anpyc", "sor-snn-style", "frozen-trunk"}
+# In tests of every method, one of a kind stands for it by default.
+LIKE_ANOTHER = {
+    *("wsn", "supsup", "sor-snn-style", "online-ewc", "mas", "classp", "anpyc", "gpm", "lwf", "der++"),
+    *("single-task", "frozen-trunk", "avalanche-si"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)

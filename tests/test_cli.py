@@ -810,7 +810,10 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(run, place,
         watchdog.cancel()
     assert process.returncode == 130
     assert out.splitlines()[-1].endswith("naive seed 0: stopped")
-    assert err == ("clbench: warning: stopped; whole tasks are recorded. The same command goes on after them\n")
+    assert err == (
+        "clbench: warning: stopped; tasks that were learned to the end are recorded. The same command goes on after "
+        "them\n"
+    )
     (folder,) = folders(place).values()
     assert status_of(folder)["status"] == "stopped"
     learned = len(read_run(folder).tasks)

@@ -272,6 +272,21 @@ def test_the_command_compares_on_the_terminal_and_as_a_page(
     assert "ewc is 4.50 points of average accuracy above si" in page.read_text(encoding="utf-8")
 
 
+def test_reports_of_single_suites_are_made_where_the_one_over_all_cannot_be(
+    clbench: Callable, write_run: Callable, recorded_seeds: MakeRuns, tmp_path: Path
+) -> None:
+    modified = recorded_seeds("si", 0.9, suite="split-mnist", modified=True, overrides={"epochs": 1})
+    for run in [*recorded_seeds("ewc", 0.9), *modified]:
+        write_run(tmp_path / "runs", run)
+    outcome = clbench(tmp_path, "report", "--suite", SUITE, "--suite", "split-mnist", "--runs", "runs")
+    assert outcome.code == 0
+    assert "there is no report over all suites: no finished run of the suite 'split-mnist' in its own" in outcome.err
+    assert sorted(path.name for path in (tmp_path / "clbench-reports").glob("*.html")) == [
+        f"{SUITE}.html",
+        "split-mnist.html",
+    ]
+
+
 def test_the_command_refuses_a_name_that_means_nothing(
     clbench: Callable, write_run: Callable, assert_refused: Callable, runs: list[RecordedRun], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def list_command() -> None:
         if suite.variants:
             print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods (--methods NAME, ./file.py:Class or package.module:Class):")
+    print("  With a head per task every method is told the task at test time. Else `clbench show SUITE` marks who is.")
     by_family: dict[str, list[str]] = {}
     for name in method_names():
         entry = entry_of(name)

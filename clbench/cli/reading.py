@@ -44,9 +44,12 @@ def report_command(
     if len(names) > 1:
         from clbench.reports.across import compose_across
 
-        across = compose_across([run for found in recorded.values() for run in found], names)
-        with shown(ReportWarning, screen.warn):
-            paths += write_files(across, "suites", reports, templates=template)
+        try:
+            across = compose_across([run for found in recorded.values() for run in found], names)
+            with shown(ReportWarning, screen.warn):
+                paths += write_files(across, "suites", reports, templates=template)
+        except RecordError as error:
+            screen.warn(f"there is no report over all suites: {error}")
     for path in paths:
         screen.show(f"report:  {path}")
 

@@ -215,7 +215,7 @@ def _finish(
 
     if outcome == "stopped":
         again = "clbench resume" if rerun else "The same command"
-        screen.warn(f"stopped; whole tasks are recorded. {again} goes on after them")
+        screen.warn(f"stopped; tasks that were learned to the end are recorded. {again} goes on after them")
         raise SystemExit(INTERRUPTED)
     # What was there before the runs are read: what comes in between is in the next report.
     found = "" if no_report or tracker.is_behind else made_of(state_of(uri, suite.name))

@@ -40,7 +40,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("labels", [True, False], ids=["task labels", "one label"])
+@pytest.mark.parametrize(
+    "labels", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["task labels", "one label"]
+)
 def test_with_its_defaults_nothing_is_forgotten(build, labels, engine, in_avalanche, naive_strategy, evaluated):
     torch.manual_seed(0)
     benchmark, images = in_avalanche(2, labels=labels)
