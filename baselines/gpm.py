@@ -152,6 +152,13 @@ class GPM(Method):
             for handle in handles:
                 handle.remove()
 
+    def measures(self) -> Mapping[str, float]:
+        """Of each layer the share of its inputs' space in which gradients of later tasks may still lie."""
+        return {
+            f"gradient_space_left_{name.replace('.', '_')}": 1 - basis.shape[1] / basis.shape[0]
+            for name, basis in self.bases.items()
+        }
+
     def extra_state(self) -> Mapping[str, Tensor]:
         """The bases."""
         return self.bases

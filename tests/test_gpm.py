@@ -105,6 +105,20 @@ def test_each_layer_has_its_share_which_grows_with_the_tasks(make_workplace, mak
     assert shares == pytest.approx([0.5, 0.7, 0.7, 0.6, 0.8, 0.8])
 
 
+def test_what_is_left_of_each_layers_space_is_told_and_shrinks(make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[12, 10], epochs=1)
+    method, told = make_method("gpm", workplace, energy=[0.5, 0.9]), []
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        told.append(method.measures())
+    names = [f"gradient_space_left_{name.replace('.', '_')}" for name in method.layers()]
+    assert [list(each) for each in told] == [names, names]
+    for name, basis in zip(names, method.bases.values(), strict=True):
+        assert told[1][name] == pytest.approx((len(basis) - basis.shape[1]) / len(basis))
+        assert told[1][name] <= told[0][name]
+    assert sum(told[1].values()) < sum(told[0].values())
+
+
 def test_batch_norms_stay_as_the_first_task_left_them_and_heads_are_free(
     make_workplace, make_method, split_digits, tmp_path
 ):
