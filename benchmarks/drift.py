@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clbench.data import load_images
+from clbench.data.images import ImageSet
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Workplace
 from clbench.methods.table import find_method
@@ -34,16 +35,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    overrides = parse_overrides(given.set)
+    overrides, images = parse_overrides(given.set), load_images("digits")
     print(f"{'method':<16}{'largest change of a logit':>27}{'other answers, %':>18}{'accuracy lost, points':>23}")
     for name in given.methods.split(","):
-        largest, others, lost = drift(given.suite, name, given.seed, overrides)
+        largest, others, lost = drift(given.suite, name, given.seed, overrides, images)
         print(f"{name:<16}{largest:>27.3g}{100 * others:>18.2f}{100 * lost:>23.2f}", flush=True)
 
 
-def drift(suite: str, name: str, seed: int, overrides: Mapping[str, Any]) -> tuple[float, float, float]:
+def drift(
+    suite: str, name: str, seed: int, overrides: Mapping[str, Any], images: ImageSet
+) -> tuple[float, float, float]:
     """Largest change of a logit; shares of images: with another answer, and right before less right after."""
-    images, cpu = load_images("digits"), torch.device("cpu")
+    cpu = torch.device("cpu")
     (spec,) = make_specs(find_suite(suite), [name], [seed], overrides, images, "float32", "cpu")
     stream = spec.stream(images)
     method = find_method(name)(spec.settings, Workplace(spec.suite, stream, RandomStreams(seed), cpu, "float32"))

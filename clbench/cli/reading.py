@@ -46,10 +46,11 @@ def report_command(
 
         try:
             across = compose_across([run for found in recorded.values() for run in found], names)
-            with shown(ReportWarning, screen.warn):
-                paths += write_files(across, "suites", reports, templates=template)
         except RecordError as error:
             screen.warn(f"there is no report over all suites: {error}")
+        else:
+            with shown(ReportWarning, screen.warn):
+                paths += write_files(across, "suites", reports, templates=template)
     for path in paths:
         screen.show(f"report:  {path}")
 

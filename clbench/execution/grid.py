@@ -14,9 +14,9 @@ from clbench.records.folder import RunFolder
 from clbench.records.lease import without_locks
 
 Executor = Callable[[Sequence[Job], Observer, Stop, float], Iterator[tuple[Job, Status]]]
-"""Runs jobs: gives each with how it ended, in the order in which they end, until the event is set.
+"""Runs jobs: gives each with how it ended, in the order in which they end, until `Stop` is set.
 
-Arguments are the jobs, who hears of their events, the event that stops them, and for how many seconds to wait for a run
+Arguments are the jobs, who hears of their events, what asks them to stop, and for how many seconds to wait for a run
 that another command trains before it is given back as `elsewhere`.
 """
 
