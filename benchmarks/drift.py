@@ -16,6 +16,7 @@ from torch import Tensor
 from clbench.data import load_images
 from clbench.data.images import ImageSet
 from clbench.data.streams import Task
+from clbench.errors import SettingError
 from clbench.methods.method import Method, Workplace
 from clbench.methods.table import find_method
 from clbench.runs.spec import make_specs
@@ -35,11 +36,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    overrides, images = parse_overrides(given.set), load_images("digits")
-    print(f"{'method':<16}{'largest change of a logit':>27}{'other answers, %':>18}{'accuracy lost, points':>23}")
-    for name in given.methods.split(","):
-        largest, others, lost = drift(given.suite, name, given.seed, overrides, images)
-        print(f"{name:<16}{largest:>27.3g}{100 * others:>18.2f}{100 * lost:>23.2f}", flush=True)
+    images = load_images("digits")
+    try:
+        overrides = parse_overrides(given.set)
+        print(f"{'method':<16}{'largest change of a logit':>27}{'other answers, %':>18}{'accuracy lost, points':>23}")
+        for name in given.methods.split(","):
+            largest, others, lost = drift(given.suite, name, given.seed, overrides, images)
+            print(f"{name:<16}{largest:>27.3g}{100 * others:>18.2f}{100 * lost:>23.2f}", flush=True)
+    except SettingError as error:
+        parser.error(str(error))
 
 
 def drift(

@@ -15,3 +15,10 @@ def test_clnps_answers_do_not_move_and_those_of_naive_do() -> None:
     assert clnp == ["clnp", "0", "0.00", "0.00"]
     assert naive[0] == "naive"
     assert float(naive[1]) > 0.1
+
+
+def test_bad_input_is_refused_in_a_sentence() -> None:
+    for wrong in (["--suite", "splitdigits"], ["--methods", "clmp"], ["--set", "epochs"]):
+        done = subprocess.run([sys.executable, "-W", "ignore", SCRIPT, *wrong], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
