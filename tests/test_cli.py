@@ -256,7 +256,8 @@ def test_list_names_every_suite_and_every_method(clbench, tmp_path):
     assert re.findall(r"^  (\S+)", networks, re.MULTILINE) == network_names()
     assert f"\n  {next(iter(SOURCES))}," in images
     assert sorted(re.findall(r"^    (\S+)", methods, re.MULTILINE)) == sorted(method_names())
-    families = re.findall(r"^  (\S.*)$", methods, re.MULTILINE)
+    told, *families = re.findall(r"^  (\S.*)$", methods, re.MULTILINE)
+    assert told.startswith("With a head per task every method is told the task")
     assert families == list(dict.fromkeys(entry_of(name).family for name in method_names()))
     for suite in SUITES.values():
         said = f"variants of methods: {', '.join(suite.variants)}\n"
