@@ -275,7 +275,7 @@ def test_show_tells_every_setting_of_a_suite_and_of_every_method(clbench, tmp_pa
     for key, value in (("n_tasks", chosen.n_tasks), ("epochs", chosen.epochs), ("head", chosen.head)):
         assert re.search(rf"^  {key} +{value}$", outcome.out, re.MULTILINE)
     for name in METHODS:
-        assert re.search(rf"^  {re.escape(name)}( \*)? .*epochs=\d+", outcome.out, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(name)}( \*)? +\S+=.*epochs=\d+", outcome.out, re.MULTILINE)
     # With a head per task every method is told the task; CLNP always is, a plain network otherwise not.
     assert re.search(r"^  clnp \*", outcome.out, re.MULTILINE)
     assert bool(re.search(r"^  naive \*", outcome.out, re.MULTILINE)) == (chosen.head == "multi")

@@ -182,6 +182,7 @@ def check_nothing_is_forgotten(plan, training, given):
 more = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 
 
+@pytest.mark.long
 @more
 def test_no_learned_tasks_logits_change_by_a_bit_whatever_the_network_and_the_training(times, cases):
     claimed = Counter()

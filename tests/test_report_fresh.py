@@ -18,6 +18,7 @@ def page_of(folder):
     return folder / "clbench-reports" / "permuted-digits.html"
 
 
+@pytest.mark.long
 def test_without_a_new_run_a_report_stays_as_it_is_unless_something_of_it_is_gone_or_unreadable(run, reported):
     before = page_of(reported).stat().st_mtime_ns
     again = run(reported)

@@ -66,12 +66,14 @@ def show_command(
             print(f"  {key:<24}{shown}")
     print(f"\nsource: {chosen.source}\n\nmethods (* is told the task at test time):")
     working = working_methods(Screen(quiet=True).warn)
-    for name in [*working, *AVALANCHE, *(name for name in chosen.variants if base_name(name) in working)]:
+    names = [*working, *AVALANCHE, *(name for name in chosen.variants if base_name(name) in working)]
+    width = max(map(len, names)) + len(" *")
+    for name in names:
         known = chosen.head == "multi" or find_method(name).task_known_at_test
         settings = {key: as_option(value) for key, value in known_settings(chosen, name).items()}
         settings |= dict.fromkeys(sorted(must_be_given(chosen, name)), "(must be given)")
         shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-        print(f"  {name + (' *' if known else ''):<18}{shown}")
+        print(f"  {name + (' *' if known else ''):<{width}}  {shown}")
 
 
 def cache_command(
