@@ -260,7 +260,7 @@ def run(clbench):
 
     def execute(folder, *arguments, methods="naive", seeds="0", suite="permuted-digits", small=None):
         if small is None:
-            small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+            small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64"]
         return clbench(folder, "run", "--suite", suite, "--methods", methods, "--seeds", seeds, *small, *arguments)
 
     return execute

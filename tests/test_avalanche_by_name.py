@@ -171,7 +171,7 @@ def test_what_one_cannot_do_is_refused_with_a_reason(name, head, given, said, sp
 
 
 def test_they_are_run_recorded_and_reported(run, place):
-    small = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16"]
+    small = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=64,64"]
     outcome = run(place, methods="naive,avalanche-agem,avalanche-der", small=small)
     assert (outcome.code, outcome.err) == (0, "")
     page = next((place / "clbench-reports").glob("*.html")).read_text()

@@ -54,7 +54,7 @@ DECLARED = (
         self.method_plugins[0].anchor = [extra[str(number)] for number in range(len(extra))]
 """
 )
-SMALL = ["--suite", "permuted-digits", "--set", "n_tasks=3", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+SMALL = ["--suite", "permuted-digits", "--set", "n_tasks=3", "--set", "epochs=1", "--set", "hidden_sizes=64,64"]
 SMALL += ["--seeds", "0", "--threads", "1", "--no-report"]
 SUITE = """
 name = "mine"

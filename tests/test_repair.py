@@ -146,7 +146,7 @@ def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
 
 @pytest.mark.long
 def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path):
-    changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=16,16", "--set", "image_size=6"]
+    changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=64,64", "--set", "image_size=6"]
     ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "packnet,naive", "--seeds", "0", *changes)
     assert ran.code == 0, ran.err
     ids = {}

@@ -13,7 +13,7 @@ from clbench.records.folder import RunFolder
 from clbench.records.reading import read_runs
 from clbench.suites.settings import parse_sweeps
 
-SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+SMALL = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64"]
 
 
 def settings(place, *keys):
@@ -39,10 +39,17 @@ def test_every_value_is_run_with_every_seed_and_other_methods_once(run, place):
 
 def test_several_sweeps_are_every_combination_also_of_lists_and_of_the_suites_settings(run, place):
     small = ["--set", "n_tasks=2", "--set", "epochs=1"]
-    outcome = run(place, "--no-report", "--sweep", "hidden_sizes=[8,8],[9]", "--sweep", "batch_size=32,64", small=small)
+    outcome = run(
+        place, "--no-report", "--sweep", "hidden_sizes=[80,80],[90]", "--sweep", "batch_size=32,64", small=small
+    )
     assert (outcome.code, outcome.err) == (0, "")
     found = settings(place, "hidden_sizes", "batch_size")
-    assert found == [("naive", 0, [8, 8], 32), ("naive", 0, [8, 8], 64), ("naive", 0, [9], 32), ("naive", 0, [9], 64)]
+    assert found == [
+        ("naive", 0, [80, 80], 32),
+        ("naive", 0, [80, 80], 64),
+        ("naive", 0, [90], 32),
+        ("naive", 0, [90], 64),
+    ]
 
 
 @pytest.mark.parametrize(

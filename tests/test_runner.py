@@ -1,4 +1,6 @@
 import math
+import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 
 from clbench import metrics
-from clbench.errors import DivergenceError, Interrupted, SettingError
+from clbench.errors import DivergenceError, Interrupted, MethodWarning, SettingError
 from clbench.methods.method import images_to_train
 from clbench.methods.table import METHODS, find_method, resolve_settings
 from clbench.records.identity import run_id_of
@@ -318,6 +320,19 @@ def test_a_request_to_stop_is_obeyed_after_the_batch_and_whole_tasks_are_handed_
     assert len(asked) == len(seen) == batches
     assert handed_over == list(range(1 + (batches - 1) // 39))
     assert seen[-1] == (1222 if batches == 39 else batches % 39 * BATCH)
+
+
+@pytest.mark.parametrize("name", ["naive", "clnp"])
+def test_a_task_that_is_hardly_learned_is_warned_of_once_and_another_is_not(run, name):
+    with pytest.warns(MethodWarning) as said:
+        run(name, n_tasks=1, learning_rate=1e-9)
+    (warned,) = [str(each.message) for each in said if "hardly learned" in str(each.message)]
+    who, images = ("CLNP", "validation") if name == "clnp" else ("the network", "test")
+    assert re.match(rf"{who} has hardly learned task 1: \d+\.\d % of its {images} images are right", warned)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MethodWarning)
+        run(name, n_tasks=1, epochs=2, hidden_sizes=[64])
 
 
 DIVERGING = {"optimizer": "sgd", "learning_rate": 10, "learning_rate_schedule": "constant"}

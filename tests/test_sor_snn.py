@@ -114,7 +114,7 @@ def test_a_network_without_relu_modules_is_refused(workplace):
 
 @pytest.mark.long
 def test_a_run_records_its_further_numbers_and_a_report_shows_them(clbench, tmp_path):
-    changes = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16"]
+    changes = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64"]
     ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "sor-snn-style", "--seeds", "0", *changes)
     assert ran.code == 0, ran.err
     (folder,) = [path for path in (tmp_path / "clbench-runs").iterdir() if (path / "status.json").is_file()]

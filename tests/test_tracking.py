@@ -169,7 +169,7 @@ def test_every_hyper_parameter_is_a_param(ran):
         assert params["optimizer"] == "adam"
         assert params["reset_optimizer"] == "true"
         assert params["suite.n_tasks"] == "2"
-        assert params["suite.hidden_sizes"] == "[16, 16]"
+        assert params["suite.hidden_sizes"] == "[64, 64]"
         assert ("margin" in params) == (config["method"] == "clnp")
 
 
@@ -179,7 +179,7 @@ def test_an_invocation_lists_its_runs_and_a_run_says_how_it_ended(ran):
     for child in ran.children:
         reached = f"{100 * child.data.metrics['average_accuracy']:.2f}"
         method, seed = child.data.tags["clbench.method"], child.data.tags["clbench.seed"]
-        assert child.info.run_name == f"{method} epochs=1 hidden_sizes=16-16 n_tasks=2 · seed {seed}"
+        assert child.info.run_name == f"{method} epochs=1 hidden_sizes=64-64 n_tasks=2 · seed {seed}"
         (row,) = [
             line for line in note.splitlines() if line.startswith(f"| {method} epochs=1 ") and f"seed {seed} " in line
         ]
@@ -345,7 +345,7 @@ def test_a_store_that_was_lost_is_restored_from_the_folders_without_training(run
 def test_forward_transfer_is_absent_where_no_head_was_trained_before(clbench, place, monkeypatch, split_digits):
     monkeypatch.setitem(SUITES, "split-digits", split_digits)
     command = ["run", "--suite", "split-digits", "--methods", "naive", "--seeds", "0", "--no-report"]
-    outcome = clbench(place, *command, "--set", "epochs=1", "--set", "hidden_sizes=16,16")
+    outcome = clbench(place, *command, "--set", "epochs=1", "--set", "hidden_sizes=64,64")
     assert outcome.code == 0, outcome.err
     found = recorded(place, "split-digits")
     (child,) = found.children
@@ -895,7 +895,7 @@ def test_a_server_that_is_merely_slow_is_waited_for(run, place, server, delayed)
 
 @pytest.mark.slow
 def test_a_process_of_its_own_says_no_more_than_the_one_warning(place, closed_port):
-    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64", "--no-report"]
     command = [sys.executable, "-m", "clbench", "run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *small]
     ended = subprocess.run([*command, "--tracking-uri", closed_port], cwd=place, capture_output=True, text=True)
     assert ended.returncode == 0
@@ -995,7 +995,7 @@ Naive.learn = die
 sys.argv = ["clbench", *sys.argv[1:]]
 cli.main()
 """
-    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64", "--no-report"]
     arguments = ["run", "--suite", SUITE, "--methods", "naive", "--seeds", "0", *small]
     killed = subprocess.run([sys.executable, "-c", program, *arguments], cwd=place, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
@@ -1102,7 +1102,7 @@ def test_eight_processes_on_a_store_that_is_not_there_yet_lose_nothing(tmp_path,
 
 @pytest.mark.slow
 def test_eight_commands_at_once_on_a_fresh_store_lose_nothing(tmp_path):
-    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=16,16", "--no-report"]
+    small = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "hidden_sizes=64,64", "--no-report"]
     command = [sys.executable, "-m", "clbench", "run", "--suite", SUITE, "--methods", "naive", *small]
     processes = [
         # Two folders have the same four runs, as two people with one store would.

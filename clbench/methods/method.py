@@ -77,6 +77,7 @@ class Method:
         searched: settings that `clbench tune` varies beside the rate, each within its range.
         stability: a setting of which more means that less is forgotten, and what a search that lowers it begins with.
             None where there is no such setting.
+        says_what_it_hardly_learned: whether it warns of that by itself, so that a run need not.
 
     Args:
         settings: resolved hyper-parameters (`resolve_settings`).
@@ -89,6 +90,7 @@ class Method:
     resumes: ClassVar[bool] = False
     searched: ClassVar[Space] = {}
     stability: ClassVar[tuple[str, float] | None] = None
+    says_what_it_hardly_learned: ClassVar[bool] = False
 
     model: "nn.Module"
     strategy: "TensorLoaders"

@@ -14,6 +14,7 @@ from clbench import metrics
 from clbench.data import ImageSet
 from clbench.data.streams import Stream
 from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
+from clbench.methods.learned import warn_if_not_learned
 from clbench.methods.method import Method, Workplace, images_to_train, share_right
 from clbench.methods.table import find_method
 from clbench.own.code import said_by
@@ -94,6 +95,10 @@ def train(
         progress.images_total -= progress.images_per_task - progress.images
         start = time.perf_counter()
         measure(method, stream.tasks, task.index + 1, result.matrix)
+        if not method.says_what_it_hardly_learned:
+            most = int(task.test.labels.unique(return_counts=True)[1].max())
+            right = float(result.matrix[task.index + 1, task.index])
+            warn_if_not_learned("the network", task.index, right, most / len(task.test), "test")
         result.tasks.append(
             {
                 "task": task.index + 1,

@@ -1,4 +1,4 @@
-"""What is said of a task: that units run out, that pruning left none, that it was not learned or is not finite."""
+"""What is said of a task: that units run out, that pruning left none, that it is not finite."""
 
 import warnings
 
@@ -10,8 +10,6 @@ from clbench.strategies.clnp.claims import Claims
 
 # Below this share of free units a task is told that it may not fit.
 _SCARCE = 0.05
-# A task that is learned no better than this, between chance and certainty, has most likely not been learned.
-_HARDLY = 0.1
 
 
 def warn_if_full(claims: Claims) -> None:
@@ -34,15 +32,6 @@ def warn_if_empty(claims: Claims, mask: Tensor) -> None:
                 f"CLNP's pruning left no {group.unit} of {group.name}: the task now gets the same answer for every "
                 "image; a smaller margin or less L1 keeps some"
             )
-
-
-def warn_if_not_learned(task: int, accuracy: float, chance: float) -> None:
-    """After a task, counted from 0: if its validation images are classified hardly better than by chance."""
-    if accuracy < chance + _HARDLY * (1 - chance):
-        _warn(
-            f"CLNP has hardly learned task {task + 1}: {100 * accuracy:.1f} % of its validation images are right, and "
-            f"{100 * chance:.1f} % would be by always saying the most frequent class"
-        )
 
 
 def not_finite(claims: Claims) -> list[str]:

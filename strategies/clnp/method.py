@@ -49,6 +49,7 @@ class CLNP(Method):
     searched = {"margin": Between(0.1, 5.0), "l1_weights": Between(1e-6, 1e-4)}
     stability = ("margin", 5.0)
     task_known_at_test = True
+    says_what_it_hardly_learned = True
 
     @classmethod
     def refuses(cls, suite: Suite, settings: CLNPSettings) -> str:

@@ -9,16 +9,11 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from clbench.errors import MethodError
+from clbench.methods.learned import warn_if_not_learned
 from clbench.networks.reduced import ReducedNetwork
 from clbench.networks.units import find_units
 from clbench.seeding import RandomStreams
-from clbench.strategies.clnp.checks import (
-    diverged,
-    not_finite,
-    warn_if_empty,
-    warn_if_full,
-    warn_if_not_learned,
-)
+from clbench.strategies.clnp.checks import diverged, not_finite, warn_if_empty, warn_if_full
 from clbench.strategies.clnp.claims import Claims, tasks_in
 from clbench.strategies.clnp.dense import Dense
 from clbench.strategies.clnp.fine_tuning import check_dropout, fine_tune
@@ -199,7 +194,7 @@ class CLNPPlugin(SupervisedPlugin):
         claims.cut(pruned.mask, new)
         if self.fine_tune_epochs and (bool(new.any()) or self._own_weights):
             self._fine_tune(strategy, pruned.mask)
-        warn_if_not_learned(task, self._accuracy(strategy, pruned.mask), validation.chance)
+        warn_if_not_learned("CLNP", task, self._accuracy(strategy, pruned.mask), validation.chance, "validation")
         self.reports[task] = reports_of(claims, pruned, activity, new, head)
         claims.claim(
             task,
