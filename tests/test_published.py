@@ -58,7 +58,7 @@ def test_no_suite_has_two_goals_for_a_method() -> None:
 def test_every_goal_is_one_that_a_run_can_reach_and_miss() -> None:
     for suite in SUITES:
         for goal in goals(suite):
-            assert 0.5 < goal.average_accuracy < 1
+            assert goal.beside if goal.average_accuracy is None else 0.5 < goal.average_accuracy < 1
             assert all(0 <= share < 1 for share in goal.free_share)
             if goal.free_share:
                 found = find_suite(suite)

@@ -274,7 +274,12 @@ def test_files_that_extend_each_other_in_a_circle_are_refused(refused, write, na
         ('extends = "permuted-digits"\nmethod_settings = 3\n', ["the setting method_settings=3 does not fit"]),
         ('extends = "permuted-digits"\nmethod_settings = { ewc = 3 }\n', ["method_settings.ewc=3 does not fit"]),
         ('extends = "permuted-digits"\npublished = 3\n', ["the setting published=3 does not fit"]),
-        ('extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\n', ["goals.0.average_accuracy is missing"]),
+        ('extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\n', ["a goal asks for something, such as"]),
+        ('extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\nseeds = 2\n', ["a goal asks for something, such as"]),
+        (
+            'extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\nwithin = 0.01\n',
+            ["within is how far the mean may lie from average_accuracy, which is not given"],
+        ),
         (
             'extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\naverage_accuracy = 97\n',
             ["goals.0.average_accuracy=97 does not fit: input should be less than or equal to 1"],

@@ -285,7 +285,7 @@ def test_everything_that_is_missed_is_told(judge: Callable[..., Verdict]) -> Non
 
 def verdict_of(runs: list[RecordedRun], **goal: Any) -> Verdict:
     """What CLNP's runs show of a goal of 90 % with these changes."""
-    wanted = Goal(method="clnp", average_accuracy=Decimal("0.90"), **goal)
+    wanted = Goal(method="clnp", **{"average_accuracy": Decimal("0.90"), **goal})
     suite = find_suite(SUITE).model_copy(update={"goals": (wanted,)})
     return next(verdict for verdict in verify(runs, SUITE, suite).verdicts if verdict.method == "clnp")
 
@@ -324,6 +324,18 @@ def test_a_goal_about_capacity_is_missed_on_either_side(own_run: MakeRun, used: 
     assert misses_of([run], capacity_used=Decimal("0.77")) == misses
     below = "" if used is None or used < 0.77 else f"CAP is {100 * used:.1f} %, not below 77.0 %"
     assert misses_of([run], capacity_below=Decimal("0.77")) == (misses if used is None else below)
+
+
+def test_a_goal_without_a_number_is_held_against_the_other_methods_alone(own_run: MakeRun, capsys: Any) -> None:
+    runs = [own_run(name, seed, right) for name, right in (("clnp", 0.12), ("si", 0.11)) for seed in range(3)]
+    assert misses_of(runs, average_accuracy=None, above=("si",)) == ""
+    assert "is below that of si" in misses_of(
+        [*runs[:3], own_run("si", 3, 0.13)], average_accuracy=None, not_below=("si",)
+    )
+    goal = Goal(method="clnp", above=("si",), not_below=("naive",))
+    suite = find_suite(SUITE).model_copy(update={"goals": (goal,)})
+    Console(width=200).print(verification_table(verify(runs, SUITE, suite)))
+    assert "> si, >= naive" in capsys.readouterr().out
 
 
 def test_a_goal_beside_other_methods_is_held_against_what_is_recorded_of_them(own_run: MakeRun) -> None:

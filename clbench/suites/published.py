@@ -90,7 +90,7 @@ class Goal(BaseModel):
 
     Attributes:
         method: its name.
-        average_accuracy: the least mean over the seeds, a fraction.
+        average_accuracy: the least mean over the seeds, a fraction; None where only the rest counts.
         within: how far the mean may lie from it on either side, a fraction; None for no bound above.
         above: methods that ours must exceed by more than the 95 % intervals of both.
         not_below: methods whose mean ours must reach.
@@ -107,7 +107,7 @@ class Goal(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     method: str
-    average_accuracy: Exact = Field(ge=0, le=1)
+    average_accuracy: Exact | None = Field(default=None, ge=0, le=1)
     within: Exact | None = Field(default=None, gt=0, lt=1)
     above: tuple[str, ...] = Field(default=(), strict=False)
     not_below: tuple[str, ...] = Field(default=(), strict=False)
@@ -118,6 +118,15 @@ class Goal(BaseModel):
     capacity_used: Exact | None = Field(default=None, gt=0)
     capacity_within: Exact = Field(default=Decimal("0.02"), gt=0, lt=1)
     capacity_below: Exact | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.average_accuracy is None and self.within is not None:
+            raise ValueError("within is how far the mean may lie from average_accuracy, which is not given")
+        asked = self.model_fields_set - {"method", "seeds", "capacity_within"}
+        if not asked:
+            raise ValueError("a goal asks for something, such as average_accuracy = 0.9 or above = ['naive']")
+        return self
 
     @property
     def beside(self) -> tuple[str, ...]:
