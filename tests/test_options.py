@@ -72,3 +72,26 @@ def test_without_a_home_a_command_is_refused_in_one_sentence_and_makes_no_folder
         package.run("permuted-digits", output=tmp_path / "runs")
     assert clbench(tmp_path, *run, "--help").code == 0
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (("run", "--suite", "permuted-digits", "--epochs", "3"), "epochs"),
+        (("run", "--suite", "permuted-digits", "--n-tasks=3"), "n_tasks"),
+        (("check", "naive", "--learning_rate", "1"), "learning_rate"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_refused_with_how_to_give_it(
+    clbench, tmp_path, assert_refused, arguments, setting
+):
+    assert_refused(clbench(tmp_path, *arguments), f"give it as --set {setting}=VALUE")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--suite", "permuted-digits", "--epoch", "3"), ("list", "--epochs", "3")]
+)
+def test_another_unknown_option_is_refused_as_such(clbench, tmp_path, arguments):
+    outcome = clbench(tmp_path, *arguments)
+    assert outcome.code == 2
+    assert f"No such option: {arguments[-2]}" in outcome.err

@@ -22,18 +22,33 @@ if TYPE_CHECKING:
 
 
 class Command(TyperCommand):
-    """A command that refuses an option of one value that is given twice, of which the last alone would count."""
+    """A command that refuses an option of one value that is given twice, of which the last alone would count.
+
+    Where there is `--set`, it says so to who gives a setting as an option.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises SettingError for an option that is given too often."""
+        """Raises SettingError for an option that is given too often, and for a setting that is none."""
         given = list(args)
-        left = super().parse_args(ctx, args)
+        try:
+            left = super().parse_args(ctx, args)
+        except Exception as error:
+            # Typer has no public name for the error of an unknown option.
+            self._say_if_a_setting(getattr(error, "option_name", None) or "")
+            raise
         _, _, found = self.make_parser(ctx).parse_args(given)
         for option, times in Counter(found).items():
             takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
             if takes_one and times > 1:
                 raise SettingError(f"{option.opts[0]} takes one value, but is given {times} times; give it once")
         return left
+
+    def _say_if_a_setting(self, option: str) -> None:
+        from clbench.suites import OVERRIDABLE
+
+        name = option.lstrip("-").replace("-", "_")
+        if name in OVERRIDABLE and any("--set" in parameter.opts for parameter in self.params):
+            raise SettingError(f"{name} is a setting, not an option; give it as --set {name}=VALUE")
 
     def invoke(self, ctx: Any) -> Any:
         """Does what the command does, where the user's home is known."""
