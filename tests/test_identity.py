@@ -23,9 +23,9 @@ NOT_OF_TODAYS_SUITES = {
     *("367912bb82fb46fa", "4e033de2330864d6", "5746b47033058e73", "5998629efc1737ce", "5c37bf2b04e4df3c"),
     *("60d41afdfe342ffe", "6431e47b8bb26e2b", "66753b87fed43d58", "675d3851e2bfac0a", "6bcd702d7c760a47"),
     *("787463dbf2f8d39d", "85b1f0c9820bf976", "85da77adaa6d0f5a", "8ebf739fd5d81788", "8f902992e2384880"),
-    *("9982dfbeb9df1eb5", "a92099d516ca2505", "b1195aea577b721e", "b852de4d744bd9ff", "c4b851c50223d084"),
-    *("ca04b44c65d8c7ca", "ca42f247457446bb", "d58a7179483fb499", "dcb9d8e49d1c2084", "dd3626db47b43bab"),
-    *("ddc85240b7903dac", "ef4b3a8658003efb", "fc03e5e94a4cbf4c", "fdf686a899ede99b"),
+    *("9982dfbeb9df1eb5", "a92099d516ca2505", "b1195aea577b721e", "b852de4d744bd9ff", "c19caed1cbdbf468"),
+    *("c4b851c50223d084", "ca04b44c65d8c7ca", "ca42f247457446bb", "d58a7179483fb499", "dcb9d8e49d1c2084"),
+    *("dd3626db47b43bab", "ddc85240b7903dac", "ef4b3a8658003efb", "fc03e5e94a4cbf4c", "fdf686a899ede99b"),
 }
 
 
