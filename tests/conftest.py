@@ -6,20 +6,16 @@ import json
 import linecache
 import runpy
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from clbench import cli
-from clbench.baselines.naive import Naive
 from clbench.data import ImageSet, load_images
 from clbench.data.streams import make_stream
 from clbench.methods.method import Method, Workplace
@@ -27,16 +23,7 @@ from clbench.methods.own import BROUGHT
 from clbench.methods.table import find_method, resolve_settings
 from clbench.networks.mlp import mlp
 from clbench.records.folder import RunFolder
-from clbench.records.format import (
-    CAPACITY_COLUMNS,
-    FORMAT,
-    MEASURES_COLUMNS,
-    PRUNING_COLUMNS,
-    TASK_COLUMNS,
-    capacity_table,
-)
-from clbench.records.reading import RecordedRun, read_run
-from clbench.records.result import result_of
+from clbench.records.reading import read_run
 from clbench.seeding import RandomStreams
 from clbench.suites.files import find_suite
 from clbench.suites.suite import Suite
@@ -345,139 +332,13 @@ def cell(monkeypatch):
         del linecache.cache[each]
 
 
-# Trouble
+# Trouble, and runs recorded by hand
 
 
-@pytest.fixture
-def during_task(monkeypatch):
-    """(number, action) -> the action happens when the naive method begins its number-th task, runs counted through."""
+TROUBLES = runpy.run_path(str(Path(__file__).with_name("troubles.py")))
+during_task, small_disk, fill = (TROUBLES[name] for name in ("during_task", "small_disk", "fill"))
 
-    def arrange(number, action):
-        learn, begun = Naive.learn, []
-
-        def learn_after_action(method, task):
-            begun.append(task)
-            if len(begun) == number:
-                action()
-            learn(method, task)
-
-        monkeypatch.setattr(Naive, "learn", learn_after_action)
-
-    return arrange
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"only root can mount a small file system ({mounted.stderr.strip()})")
-    yield folder
-    # MLflow keeps its connections.
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@pytest.fixture
-def fill(small_disk):
-    """() -> the small file system is full; its file `ballast` is what fills it."""
-
-    def write() -> None:
-        with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"x" * 4096)
-
-    return write
-
-
-# Runs recorded by hand
-
-
-@pytest.fixture(scope="session")
-def recorded_run():
-    """(method, seed, accuracy, changes) -> a finished run of permuted-mnist that nobody trained."""
-
-    def make(method: str = "naive", seed: int = 0, accuracy: float = 0.9, **changes) -> RecordedRun:
-        """Two tasks whose final average accuracy is `accuracy`; `changes` go into the config."""
-        matrix = np.array([[0.1, 0.1], [0.95, 0.2], [accuracy - 0.05, accuracy + 0.05]])
-        numbers = {"train_seconds": 10.0, "train_images_per_second": 5000.0, "eval_seconds": 1.0}
-        memory = {"peak_memory_bytes": 2.0**30, "extra_state_bytes": 40000}
-        tasks = pd.DataFrame([{"task": task, **numbers, **memory} for task in (1, 2)], columns=list(TASK_COLUMNS))
-        config = {
-            "format": FORMAT,
-            "run_id": f"{method[:3]}{seed}",
-            "suite": "permuted-mnist",
-            "title": "Permuted MNIST",
-            "method": method,
-            "seed": seed,
-            "modified": False,
-            "overrides": {},
-            "suite_settings": {"n_tasks": 2, "scenario": "permuted", "hidden_sizes": [20, 20], "epochs": 5},
-            "method_settings": {},
-            "task_known_at_test": False,
-            "precision": "float32",
-            "device": "cpu",
-            "threads": 1,
-            "data": {"source": "made up", "sha256": "ab" * 32, "train_images": 60000, "test_images": 10000},
-            "versions": {"python": "3.11.0", "torch": "2.9.0", "clbench": "0.1.0"},
-            "git_commit": "0123abc",
-            "git_dirty": False,
-            "command": f"clbench run --method {method} --seed {seed}",
-            "host": "here",
-        }
-        config.update(changes)
-        return RecordedRun(
-            run_id=config["run_id"],
-            status="finished",
-            config=config,
-            environment="",
-            accuracy_matrix=matrix,
-            tasks=tasks,
-            capacity=pd.DataFrame(columns=list(CAPACITY_COLUMNS)),
-            pruning=pd.DataFrame(columns=list(PRUNING_COLUMNS)),
-            measures=pd.DataFrame(columns=list(MEASURES_COLUMNS)),
-            started=f"2025-01-01T0{seed % 10}:00:00+00:00",
-            ended=f"2025-01-01T0{seed % 10}:30:00+00:00",
-        )
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def counted():
-    """(rows) -> a capacity table of (task, group, unit, units, free, new, reused, threshold, margin_spent)."""
-
-    def make(rows) -> pd.DataFrame:
-        names = ("task", "group", "unit", "units", "free", "new", "reused", "threshold", "margin_spent")
-        named = [dict(zip(names, row, strict=False)) for row in rows]
-        return capacity_table(named).reindex(columns=list(CAPACITY_COLUMNS))
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def recorded_seeds(recorded_run):
-    """(method, accuracy of each seed, changes) -> runs as of `recorded_run`, with the seeds 0, 1, ..."""
-
-    def make(method: str, *accuracies: float, **changes) -> list[RecordedRun]:
-        return [recorded_run(method, seed, accuracy, **changes) for seed, accuracy in enumerate(accuracies)]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def write_run():
-    """(root, run) -> the run's folder below `root`, written as `clbench run` would."""
-
-    def write(root, run: RecordedRun):
-        root.mkdir(exist_ok=True)
-        folder = RunFolder(root, run.run_id)
-        folder.begin(run.config, run.environment, run.files)
-        if run.samples:
-            folder.write_bytes("samples.png", run.samples)
-        folder.write_tables(result_of(run))
-        folder.set_status(run.status, run.reason)
-        return folder.path
-
-    return write
+RECORDED_RUNS = runpy.run_path(str(Path(__file__).with_name("recorded_runs.py")))
+recorded_run, counted, recorded_seeds, write_run = (
+    RECORDED_RUNS[name] for name in ("recorded_run", "counted", "recorded_seeds", "write_run")
+)
