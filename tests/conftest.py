@@ -307,6 +307,18 @@ def place(tmp_path, make_store):
 
 
 @pytest.fixture
+def grid_file(tmp_path):
+    """(text) -> the path of a file that holds it."""
+
+    def write(text):
+        path = tmp_path / "grid.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def no_method_is_left():
     """A method that a test brings is none for the next."""
     yield
