@@ -1,240 +1,31 @@
-"""Commands in processes of their own: killed, told to stop, many at once, and one that trains several runs at once."""
+"""A command that trains several runs at once: it or one of its processes is killed, stopped, or no longer heard."""
 
 import json
-import multiprocessing
 import os
 import pty
-import random
 import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 
 from clbench.execution import processes as executor
-from clbench.methods.table import METHODS
 from clbench.records.folder import RunFolder
 from clbench.records.reading import read_run, run_paths
 
-
-@pytest.fixture(scope="module")
-def processes():
-    """Makes processes in which everything is imported already, and nothing was computed yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["clbench.cli.running", "clbench.runs.runner", "clbench.tracking", "mlflow", "sklearn.datasets"]
-    )
-    return context
-
-
-HOLDER = """
-import signal, sys
-from pathlib import Path
-from clbench.records.folder import RunFolder
-with RunFolder(Path(sys.argv[1]), sys.argv[2]).lease() as is_ours:
-    print(is_ours, flush=True)
-    signal.pause()
-"""
-
-
-def test_a_lease_is_held_by_one_process_and_ends_with_it(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path, "abc"], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "True\n"
-        with RunFolder(tmp_path, "abc").lease() as is_ours:
-            assert not is_ours
-        with RunFolder(tmp_path, "another").lease() as is_ours:
-            assert is_ours
-        holder.kill()
-    with RunFolder(tmp_path, "abc").lease() as is_ours:
-        assert is_ours
-
-
-GRID = ["run", "--suite", "permuted-digits", "--seeds", "0", "--no-report", "--threads", "1"]
-GRID += ["--set", "epochs=2", "--set", "hidden_sizes=24,24"]
-
-
-def start(processes, place, methods, *arguments, tasks=4, output=None):
-    grid = [*GRID, "--set", f"n_tasks={tasks}", "--methods", methods, *arguments]
-    return begin(processes, place, grid, output)
-
-
-def begin(processes, place, arguments, output=None):
-    given = {"folder": place, "arguments": arguments, "output": output or place / "said.txt"}
-    # A script, because the other process cannot import a test module.
-    script = Path(__file__).parent / "processes" / "clbench.py"
-    process = processes.Process(target=runpy.run_path, args=(str(script), given))
-    process.start()
-    return process
-
-
-@pytest.fixture
-def command(processes):
-    """(folder, methods, more arguments, tasks, output) -> a process that runs the grid of these methods in the folder.
-
-    What it says goes to the output, said.txt in the folder if none is given.
-    """
-    return partial(start, processes)
-
-
-@pytest.fixture
-def outcomes(outcome_of):
-    """(folder) -> by method, the outcome of its run there."""
-
-    def read(place):
-        paths = run_paths(place / "clbench-runs")
-        return {read_run(path).method: outcome_of(RunFolder(path.parent, path.name)) for path in paths}
-
-    return read
-
-
-def points(place):
-    """By method, every accuracy that MLflow holds, as (metric, step, value), sorted."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
-    (experiment,) = (item.experiment_id for item in client.search_experiments() if item.name == "permuted-digits")
-    found = {}
-    for run in client.search_runs([experiment]):
-        # Whoever begins a command ends it, or the next one does.
-        assert run.info.status != "RUNNING"
-        if run.data.tags["clbench.kind"] == "invocation" or run.info.status == "KILLED":
-            continue
-        # One run for each of ours, and no second one left behind.
-        assert run.data.tags["clbench.method"] not in found
-        assert run.info.status == "FINISHED"
-        found[run.data.tags["clbench.method"]] = sorted(
-            (point.key, point.step, point.value)
-            for name in run.data.metrics
-            if "accuracy" in name or "neurons" in name
-            for point in client.get_metric_history(run.info.run_id, name)
-        )
-    return found
-
-
-@pytest.fixture
-def killed_at_random_instants(command, outcomes, make_store, tmp_path):
-    """(methods, kills) -> passes if runs killed that often end like uninterrupted ones, bit for bit."""
-
-    def check(methods, kills):
-        whole, parts = make_store(tmp_path / "whole"), make_store(tmp_path / "parts")
-        began = time.monotonic()
-        process = command(whole, methods)
-        process.join()
-        assert process.exitcode == 0, (whole / "said.txt").read_text()
-        seconds = time.monotonic() - began
-        draw = random.Random(1)
-        for _ in range(kills):
-            process = command(parts, methods)
-            # Short enough that the last kill still finds something to interrupt.
-            process.join(draw.uniform(0, 2 * seconds / kills))
-            process.kill()
-            process.join()
-        process = command(parts, methods)
-        process.join()
-        assert process.exitcode == 0, (parts / "said.txt").read_text()
-        assert outcomes(parts) == outcomes(whole)
-        assert set(outcomes(parts)) == set(methods.split(","))
-        assert points(parts) == points(whole)
-        assert set(points(parts)) == set(methods.split(","))
-
-    return check
-
-
-@pytest.mark.long
-def test_a_run_killed_at_random_instants_ends_like_an_uninterrupted_one(killed_at_random_instants):
-    killed_at_random_instants("clnp,si", 4)
-
-
-@pytest.mark.slow
-def test_eight_processes_that_start_at_once_share_the_work(command, outcomes, tmp_path):
-    # A fresh folder, and a store that none of them finds.
-    processes = [command(tmp_path, "clnp,ewc,si,naive") for _ in range(8)]
-    for process in processes:
-        process.join()
-    said = (tmp_path / "said.txt").read_text()
-    assert [process.exitcode for process in processes] == [0] * 8, said
-    assert set(outcomes(tmp_path)) == {"clnp", "ewc", "si", "naive"}
-    # Each task was learned once, by whichever process.
-    assert said.count("task 4/4 learned") == 4
-    assert not list(tmp_path.glob("clbench-runs/*.unfinished-*"))
-    assert set(points(tmp_path)) == {"clnp", "ewc", "si", "naive"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(name, killed_at_random_instants):
-    killed_at_random_instants(name, 6)
-
-
-SMALL_CIFAR = ["run", "--suite", "../small.toml", "--methods", "clnp", "--seeds", "0", "--threads", "1", "--no-report"]
-SMALL_CIFAR += ["--precision", "bfloat16", "--set", "clnp.budget=0.4", "--set", "clnp.rank=contribution"]
-
-
-@pytest.fixture
-def small_cifar(tmp_path):
-    """A folder with images of two classes, images of ten, and the suite over both."""
-    generator = np.random.default_rng(0)
-    for name, classes in (("first", 2), ("second", 10)):
-        means = generator.integers(60, 190, (classes, 1, 1, 3))
-
-        def drawn(each, means=means, classes=classes):
-            labels = np.arange(classes).repeat(each)
-            noise = generator.normal(0, 40, (len(labels), 32, 32, 3))
-            return (means[labels] + noise).clip(0, 255).astype(np.uint8), labels
-
-        arrays = {}
-        for part, each in (("train", 40), ("test", 10)):
-            arrays[f"x_{part}"], arrays[f"y_{part}"] = drawn(each)
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-    (tmp_path / "small.toml").write_text(
-        'name = "small"\ntitle = "Small"\nsource = "A test."\nextends = "cifar10-cifar100"\n'
-        'data = "first.npz+second.npz"\nclasses_per_task = 2\nepochs = 2\nbatch_size = 16\nvalidation_share = 0.1\n'
-    )
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(processes, small_cifar, make_store, outcomes):
-    whole, parts = make_store(small_cifar / "whole"), make_store(small_cifar / "parts")
-    undisturbed = begin(processes, whole, SMALL_CIFAR)
-    process = begin(processes, parts, SMALL_CIFAR)
-    wait_for(parts / "said.txt", "task 2/6 learned", process)
-    process.kill()
-    process.join()
-    again = begin(processes, parts, SMALL_CIFAR)
-    for process in (undisturbed, again):
-        process.join()
-    assert undisturbed.exitcode == 0, (whole / "said.txt").read_text()
-    assert again.exitcode == 0, (parts / "said.txt").read_text()
-    assert outcomes(parts) == outcomes(whole)
-    assert set(outcomes(parts)) == {"clnp"}
-    assert len(statuses(parts)["clnp"]["resumed"]) == 1
-
-
-# Several runs at once
+GRIDS = runpy.run_path(str(Path(__file__).with_name("grids.py")))
+start, points, wait_for, statuses = (GRIDS[name] for name in ("start", "points", "wait_for", "statuses"))
 
 
 def workers_of(process):
     """The processes that train for a command; they hang below the one that makes them. In the order of their runs."""
     found = [worker for child in psutil.Process(process.pid).children() for worker in child.children()]
     return sorted(found, key=lambda worker: worker.pid)
-
-
-def wait_for(file, words, process):
-    """Returns once the words stand in the file."""
-    # Nothing tells when another process has written to a file; it ends in any case.
-    while not (file.exists() and words in file.read_text()):
-        process.join(0.05)
-        assert process.is_alive(), file.read_text()
 
 
 def drain(handle):
@@ -284,12 +75,6 @@ def test_what_a_run_learns_depends_on_nothing_around_it(command, outcomes, undis
     assert {name: found for name, found in outcomes(others).items() if name != "psp"} == expected
     assert outcomes(in_terminal) == {"si": expected["si"]}
     assert {read_run(path).config["jobs"] for path in run_paths(others / "clbench-runs")} == {3}
-
-
-def statuses(place):
-    """By method, status.json of its run."""
-    paths = run_paths(place / "clbench-runs")
-    return {read_run(path).method: json.loads((path / "status.json").read_text()) for path in paths}
 
 
 def kill_while_training(process, place, method, resumed=0):
