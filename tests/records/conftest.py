@@ -1,4 +1,4 @@
-"""Tests of run folders: a finished run, and one as the first version recorded it."""
+"""Tests of run folders: a finished run, one as the first version recorded it, and records of every form."""
 
 import json
 import runpy
@@ -37,3 +37,6 @@ def unsealed(folder):
         json.dumps({key: content[key] for key in ("status", "started", "ended", "reason")}, indent=2) + "\n"
     )
     return folder
+
+
+record = runpy.run_path(str(Path(__file__).with_name("small_record.py")))["record"]
