@@ -96,7 +96,7 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_no_run(clbench, assert_
     [
         ["run"],
         ["run", "--suite"],
-        ["run", "--suite", SUITE, "--epochs", "3"],
+        ["run", "--suite", SUITE, "--epoch", "3"],
         ["run", "--suite", SUITE, "--threads", "0"],
         ["run", "--suite", SUITE, "--threads", "two"],
         ["run", "--suite", SUITE, "extra"],
