@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import frozen, groups_of, heads_of
+from clbench.baselines.parts import computed, frozen, groups_of, heads_of
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
@@ -83,9 +83,11 @@ class ANPyC(Method):
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: ANPyCSettings) -> str:
-        """Refuses frozen weights, and layers that share one."""
-        layers = dict(network.named_modules())
-        weights = [layers[name].weight for name in layers_called(network, image)]
+        """Refuses frozen weights, those that are computed, and layers that share one."""
+        layers, called = dict(network.named_modules()), layers_called(network, image)
+        if reason := computed(network, called):
+            return reason
+        weights = [layers[name].weight for name in called]
         if len({id(weight) for weight in weights}) < len(weights):
             return "anpyc prunes each layer by itself, but two layers of the network share their weights"
         return frozen(network)

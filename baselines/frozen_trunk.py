@@ -35,6 +35,10 @@ class FrozenTrunk(PartsMethod):
         """What freezes the hidden layers."""
         return [_Freezing(self)]
 
+    def is_own(self, name: str) -> bool:
+        """What is of the output layer alone: biases and batch norms of the hidden layers stay as they are."""
+        return super().is_own(name) and name.rpartition(".")[0] in self.outputs
+
     def read_by(self, task: int) -> dict[str, Tensor]:
         """All shared weights, as they are."""
         return {}

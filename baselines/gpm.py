@@ -11,6 +11,7 @@ directions as are needed to hold the share epsilon of the energy of the inputs o
 
 Departs from it: a bias is the weight of an input that is always 1, where theirs have no biases. Batch norms keep their
 statistics for the test, where theirs normalise by the test's batches. From the second task on they stay as they are.
+Every layer is measured with as many images, where theirs have fewer for convolutions.
 Other layers with weights, such as layer norms, are not protected.
 """
 

@@ -130,9 +130,10 @@ class HAT(PartsMethod):
 
     @classmethod
     def refuses(cls, suite: Suite, settings: HATSettings) -> str:
-        """Weight decay, which gates between 0 and 1 hold nothing against."""
-        if settings.weight_decay and not settings.binarise:
-            return "weight_decay moves what hat protects by gates between 0 and 1; leave it out, or give binarise=true"
+        """What moves weights although gates between 0 and 1 let little of their gradient through."""
+        moving = "weight_decay" if settings.weight_decay else f"optimizer={settings.optimizer}"
+        if not settings.binarise and (settings.weight_decay or settings.optimizer not in ("sgd", None)):
+            return f"{moving} moves what hat protects by gates between 0 and 1; leave it out, or give binarise=true"
         return ""
 
     @classmethod

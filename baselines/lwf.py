@@ -5,7 +5,7 @@ answer for the earlier ones as it did before, on the new task's images,
 
 .. math:: L_t + \lambda \sum_{k < t} T^2 \, KL(softmax(z_k^{old} / T) \,\|\, softmax(z_k / T))
 
-with z_k the logits of task k's output layer, or of the only one. The temperature T is 2 there.
+with z_k the logits of task k's output layer. A single output layer gives one such term. The temperature T is 2 there.
 
 Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone.
 """

@@ -33,6 +33,15 @@ _MOST_TRIALS = 10
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _as_shares(given: Any) -> Any:
+    """Says in one sentence what shares may be, where Pydantic would have one for each of its forms."""
+    found = list(given) if isinstance(given, tuple) else given
+    listed = found if isinstance(found, list) else [found]
+    if found not in ("equal", "search") and not all(type(each) in (int, float) and 0 <= each < 1 for each in listed):
+        raise ValueError("expected equal, search, or shares from 0 to below 1")
+    return found
+
+
 class PackNetSettings(MethodSettings):
     """Hyper-parameters of PackNet.
 
@@ -46,9 +55,7 @@ class PackNetSettings(MethodSettings):
         output_weights: a single head too gets weights of its own for every task.
     """
 
-    shares: Annotated[
-        Literal["equal", "search"] | Share | list[Share], BeforeValidator(lambda v: list(v) if type(v) is tuple else v)
-    ] = "equal"
+    shares: Annotated[Literal["equal", "search"] | Share | list[Share], BeforeValidator(_as_shares)] = "equal"
     search_drop: float = Field(default=0.2, ge=0, le=1)
     fine_tune_share: float = Field(default=0.33, ge=0, lt=1)
     fine_tune_rate: float = Field(default=0.1, gt=0, le=1)

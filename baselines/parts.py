@@ -65,7 +65,10 @@ class PartsMethod(Method):
         """Refuses a network without a hidden layer to share, or with frozen weights."""
         if reason := frozen(network):
             return reason
-        if len(layers_called(network, image)) < 2:
+        called = layers_called(network, image)
+        if reason := computed(network, called):
+            return reason
+        if len(called) < 2:
             return "tasks share the weights of hidden linear layers and convolutions, but the network has none"
         return ""
 
@@ -239,6 +242,15 @@ class MaskedMethod(PartsMethod):
     def groups(self) -> list[tuple[str, str]]:
         """What reports call each hidden layer with shared weights, and its name."""
         return groups_of(self.model, [name for name in self.shared if name not in self.outputs])
+
+
+def computed(network: nn.Module, names: list[str]) -> str:
+    """Why weights of these layers cannot be held; empty where all are parameters."""
+    layers = dict(network.named_modules())
+    for name in names:
+        if not isinstance(vars(layers[name])["_parameters"].get("weight"), nn.Parameter):
+            return f"the weight of the layer '{name}' is computed anew in every step, so no part of it can be held"
+    return ""
 
 
 def groups_of(network: nn.Module, names: list[str]) -> list[tuple[str, str]]:

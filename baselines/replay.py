@@ -27,6 +27,7 @@ from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.methods.space import Among, Between
 from clbench.networks.answer import answer, evaluating
+from clbench.records.format import REPLAYED
 from clbench.suites.suite import Suite
 
 
@@ -106,10 +107,15 @@ class Memory:
 
 
 class ER(Method):
-    """ER on a suite."""
+    """ER on a suite.
+
+    Attributes:
+        n_replayed: images of the present task's steps that came from the memory.
+    """
 
     Settings = ERSettings
     resumes = True
+    n_replayed = 0
     searched = {"memory_batch": Among((None, 16, 64, 256))}
 
     @classmethod
@@ -132,9 +138,14 @@ class ER(Method):
 
     def answers(self, x: Tensor, labels: Tensor) -> Tensor:
         """Logits [B, C] in training."""
+        self.n_replayed += len(x)
         with self.strategy.autocast():
             found = answer(self.model, x, labels)
         return found.float()
+
+    def measures(self) -> Mapping[str, float]:
+        """How many images the task just learned replayed, each counted as often as it was used."""
+        return {REPLAYED: float(self.n_replayed)}
 
     def remember(self, task: Task) -> None:
         """Takes images of a learned task."""
@@ -186,6 +197,9 @@ class DERPlusPlus(ER):
 class _Replaying:
     def __init__(self, method: ER) -> None:
         self.method = method
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.method.n_replayed = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         if self.method.memory.positions:

@@ -124,7 +124,7 @@ class SORSNN(ScoredMethod):
 
     Settings = SORSNNSettings
     resumes = True
-    numbers = 1
+    numbers = 2
     has_networks = False
     searched = {"share": Between(0.1, 0.7, log=False), "plasticity": Between(1e-3, 1.0)}
 
@@ -154,6 +154,10 @@ class SORSNN(ScoredMethod):
     def adapt(self, network: nn.Module) -> nn.Module:
         """The network, spiking."""
         return super().adapt(made_spiking(network, self.settings.time_steps))
+
+    def carried(self) -> list[Tensor]:
+        """What scores are made of, the tasks' embeddings too."""
+        return [*super().carried(), *self.model.get_submodule("regulation").state_dict().values()]
 
     def plugins(self) -> list[Plugin]:
         """What turns to the task's pathway and slows the synapses of earlier ones."""

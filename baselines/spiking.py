@@ -28,23 +28,33 @@ class LIF(nn.Module):
     """Leaky integrate-and-fire neurons: u <- u + (I - u) / 2, a spike where u > 0.5, which sets u to 0.
 
     Attributes:
-        membrane: u of every neuron; None before the first step.
+        membranes: u of every neuron, one tensor for each place of the network that calls this module, in their order.
         n_spikes: spikes since `begin`, a scalar; None before the first step.
     """
 
-    membrane: Tensor | None = None
-    n_spikes: Tensor | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin()
 
     def begin(self) -> None:
         """Starts anew with images that were not seen yet."""
-        self.membrane = self.n_spikes = None
+        self.membranes: list[Tensor] = []
+        self.n_spikes: Tensor | None = None
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        """Starts the next step in time with the same images."""
+        self._calls = 0
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes, 0 or 1, for the current that arrives, in its shape."""
-        before = torch.zeros_like(current) if self.membrane is None else self.membrane
+        if self._calls == len(self.membranes):
+            self.membranes.append(torch.zeros_like(current))
+        before = self.membranes[self._calls]
         u = before + (current - before) / 2
         spikes: Tensor = _Spike.apply(u - _THRESHOLD)
-        self.membrane = u * (1 - spikes.detach())
+        self.membranes[self._calls] = u * (1 - spikes.detach())
+        self._calls += 1
         n = spikes.detach().sum()
         self.n_spikes = n if self.n_spikes is None else self.n_spikes + n
         return spikes
@@ -60,11 +70,15 @@ class _Repeated:
         neurons = spiking_neurons(self.network)
         for lif in neurons:
             lif.begin()
-        total = torch.stack([type(self.network).forward(self.network, *given) for _ in range(self.steps)]).mean(0)
+        answers = []
+        for _ in range(self.steps):
+            for lif in neurons:
+                lif.begin_step()
+            answers.append(type(self.network).forward(self.network, *given))
         for lif in neurons:
-            # It holds the graph of this batch.
-            lif.membrane = None
-        return total
+            # They hold the graph of this batch.
+            lif.membranes = []
+        return torch.stack(answers).mean(0)
 
 
 def spiking_neurons(network: nn.Module) -> list[LIF]:
@@ -80,7 +94,8 @@ def made_spiking(network: nn.Module, steps: int) -> nn.Module:
         steps: T.
     """
     for parent in list(network.modules()):
-        for name, child in parent.named_children():
+        # A module may stand at several places. `named_children` would show the first alone.
+        for name, child in list(parent._modules.items()):
             if type(child) is nn.ReLU:
                 setattr(parent, name, LIF())
     network.forward = _Repeated(network, steps)

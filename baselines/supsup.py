@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.baselines.parts import PerTask, weight_of
 from clbench.baselines.wsn import NO_POWERS, ScoredMethod, chosen_in
@@ -92,6 +92,10 @@ class SupSup(ScoredMethod):
         """Statistics of batch norms and a trained output layer: what else would be a task's own is the same for all."""
         of_task = name in dict(self._plain.named_buffers()) or self._trains_as_usual(name)
         return super().is_own(name) and of_task
+
+    def carried(self) -> list[Tensor]:
+        """Scores, where they are not drawn anew."""
+        return super().carried() if self.settings.scores == "carry" else []
 
     def plugins(self) -> list[Plugin]:
         """What starts scores before a task and keeps the choice after it."""

@@ -93,6 +93,15 @@ class ScoredMethod(MaskedMethod):
         masks = {f"mask/{task}/{name}": mask for task, found in self.masks.items() for name, mask in found.items()}
         return {**super().extra_state(), **masks}
 
+    def carried(self) -> list[Tensor]:
+        """What scores are made of, from which the next task goes on."""
+        return [tensor for name, tensor in self.model.state_dict().items() if ".parametrizations.weight.0." in name]
+
+    def extra_state_bytes(self) -> int | None:
+        """As of every method, and what scores are made of."""
+        found = super().extra_state_bytes()
+        return None if found is None else found + sum(tensor.nbytes for tensor in self.carried())
+
     def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
         """Takes them back."""
         super().load_extra_state(extra)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-SUITES = ("split-cifar100-10", "cifar10-cifar100")
+SUITES = ("split-cifar100-10", "split-cifar100-10-batch-norm", "cifar10-cifar100")
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from clbench.data import ImageSet
 from clbench.errors import SettingError
 from clbench.methods.method import Method, Workplace, share_right
 from clbench.methods.table import find_method
+from clbench.networks.units import find_units
 from clbench.seeding import RandomStreams
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def repair(
 
     Raises:
         SettingError: for a method that counts no units, or that cannot learn one task more.
+        MethodError: for a network whose units cannot be followed.
 
     Example:
         repair(spec, images, torch.device("cpu"), task=1, share=0.3).repaired
@@ -82,6 +84,8 @@ def repair(
     settings = kind.one_task_more(spec.settings)
     if reason := kind.refuses(suite, settings):
         raise SettingError(reason)
+    # A network whose units cannot be followed is refused before it has been trained.
+    find_units(suite.build_network(stream.image_shape, stream.n_outputs, 0), torch.zeros(1, *stream.image_shape))
     chosen = stream.tasks[task - 1]
     again = _as_task(chosen, n_tasks)
     seeds = RandomStreams(spec.seed)

@@ -271,7 +271,8 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
         ("wsn", {"power_alpha": 2.0}, "leave power_alpha out"),
         ("packnet", {"search_drop": 0.1}, "for shares=search"),
         ("anpyc", {"learning_rate_schedule": "plateau"}, "give it linear or constant"),
-        ("hat", {"weight_decay": 0.1}, "binarise=true"),
+        ("hat", {"weight_decay": 0.1}, "weight_decay moves what hat protects"),
+        ("hat", {"optimizer": "adam"}, "optimizer=adam moves what hat protects"),
         ("classp", {"reference": True, "threshold": 0.1}, "there is no gate"),
         ("gpm", {"optimizer": "adam"}, "only plain sgd follows"),
         ("gpm", {"weight_decay": 0.1}, "only plain sgd follows"),
@@ -280,6 +281,16 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
 def test_what_would_change_nothing_or_the_wrong_thing_is_refused(name, settings, said):
     suite = SUITES["permuted-digits"]
     assert said in reason_against(name, suite, resolve_settings(suite, name, settings))
+
+
+@pytest.mark.parametrize("computed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+@pytest.mark.parametrize("name", ["packnet", "wsn", "supsup", "sor-snn-style", "frozen-trunk", "anpyc"])
+def test_weights_that_are_computed_are_refused_by_the_name_of_their_layer(name, computed):
+    image, settings = torch.zeros(1, 1, 4, 4), resolve_settings(SUITES["permuted-digits"], name, {})
+    layers = [nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    assert find_method(name).unfit(nn.Sequential(*layers), image, settings) == ""
+    layers[3] = computed(layers[3])
+    assert "the layer '3' is computed" in find_method(name).unfit(nn.Sequential(*layers), image, settings)
 
 
 def test_hat_refuses_what_it_has_no_gate_for():

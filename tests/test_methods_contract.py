@@ -146,10 +146,14 @@ def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
         "single-task": weights,
         # An owner among 0 and the tasks.
         "packnet": method.workplace.suite.n_tasks.bit_length() * shared // 8 + 2 * 4 * (biases + output),
-        "wsn": 2 * shared // 8 + 2 * 4 * (biases + output),
+        # Its scores go on to the next task.
+        "wsn": 2 * shared // 8 + 2 * 4 * (biases + output) + 4 * shared,
         "supsup": 2 * (shared + 10 * 128) // 8,
-        "sor-snn-style": 2 * shared // 8 + 2 * 4 * (biases + output),
-        "frozen-trunk": 2 * 4 * (biases + output),
+        # What scores are made of: their base, 16 numbers a row and a column, and as many for each task of the suite.
+        "sor-snn-style": 2 * shared // 8
+        + 2 * 4 * (biases + output)
+        + 4 * (shared + 16 * (64 + 128 + 128 + 128) + 16 * method.workplace.suite.n_tasks),
+        "frozen-trunk": 2 * 4 * output,
         "hat": 2 * 4 * (2 * 128 + output),
         "gpm": sum(4 * basis.numel() for basis in getattr(method, "bases", {}).values()),
         "lwf": 0,

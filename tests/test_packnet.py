@@ -7,7 +7,10 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
+from clbench.errors import SettingError
 from clbench.methods.strategy import Plateau
+from clbench.methods.table import resolve_settings
+from clbench.suites.files import SUITES
 
 learn_noting = runpy.run_path(str(Path(__file__).with_name("noted_steps.py")))["learn_noting"]
 
@@ -126,3 +129,9 @@ def test_packnet_fine_tunes_with_a_new_optimiser_at_a_share_of_the_falling_rate(
     falling = [full * (1 - step / n) for step in range(n)]
     assert seen == pytest.approx(falling[: n // 2] + [rate / 2 for rate in falling[n // 2 :]])
     assert {int(state["step"]) for state in method.strategy.optimizer.state.values()} == {n // 2}
+
+
+@pytest.mark.parametrize("shares", [1, -0.5, "all", [0.5, 2.0], (0.5, "equal"), True])
+def test_shares_that_are_none_are_refused_in_one_sentence(shares):
+    with pytest.raises(SettingError, match=r"^the setting packnet\.shares=.* does not fit: expected equal, search, or"):
+        resolve_settings(SUITES["permuted-digits"], "packnet", {"shares": shares})

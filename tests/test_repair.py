@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clbench.data import load_images
-from clbench.errors import SettingError
+from clbench.errors import MethodError, SettingError
 from clbench.repair import repair
 from clbench.runs.spec import make_specs
 from clbench.suites.files import find_suite
@@ -31,6 +31,19 @@ class Net(nn.Module):
     def forward(self, x):
         x = self.norm(self.conv(x)).relu()
         return self.last(self.affine(self.plain(x)).relu().flatten(1))
+"""
+BRANCHES = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, image_shape, n_outputs):
+        super().__init__()
+        self.hidden = nn.Linear(64, 16)
+        self.one, self.other = nn.Linear(16, n_outputs), nn.Linear(16, n_outputs)
+
+    def forward(self, x):
+        x = self.hidden(x.flatten(1)).relu()
+        return self.one(x) + self.other(x)
 """
 METHODS = {
     "packnet": {},
@@ -144,6 +157,16 @@ def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
         made("packnet", 0.5, task=4)
 
 
+def test_a_network_whose_units_cannot_be_followed_is_refused_before_it_is_trained(tmp_path):
+    (tmp_path / "net.py").write_text(BRANCHES)
+    images, learned = load_images("digits"), []
+    changes = {"n_tasks": 2, "epochs": 1, "network": f"{tmp_path}/net.py:Net"}
+    (spec,) = make_specs(find_suite("permuted-digits"), ["packnet"], [0], changes, images, "float32", "cpu")
+    with pytest.raises(MethodError, match="outputs"):
+        repair(spec, images, torch.device("cpu"), 1, 0.5, on_learned=learned.append)
+    assert learned == []
+
+
 @pytest.mark.long
 def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path):
     changes = ["--set", "n_tasks=2", "--set", "epochs=2", "--set", "hidden_sizes=64,64", "--set", "image_size=6"]
@@ -166,6 +189,7 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
     for arguments, said in [
         ([ids["naive"], "--repair", "0.3"], "counts no units"),
         ([ids["packnet"], "--repair", "0.3", "--task", "9"], "the run has tasks 1 to 2, but got --task 9"),
+        ([ids["packnet"], "--repair", "0.3", "--task", "0"], "the run has tasks 1 to 2, but got --task 0"),
         ([ids["packnet"], "--repair", "0"], "--repair 0 is no share of units to destroy"),
         ([ids["packnet"], "--task", "2"], "give --repair as well"),
     ]:

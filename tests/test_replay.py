@@ -94,3 +94,15 @@ def test_less_is_forgotten_than_by_fine_tuning(name, make_workplace, make_method
         with method.network_for(first) as network, torch.inference_mode():
             kept[each] = share_right(network, first.test, torch.device("cpu"))
     assert kept[name] > kept["naive"] + 0.02
+
+
+@pytest.mark.parametrize(("name", "draws"), [("er", 1), ("der++", 2)])
+def test_images_from_the_memory_are_counted_as_often_as_they_are_used(name, draws, make_workplace, make_method):
+    workplace = make_workplace(n_tasks=2, hidden_sizes=[8], epochs=2, batch_size=32)
+    method = make_method(name, workplace, memory=40, memory_batch=16)
+    counted = []
+    for task in workplace.stream.tasks:
+        method.learn(task)
+        counted.append(method.measures()["images_replayed"])
+    steps = 2 * -(-len(workplace.stream.tasks[1].train) // 32)
+    assert counted == [0, draws * 16 * steps]

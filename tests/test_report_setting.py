@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from clbench.records.format import CAPACITY_COLUMNS, capacity_table
+from clbench.records.format import CAPACITY_COLUMNS, REPLAYED, capacity_table
 from clbench.records.reading import RecordedRun
 from clbench.records.samples import sample_strip
 from clbench.reports import write_report
@@ -241,20 +242,23 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
         ]  # fmt: skip
         return replace(recorded_run(method), capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)))
 
-    runs = [run("wsn", 0.2), run("wsn:less", 0.1), recorded_run("naive")]
+    replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, 500.0]})
+    er = replace(recorded_run("er"), measures=replayed)
+    runs = [run("wsn", 0.2), run("wsn:less", 0.1), recorded_run("naive"), er]
     groups = select(runs, runs[0].suite).groups
     used = {group.method: group.capacity_used and group.capacity_used.mean for group in groups}
-    assert used == {"wsn": pytest.approx(0.4), "wsn:less": pytest.approx(0.2), "naive": None}
+    assert used == {"wsn": pytest.approx(0.4), "wsn:less": pytest.approx(0.2), "naive": None, "er": None}
     section = costs_section(groups, "")
     (table,) = [item for item in section.items if isinstance(item, Table)]
     headings = [column.heading for column in table.columns]
     place = {name: headings.index(name) for name in ("CAP, %", "Images trained on")}
     for row in table.rows:
-        expected = {"wsn": "40.0", "wsn:less": "20.0", "naive": "n/a"}[row[0].text]
+        expected = {"wsn": "40.0", "wsn:less": "20.0", "naive": "n/a", "er": "n/a"}[row[0].text]
         assert row[place["CAP, %"]].text == expected
         tasks = recorded_run("naive").tasks
         images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
-        assert row[place["Images trained on"]].value == pytest.approx(images)
+        of_memory = 500 if row[0].text == "er" else 0
+        assert row[place["Images trained on"]].value == pytest.approx(images + of_memory)
     (panel,) = [each for each in _tradeoffs(groups) if each.curves]
     ((method, points),) = _settings_of_methods(panel)
     assert method == "wsn"

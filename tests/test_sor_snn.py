@@ -19,7 +19,11 @@ def test_a_neuron_integrates_leaks_spikes_and_starts_from_0():
         spikes.append(float(u > 0.5))
         u = 0.0 if u > 0.5 else u
     lif.begin()
-    assert [float(lif(torch.tensor([current]))) for current in currents] == spikes
+    found = []
+    for current in currents:
+        lif.begin_step()
+        found.append(float(lif(torch.tensor([current]))))
+    assert found == spikes
     assert 0 < sum(spikes) < len(spikes)
     assert float(lif.n_spikes) == sum(spikes)
 
@@ -47,6 +51,30 @@ def test_an_image_is_shown_for_so_many_steps_and_the_next_one_starts_anew():
     torch.testing.assert_close(network(x), total / 4)
     assert torch.equal(network(x), network(x))
     assert len(spiking_neurons(network)) == 1
+
+
+def test_a_module_that_two_layers_call_is_two_layers_of_neurons():
+    class Twice(nn.Module):
+        def __init__(self, first, second):
+            super().__init__()
+            self.first, self.second = first, second
+            self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.c((self.second or self.first)(self.b(self.first(self.a(x)))))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 5) * 4
+    once, apart = Twice(nn.ReLU(), None), Twice(nn.ReLU(), nn.ReLU())
+    apart.load_state_dict(once.state_dict())
+    answers = [made_spiking(network, 4)(x) for network in (once, apart)]
+    assert torch.equal(*answers)
+    assert [len(spiking_neurons(network)) for network in (once, apart)] == [1, 2]
+    spikes = [sum(float(lif.n_spikes) for lif in spiking_neurons(network)) for network in (once, apart)]
+    assert spikes[0] == spikes[1] > 0
+    named_twice = Twice(*[nn.ReLU()] * 2)
+    named_twice.load_state_dict(apart.state_dict())
+    assert torch.equal(made_spiking(named_twice, 4)(x), answers[1])
 
 
 @pytest.fixture

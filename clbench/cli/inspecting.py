@@ -65,7 +65,7 @@ def inspect_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    place, chosen = chosen_device(device), task or 1
+    place, chosen = chosen_device(device), 1 if task is None else task
     n_tasks = int(found.config["suite_settings"]["n_tasks"])
     if not 1 <= chosen <= n_tasks:
         raise SettingError(f"the run has tasks 1 to {n_tasks}, but got --task {chosen}")

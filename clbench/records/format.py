@@ -72,6 +72,8 @@ TASK_COLUMNS = _TASKS.all
 CAPACITY_COLUMNS = _CAPACITY.all
 PRUNING_COLUMNS = _PRUNING.all
 MEASURES_COLUMNS = _MEASURES.all
+REPLAYED = "images_replayed"
+"""In measures.csv, the images of a task's steps that came from a memory, each counted as often as it was used."""
 ALL_GROUPS = "all"
 """In pruning.csv, the group of a look at the whole network."""
 UNITS = ("neuron", "filter", "weight")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from clbench.metrics import SUMMARY, capacity_used, tasks_learned
+from clbench.records.format import REPLAYED
 from clbench.records.identity import recorded_settings
 from clbench.records.naming import group_identity, names, natural, override_words
 from clbench.records.reading import RecordedRun
@@ -219,14 +220,15 @@ class Group:
 
     @cached_property
     def images_trained_on(self) -> Estimate | None:
-        """Training images over all tasks, each counted as often as it was used, over seeds."""
+        """Training images over all tasks, each counted as often as it was used, also from a memory, over seeds."""
         counts = []
-        for seconds, rate in zip(
-            self._task_column("train_seconds"), self._task_column("train_images_per_second"), strict=True
+        for run, seconds, rate in zip(
+            self.runs, self._task_column("train_seconds"), self._task_column("train_images_per_second"), strict=True
         ):
             if np.isnan(seconds).any() or np.isnan(rate).any():
                 return None
-            counts.append(float((seconds * rate).sum()))
+            of_memory = run.measures.loc[run.measures["name"] == REPLAYED, "value"].sum() if len(run.measures) else 0
+            counts.append(float((seconds * rate).sum() + of_memory))
         return estimate(counts)
 
     def hours(self, device: str) -> float | None:

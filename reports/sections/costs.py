@@ -102,10 +102,11 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             "Seconds per task and images per s are medians over the tasks that trained, which an interruption does not "
             "move. Times compare methods only where device, threads, host and runs at once are the same (see "
             "Provenance); what else a machine did is not recorded. Images trained on: over all tasks, each counted as "
-            "often as it was used. Core-hours and GPU-hours: of all runs, to train and to test, by their threads, or "
-            "by their shares of a GPU. CAP: share of the hidden weights that tasks use, masks included (Kang et al. "
-            "2022); it may exceed 100. Extra state per task: its growth from the first task to the last, per further "
-            "task. On the front: no method of the same kind (told the task at test or not) is at least as accurate "
+            "often as it was used, those replayed from a memory too. Core-hours and GPU-hours: of all runs, to train "
+            "and to test, by their threads, or by their shares of a GPU. CAP: share of the hidden weights that tasks "
+            "use, masks included (Kang et al. 2022); it may exceed 100. Extra state per task: its growth from the "
+            "first task to the last, per further task. On the front: no method of the same kind (told the task at test "
+            "or not) is at least as accurate "
             "for less.",
         ),
     )
