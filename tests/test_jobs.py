@@ -19,7 +19,7 @@ from clbench.records.reading import read_run
 from clbench.runs.spec import make_specs
 from clbench.suites.files import find_suite
 
-SMALL = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [16]}
+SMALL = {"n_tasks": 2, "epochs": 1, "hidden_sizes": [64]}
 
 
 @pytest.fixture

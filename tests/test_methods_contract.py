@@ -23,7 +23,7 @@ TOY = {
     "online-ewc": {"strength": 100.0},
     "mas": {"strength": 0.1},
     "psp": {"learning_rate": 0.002},
-    "hat": {"optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
+    "hat": {"learning_rate": 0.3, "strength": 0.1},
     "gpm": {"learning_rate": 0.2},
     "lwf": {"strength": 0.1},
 }

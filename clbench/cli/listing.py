@@ -23,11 +23,12 @@ def list_command() -> None:
     from clbench.suites.files import SUITES
 
     print("suites (clbench show SUITE tells more):")
+    width = max(map(len, SUITES)) + 2
     for suite in SUITES.values():
         what = f"{suite.n_tasks} tasks, {_HEADS[suite.head]}, {suite.network}, data {suite.data}"
-        print(f"  {suite.name:<24}{suite.title}: {what}")
+        print(f"  {suite.name:<{width}}{suite.title}: {what}")
         if suite.variants:
-            print(f"  {'':<24}variants of methods: {', '.join(suite.variants)}")
+            print(f"  {'':<{width}}variants of methods: {', '.join(suite.variants)}")
     print("\nmethods (--methods NAME, ./file.py:Class or package.module:Class):")
     print("  With a head per task every method is told the task at test time. Else `clbench show SUITE` marks who is.")
     by_family: dict[str, list[str]] = {}
