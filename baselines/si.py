@@ -18,10 +18,11 @@ included. As in the authors' code it is the sum that is kept from turning negati
 The weights start as in the authors' code: as Keras's do, from Glorot's uniform distribution, biases 0.
 
 Departs from it: the paper's sum is kept from turning negative by nothing. The first task's drift is taken from the
-initial weights, as in the authors' code for CIFAR. In that for permuted MNIST it is taken from 0, which is little beside
-xi. A new optimiser counts its steps from 0, where the authors' goes on counting on CIFAR. Unless `train_on_validation` is set,
-some images are held out, where the authors train on all. (Avalanche's plugin, kept as `avalanche-si`, follows a later
-variant: gradient of the total loss, importances capped at 0.001 and free to turn negative.)
+initial weights, as in the authors' code for CIFAR. In that for permuted MNIST it is taken from 0, which is little
+beside xi. A new optimiser counts its steps from 0, where Adam goes on counting in the authors' code for CIFAR. Unless
+`train_on_validation` is set, some images are held out, where the authors train on all. (Avalanche's plugin, kept as
+`avalanche-si`, follows a later variant: gradient of the total loss, importances capped at 0.001 and free to turn
+negative.)
 """
 
 from collections.abc import Iterator, Mapping
