@@ -98,7 +98,9 @@ def train(
         if not method.says_what_it_hardly_learned:
             most = int(task.test.labels.unique(return_counts=True)[1].max())
             right = float(result.matrix[task.index + 1, task.index])
-            warn_if_not_learned("the network", task.index, right, most / len(task.test), "test")
+            warn_if_not_learned(
+                "the network", task.index, right, most / len(task.test), "the images that it is tested on"
+            )
         result.tasks.append(
             {
                 "task": task.index + 1,

@@ -194,7 +194,9 @@ class CLNPPlugin(SupervisedPlugin):
         claims.cut(pruned.mask, new)
         if self.fine_tune_epochs and (bool(new.any()) or self._own_weights):
             self._fine_tune(strategy, pruned.mask)
-        warn_if_not_learned("CLNP", task, self._accuracy(strategy, pruned.mask), validation.chance, "validation")
+        warn_if_not_learned(
+            "CLNP", task, self._accuracy(strategy, pruned.mask), validation.chance, "its validation images"
+        )
         self.reports[task] = reports_of(claims, pruned, activity, new, head)
         claims.claim(
             task,

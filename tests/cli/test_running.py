@@ -29,8 +29,9 @@ STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
 def test_every_method_runs_and_its_output_is_a_timestamped_line_per_task(run, place):
     outcome = run(place, "--no-report", methods="all", seeds="7")
     assert outcome.code == 0, outcome.out
-    assert outcome.err.count("\n") == 1
-    assert outcome.err.startswith("clbench: warning: avalanche-si seed 7: Avalanche's plugin protects nothing")
+    # In one epoch not every method learns something.
+    (said,) = [line for line in outcome.err.splitlines() if "hardly learned" not in line]
+    assert said.startswith("clbench: warning: avalanche-si seed 7: Avalanche's plugin protects nothing")
     assert folders(place).keys() == {(name, 7) for name in [*METHODS, "clnp:best"]}
     lines = outcome.out.splitlines()
     for name in METHODS:
