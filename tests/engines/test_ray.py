@@ -58,9 +58,9 @@ def test_a_killed_task_and_a_lost_node_leave_a_complete_grid_with_the_same_bits(
 
     thread = threading.Thread(target=work)
     thread.start()
-    until(lambda: of_task(place), 120, "a run on Ray")
+    until(lambda: of_task(place), 300, "a run on Ray")
     os.kill(of_task(place)[0], signal.SIGKILL)
-    until(lambda: len(list((tmp_path / "clbench-runs").glob("*/status.json"))) > 4, 120, "some runs")
+    until(lambda: len(list((tmp_path / "clbench-runs").glob("*/status.json"))) > 4, 300, "some runs")
     cluster.remove_node(cluster.second)
     thread.join(300)
     assert not thread.is_alive()

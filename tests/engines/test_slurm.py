@@ -71,7 +71,7 @@ def test_workers_that_are_preempted_cancelled_and_killed_leave_a_complete_grid_w
     job = said.stdout.split("to Slurm: ")[1].partition("_")[0]
     names = [f"{job}_{number}" for number in range(4)]
 
-    until(lambda: at_work(names[0]) and at_work(names[1]), 120, "two workers at work")
+    until(lambda: at_work(names[0]) and at_work(names[1]), 300, "two workers at work")
     # The first is told that its time is over. It goes back into the queue, where Slurm holds it for two minutes.
     asking = cancel("--signal=USR2", names[0])
     until(
@@ -80,7 +80,7 @@ def test_workers_that_are_preempted_cancelled_and_killed_leave_a_complete_grid_w
     asking.kill()
     cancel(names[1])
     assert "pending" in command("status", env=slurm).stdout
-    until(lambda: at_work(names[2]), 120, "the third worker at work")
+    until(lambda: at_work(names[2]), 300, "the third worker at work")
     os.kill(at_work(names[2]), signal.SIGKILL)
     until(lambda: names[2] not in ask("squeue", "-h", "--array", "-o", "%i"), 60, "the end of the third worker")
 
