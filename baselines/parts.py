@@ -248,7 +248,7 @@ def computed(network: nn.Module, names: list[str]) -> str:
     """Why weights of these layers cannot be held; empty where all are parameters."""
     layers = dict(network.named_modules())
     for name in names:
-        if not isinstance(vars(layers[name])["_parameters"].get("weight"), nn.Parameter):
+        if "weight" not in dict(layers[name].named_parameters(recurse=False)):
             return f"the weight of the layer '{name}' is computed anew in every step, so no part of it can be held"
     return ""
 

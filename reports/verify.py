@@ -254,8 +254,10 @@ def _changed_tasks(run: RecordedRun) -> list[int]:
 
 
 def _goal_words(goal: Goal | None) -> str:
-    if goal is None or goal.average_accuracy is None:
-        others = [f"> {name}" for name in goal.above] + [f">= {name}" for name in goal.not_below] if goal else []
+    if goal is None:
+        return "-"
+    if goal.average_accuracy is None:
+        others = [*(f"> {name}" for name in goal.above), *(f">= {name}" for name in goal.not_below)]
         return ", ".join(others) or "-"
     bound = "" if goal.within is None else f" ± {goal.within.scaleb(2):f}"
     return f"{goal.average_accuracy.scaleb(2):f}{bound}"

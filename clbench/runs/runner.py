@@ -14,7 +14,7 @@ from clbench import metrics
 from clbench.data import ImageSet
 from clbench.data.streams import Stream
 from clbench.errors import ClbenchError, DivergenceError, Interrupted, MethodWarning, RecordError
-from clbench.methods.learned import warn_if_not_learned
+from clbench.methods.learned import chance, warn_if_not_learned
 from clbench.methods.method import Method, Workplace, images_to_train, share_right
 from clbench.methods.table import find_method
 from clbench.own.code import said_by
@@ -95,12 +95,6 @@ def train(
         progress.images_total -= progress.images_per_task - progress.images
         start = time.perf_counter()
         measure(method, stream.tasks, task.index + 1, result.matrix)
-        if not method.says_what_it_hardly_learned:
-            most = int(task.test.labels.unique(return_counts=True)[1].max())
-            right = float(result.matrix[task.index + 1, task.index])
-            warn_if_not_learned(
-                "the network", task.index, right, most / len(task.test), "the images that it is tested on"
-            )
         result.tasks.append(
             {
                 "task": task.index + 1,
@@ -112,6 +106,9 @@ def train(
                 "optimizer_state_bytes": method.optimizer_state_bytes(),
             }
         )
+        if not method.says_what_it_hardly_learned:
+            right, by_chance = float(result.matrix[task.index + 1, task.index]), chance(task.test.labels)
+            warn_if_not_learned("the network", task.index, right, by_chance, "the images that it is tested on")
         result.capacity += method.capacity()
         result.pruning += method.pruning()
         result.measures += [

@@ -106,8 +106,7 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             "and to test, by their threads, or by their shares of a GPU. CAP: share of the hidden weights that tasks "
             "use, masks included (Kang et al. 2022); it may exceed 100. Extra state per task: its growth from the "
             "first task to the last, per further task. On the front: no method of the same kind (told the task at test "
-            "or not) is at least as accurate "
-            "for less.",
+            "or not) is at least as accurate for less.",
         ),
     )
 

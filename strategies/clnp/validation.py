@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from clbench.data.loading import TensorLoader
 from clbench.errors import MethodError
+from clbench.methods.learned import chance
 from clbench.methods.method import EVALUATION_BATCH
 from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import Units
@@ -113,8 +114,7 @@ class Accuracy:
     @cached_property
     def chance(self) -> float:
         """The accuracy of who always says the most frequent class."""
-        labels = torch.cat([y for _, y, *_ in self._batches])
-        return float(labels.unique(return_counts=True)[1].max()) / len(labels)
+        return chance(torch.cat([y for _, y, *_ in self._batches]))
 
     @torch.no_grad()
     def right(self, mask: Tensor | None) -> Tensor:
