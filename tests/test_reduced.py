@@ -1,6 +1,8 @@
 """A network reduced to some units computes and learns what the whole one would, the rest cut off or put back."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -366,3 +368,18 @@ def test_what_layers_are_given_can_be_asked_for(found):
         for name, given in noted.items():
             assert given.shape[1] == len(reduced.layers[name].inputs.units)
     assert reduced.given() == {}
+
+
+def test_its_tensors_are_freed_without_the_garbage_collector(small_network):
+    network, images = small_network
+    units = find_units(network, images[:1])
+    reduced = ReducedNetwork(network, units, seen_only(torch.ones(units.n_units, dtype=torch.bool))).eval()
+    reduced(images)
+    parts = [weakref.ref(part) for part in [*reduced.layers.values(), *reduced.others.values()]]
+    gc.disable()
+    try:
+        del reduced
+        assert parts
+        assert not any(part() for part in parts)
+    finally:
+        gc.enable()

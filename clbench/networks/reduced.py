@@ -90,6 +90,8 @@ class ReducedNetwork(nn.Module):
         self.others: dict[str, ReducedPerChannel] = {}
         building = _Building(self, network, {**_tensors(network), **(values or {})})
         self.body = fx.GraphModule(building.modules, building.graph)
+        # It would tie the network's tensors into a cycle, and memory would wait for the garbage collector.
+        self.body.graph.owning_module = None
         self._affected = building.affected
         self.channels = {
             found.name: building.channels[node.name]
