@@ -1,6 +1,7 @@
 """A network taken out of a run answers as the run did, stands for itself, and costs what is said."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -106,7 +107,9 @@ class Odd(nn.Module):
 def test_what_a_network_says_of_itself_in_an_odd_way_is_written_down_too():
     torch.manual_seed(0)
     network, images = Odd().eval(), torch.randn(4, 1, 8, 8)
-    made = plain(network, 0, images[:1], title="A network.", file="network.safetensors").build()
+    written = plain(network, 0, images[:1], title="A network.", file="network.safetensors")
+    assert "from math import inf\nimport torch\n" in written.source
+    made = written.build()
     with torch.no_grad():
         torch.testing.assert_close(made(images), network(images))
     assert sum(map(torch.numel, made.parameters())) == sum(map(torch.numel, network.parameters()))
@@ -125,11 +128,14 @@ def test_a_layer_that_cannot_be_written_down_is_refused_by_its_name():
 
 
 @pytest.mark.parametrize("network", [NEURONS, CONV], ids=["neurons", "filters"])
-def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, place, network):
+def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, place, network, assert_refused):
     run = kept(clbench, place, network=network)["clnp"]
     outcome = clbench(place, "export", run.name[:6], "--task", "1", "--out", place / "first", "--onnx")
     assert outcome.code == 0, outcome.err
     alone = place / "first"
+    assert_refused(clbench(place, "export", run.name, "--task", "3", "--out", alone), "but not task 3")
+    imports = [line for line in (alone / "network.py").read_text().splitlines() if re.match("from|import", line)]
+    assert imports == ["import torch", "from torch import nn"]
     check = (
         "import sys, torch, safetensors.torch as st\n"
         "from network import Network\n"
@@ -191,7 +197,7 @@ def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone
 
 
 @pytest.mark.long
-def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_trained(clbench, place, assert_refused):
+def test_other_methods_give_their_whole_network(clbench, place):
     runs = kept(clbench, place, methods="naive,single-task")
     for run in runs.values():
         found = export(run, 1, place / run.name)
@@ -199,8 +205,13 @@ def test_other_methods_give_their_whole_network_or_refuse_before_anything_is_tra
     alone = load_file(place / runs["single-task"].name / "network.safetensors")
     shared = load_file(place / runs["naive"].name / "network.safetensors")
     assert not torch.equal(alone["head.weight"], shared["head.weight"])
+
+
+@pytest.mark.parametrize("plan", [[], ["--dry-run"]], ids=["trained", "planned"])
+def test_a_method_without_networks_is_refused_before_anything_is_trained(plan, clbench, place, assert_refused):
     command = ["run", "--suite", "permuted-digits", "--methods", "psp", "--seeds", "0", *SMALL, "--keep-weights"]
-    assert_refused(clbench(place, *command), "psp has no network of its own for a task", "leave out --keep-weights")
+    done = clbench(place, *command, *plan)
+    assert_refused(done, "psp has no network of its own for a task", "leave out --keep-weights")
 
 
 METHODS = [

@@ -189,7 +189,10 @@ def recorded_runs(suite: str, folder: Path | None, uri: str | None) -> "list[Rec
     runs, where = _read(suite, folder, uri)
     if not runs:
         check_known(suite, where)
-        raise RecordError(f"{where} holds no run of the suite '{suite}'; record some with clbench run --suite {suite}")
+        raise RecordError(
+            f"the suite '{suite}' is not recorded: {where} holds no run of it; record some with clbench run --suite "
+            f"{suite}"
+        )
     return runs
 
 

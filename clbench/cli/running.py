@@ -90,7 +90,7 @@ def run_command(
     """
     from clbench.data import data_folder
     from clbench.execution.place import device_for, set_threads
-    from clbench.execution.plan import choose, labels_of, make_jobs
+    from clbench.execution.plan import choose, labels_of, make_jobs, refuse_without_network
     from clbench.screen import Screen
     from clbench.suites.settings import parse_overrides, parse_sweeps
 
@@ -131,6 +131,8 @@ def run_command(
     if engine is None:
         warn_of_slow_precision(screen, training_precision, place)
     specs = choice.specs(images, training_precision, place, screen.warn)
+    if keep_weights:
+        refuse_without_network([spec.method for spec in specs])
     if dry_run:
         from clbench.estimate import show_plan
 

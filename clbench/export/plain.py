@@ -4,6 +4,7 @@ What is read is a graph of torch.fx. Layers of a reduced network become the line
 that they stand for. What does nothing in evaluation, such as dropout, is left out.
 """
 
+import ast
 import inspect
 import keyword
 import re
@@ -121,9 +122,9 @@ class _Writing:
         for node in graph.nodes:
             self.copies[node] = self._copy(node)
         # torch.fx notes beside each line which values end there.
-        code = self.made.python_code("self")
-        text = code.src
-        self.imports = [line for name, line in _IMPORTS.items() if name in code.globals]
+        text = self.made.python_code("self").src
+        named = {found.id for found in ast.walk(ast.parse(text)) if isinstance(found, ast.Name)}
+        self.imports = [line for name, line in _IMPORTS.items() if name in named]
         body = text.partition(":\n")[2] if "def forward" in text else text
         lines = [re.sub(r";  [\w, =]+ = None$", "", line) for line in body.splitlines()]
         self.forward = [line.removeprefix("    ") for line in lines if line.strip()]

@@ -156,9 +156,11 @@ def test_what_is_no_folder_of_runs_is_refused_in_one_sentence(
     command = ["verify", "--suite", SUITE, "--runs", runs]
     assert_refused(clbench(tmp_path, *command), f"there is no folder {runs}", "clbench-runs")
     runs.mkdir()
-    assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'", "clbench run")
+    assert_refused(
+        clbench(tmp_path, *command), f"'{SUITE}' is not recorded: the folder {runs} holds no run of it", "clbench run"
+    )
     write_run(runs, own_run("psp", suite="rotated-mnist"))
-    assert_refused(clbench(tmp_path, *command), f"the folder {runs} holds no run of the suite '{SUITE}'")
+    assert_refused(clbench(tmp_path, *command), f"'{SUITE}' is not recorded: the folder {runs} holds no run of it")
     write_run(runs, own_run("naive", modified=True, overrides={"epochs": 3}))
     assert_refused(clbench(tmp_path, *command), f"no finished run of the suite '{SUITE}' in its own setting was found")
     assert list(tmp_path.iterdir()) == [runs]
@@ -210,7 +212,7 @@ def test_a_set_aside_attempt_is_no_run(
 
 def test_without_a_folder_it_is_the_store_that_is_verified(clbench: Any, assert_refused: Any, place: Path) -> None:
     outcome = clbench(place, "verify", "--suite", SUITE)
-    assert_refused(outcome, f"the MLflow store sqlite:///{place / 'mlflow.db'} holds no run of the suite '{SUITE}'")
+    assert_refused(outcome, f"is not recorded: the MLflow store sqlite:///{place / 'mlflow.db'} holds no run")
 
 
 def test_an_unknown_suite_is_refused(clbench: Any, assert_refused: Any, tmp_path: Path, runs: Path) -> None:
