@@ -68,7 +68,10 @@ def load_grid(suite: Suite, path: Path | None) -> Search:
     """
     if path is None:
         if suite.search is None:
-            raise SettingError(f"the suite '{suite.name}' comes without a search; give one with --grid FILE")
+            raise SettingError(
+                f"the suite '{suite.name}' comes without a search; give one with --grid FILE, or search "
+                "ranges with --protocol first-k"
+            )
         grid, where = suite.search, f"of {suite.name}"
     else:
         grid, where = _read_grid(suite, path), str(path)
