@@ -1,7 +1,9 @@
 """`clbench export`: the network of a task beside the whole one, checked, measured and written."""
 
 import json
+import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +21,8 @@ from clbench.export.kept import FILE, Kept, check_answers, read_kept
 from clbench.export.plain import built
 
 BATCHES = (1, 256)
-_SECONDS = 0.3
+# A machine is not as fast in every moment: so many measurements in turns, of so many seconds each.
+_ROUNDS, _SECONDS = 5, 0.1
 _BEGUN = ".export-"
 _FILES = ("network.py", FILE, "example.safetensors", "network.onnx", "export.json")
 
@@ -159,17 +162,18 @@ def _answers(network: nn.Module, images: Tensor) -> Tensor:
 
 def _costs(network: nn.Module, whole: nn.Module, image: Tensor) -> tuple[Cost, Cost]:
     """Of both, their times measured in turns, so that a busy machine is busy for either."""
-    times: dict[tuple[int, int], float] = {}
+    times = defaultdict[tuple[int, int], list[float]](list)
     for batch in BATCHES:
         images = image.expand(batch, -1, -1, -1).contiguous()
-        for number, each in enumerate((network, whole)):
-            times[number, batch] = _milliseconds(partial(_answers, each, images))
+        for _ in range(_ROUNDS):
+            for number, each in enumerate((network, whole)):
+                times[number, batch].append(_milliseconds(partial(_answers, each, images)))
     return tuple(  # type: ignore[return-value]
         Cost(
             sum(parameter.numel() for parameter in each.parameters()),
             sum(tensor.nbytes for tensor in each.state_dict().values()) / 1e6,
             _multiply_adds(each, image),
-            {batch: times[number, batch] for batch in BATCHES},
+            {batch: statistics.median(times[number, batch]) for batch in BATCHES},
         )
         for number, each in enumerate((network, whole))
     )
