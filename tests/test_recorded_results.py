@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 RECORDED = [name for name in SUITES if (RESULTS / name).is_dir() and name != "permuted-digits"]
 
+STATE = ["extra_state_bytes", "optimizer_state_bytes"]
+
 
 @pytest.fixture(scope="module")
 def recorded():
@@ -85,6 +87,19 @@ def test_the_readme_has_every_run_of_a_suite(recorded, suite, last):
     used = [group.capacity_used for group in groups]
     caps = [["–" if cap is None else percent(cap.mean, 1)] if last else [] for cap in used]
     assert found == [(group.label, *row(group)[:3], *cap) for group, cap in zip(groups, caps, strict=True)]
+
+
+def test_the_table_of_split_mnist_is_that_of_the_runs(recorded):
+    found = re.findall(
+        r"^\| `([\w-]+)` \| ([\d.]+ ± [\d.]+) \| (\d) \| ([\d.]+) \| ([\d,]+) \|$",
+        (ROOT / "docs" / "relatives.md").read_text(),
+        re.MULTILINE,
+    )
+    expected = []
+    for group in select(recorded["split-mnist"], "split-mnist").groups:
+        last = group.runs[0].tasks.iloc[-1]
+        expected.append((group.label, *row(group)[:3], f"{int(last[STATE].sum()):,}"))
+    assert found == expected
 
 
 def test_the_table_of_margins_and_its_figure_are_of_the_recorded_runs():
