@@ -11,6 +11,7 @@ tasks unless they are given. Avalanche's baselines have equal shares too. In the
 each task keeps one in T of what is free.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from clbench.baselines.holding import Held
 from clbench.baselines.parts import MaskedMethod, PerTask
 from clbench.data.streams import Task
+from clbench.errors import MethodWarning
 from clbench.methods.method import Phase, Plugin, answering, share_right
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.methods.space import Between
@@ -165,6 +167,13 @@ class PackNet(MaskedMethod):
         """Every free weight becomes the task's."""
         for name, weight in self.weights().items():
             free = self.owner[name] == 0
+            if not free.any():
+                warnings.warn(
+                    f"packnet has no weight of {name} left for task {task + 1}; larger shares of the tasks before it "
+                    "leave some",
+                    MethodWarning,
+                    stacklevel=2,
+                )
             if task > 0:
                 fresh = torch.zeros_like(weight)
                 if self.settings.restart == "draw":

@@ -131,7 +131,7 @@ def repair(
 
 
 def _without_units(method: str) -> SettingError:
-    return SettingError(f"{method} counts no units, so there are none to destroy")
+    return SettingError(f"{method} gives a task no units and no weights to itself, so there are none to destroy")
 
 
 def _as_task(task: "Task", index: int) -> "Task":

@@ -259,8 +259,9 @@ def _goal_words(goal: Goal | None) -> str:
     if goal.average_accuracy is None:
         others = [*(f"> {name}" for name in goal.above), *(f">= {name}" for name in goal.not_below)]
         return ", ".join(others) or "-"
-    bound = "" if goal.within is None else f" ± {goal.within.scaleb(2):f}"
-    return f"{goal.average_accuracy.scaleb(2):f}{bound}"
+    if goal.within is None:
+        return f"{goal.average_accuracy.scaleb(2):f}"
+    return f"{goal.average_accuracy.scaleb(2):f}, within {goal.within.scaleb(2):f}"
 
 
 def verification_table(found: Verification) -> Table:

@@ -211,7 +211,7 @@ def test_other_methods_give_their_whole_network(clbench, place):
 def test_a_method_without_networks_is_refused_before_anything_is_trained(plan, clbench, place, assert_refused):
     command = ["run", "--suite", "permuted-digits", "--methods", "psp", "--seeds", "0", *SMALL, "--keep-weights"]
     done = clbench(place, *command, *plan)
-    assert_refused(done, "psp has no network of its own for a task", "leave out --keep-weights")
+    assert_refused(done, "psp has no network for a task alone", "leave out --keep-weights")
 
 
 METHODS = [

@@ -53,7 +53,7 @@ def inspect_command(
     found, screen = read_run(folder), Screen(quiet=False)
     screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned")
     if found.capacity.empty:
-        screen.show(f"{found.method} counts no units")
+        screen.show(f"{found.method} counts neither units nor weights")
     else:
         screen.show(capacity_table(found))
     if repair is None:

@@ -1,13 +1,17 @@
 """Commands that show what there is: list, show."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clbench.cli.options import as_option
+from clbench.errors import SettingError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from clbench.screen import Screen
     from clbench.suites.suite import Suite
 
@@ -45,10 +49,47 @@ def list_command() -> None:
 
 
 def show_command(
-    suite: Annotated[str, typer.Argument(help="Name of the suite, or its file.")],
-    toml: Annotated[bool, typer.Option("--toml", help="As a file that extends it, to be changed and run.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a suite, or its file; of a method; of a network.")],
+    toml: Annotated[
+        bool, typer.Option("--toml", help="A suite as a file that extends it, to be changed and run.")
+    ] = False,
 ) -> None:
-    """Show a suite: its data, tasks, network, training, every method's settings, and where they come from."""
+    """Show what a suite, a method or a network is.
+
+    Of a suite its data, tasks, network, training, every method's settings, and where they come from. Of a method or a
+    network every setting, its default and what it means.
+    """
+    from clbench.methods.table import entry_of, find_method, method_names
+    from clbench.networks.table import NETWORKS, schema_of
+    from clbench.suites.files import SUITES, is_file
+
+    if name in SUITES or is_file(name) or (name not in method_names() and name not in NETWORKS):
+        _show_suite(name, toml=toml)
+        return
+    if toml:
+        raise SettingError(f"--toml writes a suite, and '{name}' is none; expected one of {', '.join(SUITES)}")
+    if name in NETWORKS:
+        _show_settings(name, NETWORKS[name].summary, schema_of(name))
+        return
+    method, entry = find_method(name), entry_of(name)
+    _show_settings(name, entry.summary if entry else "", method.Settings, f"--set {name}.SETTING=VALUE")
+    print(f"\nIts source, and what departs from it, stand at the head of {method.__module__}.")
+
+
+def _show_settings(name: str, summary: str, schema: "type[BaseModel]", how: str = "--set SETTING=VALUE") -> None:
+    from pydantic_core import PydanticUndefined
+
+    from clbench.methods.described import described
+
+    print(f"{name}: {summary}\n\nsettings, with what they are where nothing is given ({how}):")
+    for setting, (default, words) in described(schema).items():
+        shown = "(must be given)" if default is PydanticUndefined else as_option(default)
+        print(f"  {setting}={shown}")
+        if words:
+            print(textwrap.fill(words, 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
+
+
+def _show_suite(suite: str, *, toml: bool) -> None:
     from clbench.methods.table import AVALANCHE, find_method, known_settings, must_be_given, working_methods
     from clbench.screen import Screen
     from clbench.suites.files import as_toml, find_suite, is_file

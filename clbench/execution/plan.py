@@ -269,19 +269,23 @@ def refuse_without_network(methods: Sequence[str]) -> None:
     """Refuses to keep networks of methods that answer in another way than through one.
 
     Raises:
-        SettingError: naming the first.
+        SettingError: naming all of them.
     """
     from clbench.methods.method import Method
     from clbench.methods.table import find_method
 
-    for name in methods:
+    unfit = []
+    for name in dict.fromkeys(methods):
         method = find_method(name)
         answers_otherwise = method.network_for is not Method.network_for
         if not method.has_networks or (answers_otherwise and method.network_alone is Method.network_alone):
-            raise SettingError(
-                f"{name} has no network of its own for a task (Method.network_alone), so that none can be kept; leave "
-                "it out, or leave out --keep-weights"
-            )
+            unfit.append(name)
+    if unfit:
+        has, it = ("has", "it") if len(unfit) == 1 else ("have", "them")
+        raise SettingError(
+            f"{', '.join(unfit)} {has} no network for a task alone (Method.network_alone), so that none can be kept; "
+            f"leave {it} out, or leave out --keep-weights"
+        )
 
 
 def make_jobs(

@@ -13,8 +13,7 @@ class TrainingSettings(BaseModel):
     """Hyper-parameters of every method. One that brings an optimiser of its own extends these.
 
     Attributes:
-        learning_rate, learning_rate_schedule, batch_size, epochs: None takes the method's own default, else the
-            suite's.
+        learning_rate, learning_rate_schedule, batch_size, epochs: None takes the suite's.
         initial_weights: `pytorch`, what the network begins with; or `glorot`, Keras's default, for every linear layer
             and convolution that does not start at 0: uniform, biases 0.
     """
@@ -44,7 +43,7 @@ class MethodSettings(TrainingSettings):
     """Hyper-parameters of a method that an optimiser of `OPTIMIZERS` trains; each method extends these with its own.
 
     Attributes:
-        optimizer: None takes the method's own default, else the suite's.
+        optimizer: None takes the suite's.
         momentum: of sgd.
         weight_decay: L2 decay of every weight, through the optimiser.
         reset_optimizer: whether a new task starts with a new optimiser state.

@@ -99,13 +99,11 @@ def _schema_of(method: str) -> type[TrainingSettings]:
         return TrainingSettings
 
 
-def left_out(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a record leaves out, with the values that they have there."""
+def left_out(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings that a record leaves out, of the suite and of the method, with the values that they have there."""
     return {
-        key: value
+        kind: {key: value for key, value in settings.items() if key not in (config.get(kind) or {})}
         for kind, settings in recorded_settings(config).items()
-        for key, value in settings.items()
-        if key not in (config.get(kind) or {})
     }
 
 

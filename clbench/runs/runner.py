@@ -194,6 +194,12 @@ def execute(
             MethodWarning,
             stacklevel=2,
         )
+    elif folder.status in ("running", "stopped", "failed") and not folder.checkpoint.exists():
+        warnings.warn(
+            "begins anew, and the earlier attempt is kept beside it, because it had learned no task to go on after",
+            MethodWarning,
+            stacklevel=2,
+        )
     saved = _resumable(folder, config, spec.files)
     if saved is None:
         folder.begin(config, environment, spec.files)

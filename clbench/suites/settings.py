@@ -34,6 +34,8 @@ _SAID = {
     "float_type": "expected a finite number",
     "tuple_type": "expected a list of values with commas between them, such as 100,100",
     "int_type": "expected a whole number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
 }
 
 
@@ -65,8 +67,8 @@ def shortened(value: Any) -> str:
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turns `["epochs=2", "hidden_sizes=100,100", "clnp.margin=0.5"]` into names and values.
 
-    Values are read as JSON: numbers, true, false, null, lists. `none` is null. `1,2` is a list of numbers. `.5` and
-    `5.` are numbers too. Anything else is a string.
+    Values are read as JSON: numbers, true, false, null, lists. `none` is null, and `True` is true. `1,2` is a list of
+    numbers. `.5` and `5.` are numbers too. Anything else is a string.
 
     Raises:
         SettingError: for an item without `=`, or a name given twice.
@@ -110,14 +112,17 @@ def parse_sweeps(assignments: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _parse_value(text: str) -> Any:
-    if text == "none":
-        return None
+    if text in _WORDS:
+        return _WORDS[text]
     listed = f"[{text}]" if "," in text and not text.startswith("[") else text
     try:
         return json.loads(listed)
     except (ValueError, RecursionError):
         return float(text) if _NUMBER.fullmatch(text) else text
 
+
+# What people write and JSON does not.
+_WORDS = {"none": None, "True": True, "False": False}
 
 # What people write for a number and JSON does not: .5, 5., +1e-3
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

@@ -155,8 +155,9 @@ def _margin_notes(group: Group) -> Iterator[str]:
 def _weights_notes(rows: Sequence[Row]) -> Iterator[str]:
     if not all(math.isnan(row["weights_used"]) for row in rows):
         yield (
-            "Weights used: of the weights that lead to the group, those between claimed units. The tasks' masks are "
-            "added, a bit for each unit and task, where a weight has 32."
+            "Weights used: of the weights that lead to the group, those that tasks use. What says which are theirs is "
+            "added, where a weight has 32 bits: for each task a bit per unit or weight, the compressed masks of wsn "
+            "and sor-snn-style, or a number per unit, as the gates of hat are."
         )
 
 

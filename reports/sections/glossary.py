@@ -57,7 +57,8 @@ _TERMS = (
     ),
     (
         "Pareto front",
-        "The methods that none other of their kind matches in accuracy for less time, or for less extra state.",
+        "The methods that none other of their kind matches in accuracy for less time, for less extra state, or for a "
+        "smaller CAP.",
         "computed by clbench",
     ),
     (
@@ -76,9 +77,19 @@ _TERMS = (
     (
         "Free, new, reused",
         "Neurons of a layer (or filters, or weights) that no task has claimed; that this task claimed; that "
-        "earlier tasks claimed and that this one uses. With a threshold, a neuron is used if its mean activity on the "
-        "task exceeds it.",
+        "earlier tasks claimed and that this one uses. With a threshold, a neuron counts as used if its mean activity "
+        "on the task exceeds it. The network of a task of CLNP has the other neurons of earlier tasks as well.",
         "Golkar, Kagan, Cho 2019, arXiv 1903.04476",
+    ),
+    (
+        "CAP",
+        "Share of the hidden weights that tasks use, with what says which are theirs. It may exceed 100 %.",
+        "Kang et al. 2022 (WSN, ICML)",
+    ),
+    (
+        "Images trained on",
+        "Images in training steps over all tasks, each as often as it came, with those replayed from a memory.",
+        "counted by clbench",
     ),
     (
         "Margin spent",

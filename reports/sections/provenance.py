@@ -1,8 +1,7 @@
 """Tables that say what every number was made with, and which runs entered none."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from clbench import __version__
 from clbench.records.identity import left_out
@@ -10,7 +9,7 @@ from clbench.records.naming import override_words
 from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.groups import VERSIONS_TO_MARK, Group, LeftOut, usual_version, version_of
 from clbench.reports.analysis.network import image_size, layers, network_words, parameters
-from clbench.reports.formatting import NOT_RECORDED, counted, minute, percent, plain
+from clbench.reports.formatting import NOT_RECORDED, counted, minute, percent, plain, setting
 from clbench.reports.model import Cell, Column, Table
 
 _DIGITS = 12  # of a commit, in a sentence; the table of the environment has it in full
@@ -30,10 +29,7 @@ def provenance(groups: Sequence[Group]) -> tuple[Table, ...]:
             "Settings",
             (Column("Of", "text", 1), Column("Settings", "code", 4)),
             tuple((Cell(what), Cell(value)) for what, value in _settings(groups)),
-            (
-                "Where one of these is not listed it has this value, if the method has it at all: "
-                f"{plain(_left_out(groups))}.",
-            ),
+            tuple(_left_out(groups)),
         ),
         *_runs(groups),
     )
@@ -262,5 +258,18 @@ def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
             yield (f"{what}, for {whose}" if number else what) if what else whose, settings
 
 
-def _left_out(groups: Sequence[Group]) -> dict[str, Any]:
-    return {key: value for group in groups for run in group.runs for key, value in left_out(run.config).items()}
+def _left_out(groups: Sequence[Group]) -> Iterator[str]:
+    """What settings that are not listed are; whose, where methods have other values for one."""
+    for kind, words in (("suite_settings", "of the suite"), ("method_settings", "of a method that has it")):
+        found: dict[str, dict[str, dict[str, None]]] = {}
+        for group in groups:
+            for run in group.runs:
+                for key, value in left_out(run.config)[kind].items():
+                    found.setdefault(key, {}).setdefault(setting(value), {})[group.label] = None
+        values = [
+            f"{key}={value}" + (f" ({', '.join(labels)})" if len(by_value) > 1 else "")
+            for key, by_value in sorted(found.items())
+            for value, labels in by_value.items()
+        ]
+        if values:
+            yield f"A setting {words} that is not listed has this value: {', '.join(values)}."
