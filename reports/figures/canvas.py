@@ -158,13 +158,19 @@ def with_interval(value: Estimate) -> str:
     return percent(value.mean) + ("" if value.half_width is None else f" ± {percent(value.half_width)}")
 
 
+# Rows of a legend for which a figure has room, and inches for each further one.
+_LEGEND_ROWS, _ROW_HEIGHT = 3, 0.17
+
+
 def legend(figure: Figure, groups: Sequence[Group], *, lines: bool = True) -> None:
-    """One legend for all panels, above them."""
+    """One legend for all panels, below them. A long one makes the figure higher."""
     labels = [shortened(group.label) for group in groups]
     handles = [Line2D([], [], **{**line_of(group), **({} if lines else {"linestyle": ""})}) for group in groups]
     # About 5 points per letter at this size, 40 for the line before it.
     columns = max(1, min(len(labels), int(72 * figure.get_figwidth() / (5 * max(map(len, labels)) + 40))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    further = -(-len(labels) // columns) - _LEGEND_ROWS
+    figure.set_figheight(figure.get_figheight() + _ROW_HEIGHT * max(0, further))
 
 
 def shortened(label: str) -> str:

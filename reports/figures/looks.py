@@ -114,19 +114,26 @@ def look_of(method: str) -> Look:
 
 def line_of(group: Group) -> dict[str, Any]:
     """How a group's curve is drawn, as matplotlib takes it."""
-    look = look_of(group.method)
+    look, variant = look_of(group.method), group.variant
+    marker, fill = look.marker, "full" if variant == 1 else _FILLS[variant % len(_FILLS)]
+    if isinstance(marker, tuple):
+        # Polygons and stars cannot be half filled, so they turn: by a third of what would give the same one.
+        corners, style, angle = marker
+        marker = corners, style, angle + variant // 2 * 120 / corners
+        fill = "full"
     others = [line for line in _MORE_LINES if line != look.line]
     return {
         "color": look.colour,
-        "marker": look.marker,
-        "linestyle": look.line if not group.variant else others[(group.variant - 1) % len(others)],
+        "marker": marker,
+        "linestyle": look.line if not variant else others[(variant - 1) % len(others)],
         "linewidth": 1.2,
         # A star covers less than other markers of its size.
         "markersize": 7.5 if isinstance(look.marker, tuple) else 4.6,
-        # Further groups of a method keep its colour and are told apart by the line, and hollow and half filled markers.
-        "markeredgewidth": 0.8 if group.variant or look.marker in _STROKES else 0,
-        "fillstyle": "full" if group.variant == 1 else _FILLS[group.variant % len(_FILLS)],
-        "markerfacecolor": PAPER if group.variant == 1 else look.colour,
+        # Further groups of a method keep its colour and are told apart by the line, and by hollow, half filled and
+        # turned markers.
+        "markeredgewidth": 0.8 if variant or marker in _STROKES else 0,
+        "fillstyle": fill,
+        "markerfacecolor": PAPER if variant == 1 or (isinstance(marker, tuple) and variant % 2) else look.colour,
         "markerfacecoloralt": PAPER,
     }
 

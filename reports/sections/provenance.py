@@ -260,7 +260,10 @@ def _settings(groups: Sequence[Group]) -> Iterable[tuple[str, str]]:
 
 def _left_out(groups: Sequence[Group]) -> Iterator[str]:
     """What settings that are not listed are; whose, where methods have other values for one."""
-    for kind, words in (("suite_settings", "of the suite"), ("method_settings", "of a method that has it")):
+    for kind, words in (
+        ("suite_settings", "The suite's settings that are not listed"),
+        ("method_settings", "Methods' settings that are not listed, where a method has them"),
+    ):
         found: dict[str, dict[str, dict[str, None]]] = {}
         for group in groups:
             for run in group.runs:
@@ -272,4 +275,4 @@ def _left_out(groups: Sequence[Group]) -> Iterator[str]:
             for value, labels in by_value.items()
         ]
         if values:
-            yield f"A setting {words} that is not listed has this value: {', '.join(values)}."
+            yield f"{words}: {', '.join(values)}."

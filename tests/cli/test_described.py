@@ -37,4 +37,6 @@ def test_a_network_shows_what_must_be_given(clbench, tmp_path):
 
 
 def test_only_a_suite_can_be_written_as_a_file(clbench, assert_refused, tmp_path):
-    assert_refused(clbench(tmp_path, "show", "hat", "--toml"), "--toml writes a suite, and 'hat' is none", "split-mnist")
+    assert_refused(
+        clbench(tmp_path, "show", "hat", "--toml"), "--toml writes a suite, and 'hat' is none", "split-mnist"
+    )

@@ -61,7 +61,10 @@ SUITE, assert_nothing_recorded = (RUN_FOLDERS[name] for name in ("SUITE", "asser
             ["--set", "naive.momentum=0.9"],
             ["momentum=0.9 would change nothing with optimizer=adam; give optimizer=sgd"],
         ),
-        (["--set", "joint.reset_optimizer=1", "--methods", "joint"], ["joint.reset_optimizer=1", "expected true or false"]),
+        (
+            ["--set", "joint.reset_optimizer=1", "--methods", "joint"],
+            ["joint.reset_optimizer=1", "expected true or false"],
+        ),
         (["--set", "epochs"], ["--set expects NAME=VALUE", "'epochs'"]),
         (["--set", "=2"], ["--set expects NAME=VALUE", "'=2'"]),
         (["--set", "epochs=2", "--set", "epochs=3"], ["--set gives 'epochs' twice"]),
