@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,7 +50,7 @@ def list_command() -> None:
 
 
 def show_command(
-    name: Annotated[str, typer.Argument(help="Name of a suite, or its file; of a method; of a network.")],
+    name: Annotated[str, typer.Argument(help="Name of a suite, or its file; of a method, yours too; of a network.")],
     toml: Annotated[
         bool, typer.Option("--toml", help="A suite as a file that extends it, to be changed and run.")
     ] = False,
@@ -59,11 +60,14 @@ def show_command(
     Of a suite its data, tasks, network, training, every method's settings, and where they come from. Of a method or a
     network every setting, its default and what it means.
     """
-    from clbench.methods.table import entry_of, find_method, method_names
+    from clbench.methods.own import is_reference
+    from clbench.methods.table import entry_of, find_method, method_names, names_of
     from clbench.networks.table import NETWORKS, schema_of
     from clbench.suites.files import SUITES, is_file
 
-    if name in SUITES or is_file(name) or (name not in method_names() and name not in NETWORKS):
+    if is_reference(name):
+        (name,) = names_of([name], Path.cwd())
+    elif is_file(name) or not (name in method_names() or name in NETWORKS):
         _show_suite(name, toml=toml)
         return
     if toml:
@@ -73,7 +77,8 @@ def show_command(
         return
     method, entry = find_method(name), entry_of(name)
     _show_settings(name, entry.summary if entry else "", method.Settings, f"--set {name}.SETTING=VALUE")
-    print(f"\nIts source, and what departs from it, stand at the head of {method.__module__}.")
+    if entry:
+        print(f"\nIts source, and what departs from it, stand at the head of {method.__module__}.")
 
 
 def _show_settings(name: str, summary: str, schema: "type[BaseModel]", how: str = "--set SETTING=VALUE") -> None:

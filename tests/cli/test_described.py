@@ -36,6 +36,22 @@ def test_a_network_shows_what_must_be_given(clbench, tmp_path):
     assert "\n  hidden_sizes=(must be given)\n      neurons of each hidden layer.\n" in shown.out
 
 
+OWN = """
+from clbench.methods import Method, MethodSettings
+
+class L2(Method):
+    class Settings(MethodSettings):
+        strength: float = 0.1
+"""
+
+
+def test_a_method_of_ones_own_shows_its_settings(clbench, tmp_path):
+    (tmp_path / "l2.py").write_text(OWN)
+    shown = clbench(tmp_path, "show", "./l2.py:L2")
+    assert shown.code == 0, shown.err
+    assert "\n  strength=0.1\n  optimizer=none\n      None takes the suite's.\n" in shown.out
+
+
 def test_only_a_suite_can_be_written_as_a_file(clbench, assert_refused, tmp_path):
     assert_refused(
         clbench(tmp_path, "show", "hat", "--toml"), "--toml writes a suite, and 'hat' is none", "split-mnist"
