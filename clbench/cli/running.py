@@ -131,11 +131,11 @@ def run_command(
     if engine is None:
         warn_of_slow_precision(screen, training_precision, place)
     specs = choice.specs(images, training_precision, place, screen.warn)
-    if keep_weights:
-        refuse_without_network([spec.method for spec in specs])
     if dry_run:
         from clbench.estimate import show_plan
 
+        if keep_weights:
+            refuse_without_network([spec.method for spec in specs])
         show_plan(screen, specs, images, place, output, engine)
         return
 

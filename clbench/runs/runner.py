@@ -187,19 +187,11 @@ def execute(
     Raises:
         Exception: whatever `train` raised, after status.json says so.
     """
-    if not find_method(spec.method).resumes and folder.status in ("running", "stopped", "failed"):
-        warnings.warn(
-            "begins anew, and the earlier attempt is kept beside it, because the method does not say that it can go on "
-            "from what it saves (Method.resumes)",
-            MethodWarning,
-            stacklevel=2,
-        )
-    elif folder.status in ("running", "stopped", "failed") and not folder.checkpoint.exists():
-        warnings.warn(
-            "begins anew, and the earlier attempt is kept beside it, because it had learned no task to go on after",
-            MethodWarning,
-            stacklevel=2,
-        )
+    if folder.status in ("running", "stopped", "failed"):
+        if not find_method(spec.method).resumes:
+            _warn_of_beginning("the method does not say that it can go on from what it saves (Method.resumes)")
+        elif not folder.checkpoint.exists():
+            _warn_of_beginning("it had learned no task to go on after")
     saved = _resumable(folder, config, spec.files)
     if saved is None:
         folder.begin(config, environment, spec.files)
@@ -276,9 +268,10 @@ def _resumable(folder: RunFolder, config: Mapping[str, Any], files: Mapping[str,
             raise RecordError(f"the checkpoint {folder.checkpoint} is another run's")
         return saved
     except RecordError as error:
-        warnings.warn(
-            f"begins anew, and the earlier attempt is kept beside it, because it cannot go on: {error}",
-            MethodWarning,
-            stacklevel=2,
-        )
+        _warn_of_beginning(f"it cannot go on: {error}")
         return None
+
+
+def _warn_of_beginning(why: str) -> None:
+    said = f"begins anew, and the earlier attempt is kept beside it, because {why}"
+    warnings.warn(said, MethodWarning, stacklevel=3)
