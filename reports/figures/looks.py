@@ -115,11 +115,12 @@ def look_of(method: str) -> Look:
 def line_of(group: Group) -> dict[str, Any]:
     """How a group's curve is drawn, as matplotlib takes it."""
     look, variant = look_of(group.method), group.variant
-    marker, fill = look.marker, "full" if variant == 1 else _FILLS[variant % len(_FILLS)]
+    marker, is_hollow = look.marker, variant == 1
+    fill = "full" if is_hollow else _FILLS[variant % len(_FILLS)]
     if isinstance(marker, tuple):
         # Polygons and stars cannot be half filled, so they turn: by a third of what would give the same one.
         corners, style, angle = marker
-        marker = corners, style, angle + variant // 2 * 120 / corners
+        marker, is_hollow = (corners, style, angle + variant // 2 * 120 / corners), variant % 2 == 1
         fill = "full"
     others = [line for line in _MORE_LINES if line != look.line]
     return {
@@ -133,7 +134,7 @@ def line_of(group: Group) -> dict[str, Any]:
         # turned markers.
         "markeredgewidth": 0.8 if variant or marker in _STROKES else 0,
         "fillstyle": fill,
-        "markerfacecolor": PAPER if variant == 1 or (isinstance(marker, tuple) and variant % 2) else look.colour,
+        "markerfacecolor": PAPER if is_hollow else look.colour,
         "markerfacecoloralt": PAPER,
     }
 
