@@ -160,7 +160,7 @@ def _shown(identity: Config, key: str) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A setting's value as a name has it, without spaces: `1000` of 1000.0, `784-100` of a list, `yes` of true."""
+    """A setting's value as a name has it and `--set` takes it: `1000` of 1000.0, `784,100` of a list, `yes` of true."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -168,8 +168,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, list | tuple):
-        between = "-" if all(isinstance(item, int) for item in value) else "+"
-        return between.join(map(in_words, value)) or "none"
+        return ",".join(map(in_words, value)) or "none"
     return "".join(json.dumps(value, sort_keys=True).split()) if isinstance(value, Mapping) else str(value)
 
 

@@ -100,7 +100,7 @@ def test_an_invocation_lists_its_runs_and_a_run_says_how_it_ended(ran):
     for child in ran.children:
         reached = f"{100 * child.data.metrics['average_accuracy']:.2f}"
         method, seed = child.data.tags["clbench.method"], child.data.tags["clbench.seed"]
-        assert child.info.run_name == f"{method} epochs=1 hidden_sizes=64-64 n_tasks=2 · seed {seed}"
+        assert child.info.run_name == f"{method} epochs=1 hidden_sizes=64,64 n_tasks=2 · seed {seed}"
         (row,) = [
             line for line in note.splitlines() if line.startswith(f"| {method} epochs=1 ") and f"seed {seed} " in line
         ]
