@@ -34,10 +34,11 @@ def below(matrix):
     return [matrix[task:, task - 1] for task in range(1, len(matrix))]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_learns_every_task_and_its_record_holds(method, runs):
+# All are trained in any case, so none is left to the slow tests, as those called `method` are.
+@pytest.mark.parametrize("learner", METHODS)
+def test_a_method_learns_every_task_and_its_record_holds(learner, runs):
     by_method, folder = runs
-    run = by_method[method]
+    run = by_method[learner]
     learned = np.array([column[0] for column in below(run.accuracy_matrix)])
     assert learned.mean() > 0.9
     assert learned.min() > 0.8
@@ -47,19 +48,28 @@ def test_a_method_learns_every_task_and_its_record_holds(method, runs):
     assert run.config["suite_settings"]["network"] == "conv"
 
 
-@pytest.mark.parametrize("method", ["clnp", "clnp:budget", "single-task"])
-def test_what_is_isolated_is_not_forgotten(method, runs):
-    for column in below(runs[0][method].accuracy_matrix):
+@pytest.mark.parametrize("learner", ["clnp", "clnp:budget", "single-task"])
+def test_what_is_isolated_is_not_forgotten(learner, runs):
+    for column in below(runs[0][learner].accuracy_matrix):
         assert (column == column[0]).all()
 
 
-def test_others_forget_and_single_task_does_not(runs):
-    change = {
-        name: min(float(column[-1] - column[0]) for column in below(run.accuracy_matrix))
+@pytest.fixture(scope="module")
+def change(runs):
+    """By method, what accuracy has gained since a task was learned: the mean over tasks, in [-1, 1]."""
+    return {
+        name: float(np.mean([column[-1] - column[0] for column in below(run.accuracy_matrix)]))
         for name, run in runs[0].items()
     }
+
+
+def test_naive_forgets(change):
     assert change["naive"] < -0.02
-    assert change["ewc"] > change["naive"]
+
+
+@pytest.mark.parametrize("learner", ["ewc", "online-ewc", "mas", "si", "psp"])
+def test_what_protects_forgets_less_than_naive(learner, change):
+    assert change[learner] > change["naive"] / 2
 
 
 def test_a_budget_leaves_filters_and_neurons_in_every_group(runs):
@@ -76,12 +86,12 @@ def test_a_budget_leaves_filters_and_neurons_in_every_group(runs):
         assert after["new"] <= share[after["group"]] * before["free"] + 1
 
 
-@pytest.mark.parametrize("method", ["clnp:budget", "single-task"])
-def test_the_network_of_a_task_is_taken_out(method, runs, tmp_path):
+@pytest.mark.parametrize("learner", ["clnp:budget", "single-task"])
+def test_the_network_of_a_task_is_taken_out(learner, runs, tmp_path):
     by_method, folder = runs
-    found = export(folder / by_method[method].run_id, 2, tmp_path / "out")
+    found = export(folder / by_method[learner].run_id, 2, tmp_path / "out")
     assert found.difference < 1e-5
-    assert (found.own.parameters < found.whole.parameters) == (method == "clnp:budget")
+    assert (found.own.parameters < found.whole.parameters) == (learner == "clnp:budget")
 
 
 @pytest.mark.parametrize(

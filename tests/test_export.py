@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import nn
 
 from clbench.errors import MethodError, RecordError
+from clbench.export import kept as keeping
 from clbench.export.exported import _check_room, export
+from clbench.export.kept import check_answers
 from clbench.export.plain import built, plain
 from clbench.methods.table import METHODS as MINE
 from clbench.methods.table import find_method, method_names
@@ -249,6 +252,44 @@ def test_what_onnx_does_not_know_is_said_in_a_sentence_and_the_earlier_export_st
     before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
     assert_refused(clbench(place, "export", run, *out, "--onnx"), "cannot be written as ONNX", "leave out --onnx")
     assert {path.name: path.read_bytes() for path in (place / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("wrong", [2e-4, float("nan"), float("inf")])
+def test_answers_that_differ_by_more_than_rounding_are_refused(wrong):
+    expected = torch.tensor([[1.0, -10.0], [0.5, 2.0]])
+    assert check_answers(expected + 5e-4, expected, "it") == pytest.approx(5e-5, rel=0.01)
+    with pytest.raises(RecordError, match="it answers otherwise than the run did"):
+        check_answers(expected + 10 * wrong, expected, "it")
+
+
+def test_a_network_that_answers_otherwise_is_not_kept_and_costs_the_run_nothing(clbench, place, monkeypatch):
+    def another(*arguments, **how):
+        written = plain(*arguments, **how)
+        (first, *_) = written.tensors
+        return replace(written, tensors=written.tensors | {first: written.tensors[first] * 1.01})
+
+    monkeypatch.setattr(keeping, "plain", another)
+    command = ["run", "--suite", "permuted-digits", "--methods", "naive", "--seeds", "0", *SMALL, "--keep-weights"]
+    done = clbench(place, *command)
+    assert done.code == 0
+    assert "the networks are not kept: the network taken out answers otherwise than the run did" in done.err
+    assert "naive seed 0: finished" in done.out
+    assert not list((place / "clbench-runs").glob("*/networks"))
+
+
+def test_examples_are_of_all_classes_where_images_lie_by_class(make_method, make_workplace):
+    method = make_method("naive", make_workplace("split-digits", epochs=1))
+    (task, *_) = method.workplace.stream.tasks
+    method.learn(task)
+    order = task.test.labels.argsort(stable=True)
+    test = replace(task.test, indices=task.test.indices[order], labels=task.test.labels[order])
+    config = {"suite": "split-digits", "method": "naive", "seed": 0, "run_id": "", "suite_settings": {}}
+    content = keeping._content(method, replace(task, test=test), config, "")
+    examples = load(content)["example.images"]
+    images, labels = test.batch(torch.arange(len(test)))
+    assert len(images) > 2 * len(examples)
+    same = (images.flatten(1)[:, None] == examples.flatten(1)).all(2).any(1)
+    assert {*labels[same].tolist()} == {*labels.tolist()}
 
 
 @pytest.mark.long

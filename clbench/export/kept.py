@@ -83,8 +83,9 @@ def keep_networks(method: "Method", folder: RunFolder, config: Mapping[str, Any]
 
 
 def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights: str) -> bytes:
-    count = min(_EXAMPLES, len(task.test))
-    images, _ = task.test.batch(torch.arange(count), device=method.workplace.device)
+    # Spread over all, because data sets may lie by class.
+    spread = torch.linspace(0, len(task.test) - 1, min(_EXAMPLES, len(task.test))).long()
+    images, _ = task.test.batch(spread, device=method.workplace.device)
     network = method.network_alone(task).eval()
     title = f"Task {task.index + 1} of {config['suite']}, learned by {config['method']} with seed {config['seed']}."
     written = plain(network, task.index, images[:1], title=title, file=FILE)
