@@ -257,11 +257,14 @@ def _goal_words(goal: Goal | None) -> str:
     if goal is None:
         return "-"
     if goal.average_accuracy is None:
-        others = [*(f"> {name}" for name in goal.above), *(f">= {name}" for name in goal.not_below)]
-        return ", ".join(others) or "-"
-    if goal.within is None:
-        return f"{goal.average_accuracy.scaleb(2):f}"
-    return f"{goal.average_accuracy.scaleb(2):f}, within {goal.within.scaleb(2):f}"
+        return _beside(goal) or "-"
+    within = "" if goal.within is None else f", within {goal.within.scaleb(2):f}"
+    return f"{goal.average_accuracy.scaleb(2):f}{within}{', and more' if _beside(goal) else ''}"
+
+
+def _beside(goal: Goal) -> str:
+    """The methods that it is to exceed, or to reach."""
+    return ", ".join([*(f"> {name}" for name in goal.above), *(f">= {name}" for name in goal.not_below)])
 
 
 def verification_table(found: Verification) -> Table:
@@ -290,6 +293,10 @@ def verification_table(found: Verification) -> Table:
     if any(verdict.average_accuracy.half_width is None for verdict in found.verdicts):
         notes.append(f"± is the 95 % interval over seeds; there is none below {SEEDS_FOR_INTERVAL} seeds")
         notes.append("without one, above and below compare the mean alone")
+    for verdict in found.verdicts:
+        goal = verdict.goal
+        if goal is not None and goal.average_accuracy is not None and (beside := _beside(goal)):
+            notes.append(f"the goal of {verdict.label} is also {beside}")
     notes += [f"{verdict.label} has {verdict.differs}" for verdict in found.verdicts if verdict.differs]
     for verdict in found.verdicts:
         others = {result.method for result in verdict.published} - {verdict.method}

@@ -130,12 +130,21 @@ LIKE_ANOTHER = {
 }
 
 
+def _method_of(item):
+    """The method that a test is drawn for; None where it is not drawn for one."""
+    drawn = getattr(item, "callspec", None)
+    return drawn and next((drawn.params[key] for key in ("name", "method") if key in drawn.params), None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks tests of every method as slow for those that are like another one."""
+    """Marks as slow, of tests that every method takes, those of methods that are like another one."""
+    taken = {}
     for item in items:
-        drawn = getattr(item, "callspec", None)
-        if drawn is not None and LIKE_ANOTHER & {drawn.params.get(key) for key in ("name", "method") if key}:
+        taken.setdefault((item.path, getattr(item, "originalname", "")), set()).add(_method_of(item))
+    for item in items:
+        of_all = len(LIKE_ANOTHER & taken[item.path, getattr(item, "originalname", "")]) > len(LIKE_ANOTHER) / 2
+        if of_all and _method_of(item) in LIKE_ANOTHER:
             item.add_marker(pytest.mark.slow)
 
 

@@ -348,5 +348,5 @@ def test_a_class_of_one_training_image_is_refused_before_any_seed_is_trained(tmp
             Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
     choice = choose("image-folder", ["naive"], range(40), {"n_tasks": 1}, tmp_path)
     images = choice.images(pytest.fail, offline=True)
-    with pytest.raises(SettingError, match="the class 'a' of task 1 has no training image beside those"):
+    with pytest.raises(SettingError, match="the class 'a' of task 1 has no training image beside the 1 held out"):
         choice.specs(images, "float32", torch.device("cpu"), pytest.fail)

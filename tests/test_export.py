@@ -292,6 +292,12 @@ def test_examples_are_of_all_classes_where_images_lie_by_class(make_method, make
     assert {*labels[same].tolist()} == {*labels.tolist()}
 
 
+def test_what_earlier_versions_kept_is_read_as_well():
+    said = {"source": "text", "whole": "other text", "about": {"task": 1}}
+    assert keeping._description({"kept": json.dumps(said)}) == said
+    assert keeping._description({**said, "about": '{"task": 1}'}) == said
+
+
 @pytest.mark.long
 def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, place):
     (place / "net.py").write_text(

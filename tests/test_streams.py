@@ -275,7 +275,7 @@ def test_the_network_of_a_stream_has_an_output_per_class_of_a_task(make_tasks):
     assert make_tasks("split", classes_per_task=3, n_tasks=3).n_outputs == 3
 
 
-@pytest.mark.parametrize(("part", "said"), [("train", "no training image beside those that are"), ("test", "no test")])
+@pytest.mark.parametrize(("part", "said"), [("train", "no training image beside the 1 held out"), ("test", "no test")])
 def test_a_class_with_too_few_images_is_refused_by_its_name(split_digits, digits, part, said):
     labels = getattr(digits, f"{part}_labels")
     few = (

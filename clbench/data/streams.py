@@ -310,10 +310,11 @@ def _check_classes(task: Task, classes: Tensor, images: ImageSet) -> None:
     for what, part, labels in parts:
         missing = classes[~torch.isin(classes, labels[part.indices])]
         if len(missing):
-            beside = " beside those that are held out" if what == "training" else ""
+            there_are = int((labels == missing[0]).sum())
+            beside = f" beside the {there_are} held out" if what == "training" else ""
             raise SettingError(
                 f"the class '{images.class_names[int(missing[0])]}' of task {task.index + 1} has no {what} image"
-                f"{beside}; a class needs at least two training images and a test image"
+                f"{beside}; give it more images, or leave it out"
             )
 
 

@@ -102,7 +102,8 @@ def _content(method: "Method", task: "Task", config: Mapping[str, Any], weights:
     about = {key: config[key] for key in ("suite", "method", "seed", "run_id")}
     about |= {"task": task.index + 1, "task_name": task.name, "weights_sha256": weights}
     about |= {"image_shape": list(images.shape[1:]), "pixels": _pixels(task, config["suite_settings"])}
-    description = {"source": written.source, "whole": whole.source, "about": json.dumps(about)}
+    # In one entry: safetensors writes several in an order of chance, and the file's digest would be another each time.
+    description = {"kept": json.dumps({"source": written.source, "whole": whole.source, "about": about})}
     tensors = {f"network.{name}": tensor for name, tensor in written.tensors.items()}
     tensors |= {"example.images": images, "example.logits": logits}
     return save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, description)
@@ -170,17 +171,25 @@ def read_kept(folder: Path, task: int) -> Kept:
         raise RecordError(f"{folder / name} is not what the run kept: its SHA-256 is another than status.json has")
     try:
         with safe_open(folder / name, framework="pt") as file:
-            description = file.metadata()
+            said = _description(file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return Kept(
             Plain(
-                description["source"],
+                said["source"],
                 {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")},
             ),
-            description["whole"],
+            said["whole"],
             tensors["example.images"],
             tensors["example.logits"],
-            json.loads(description["about"]),
+            said["about"],
         )
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RecordError(f"{folder / name} is not a network that clbench kept ({error})") from None
+
+
+def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says beside its tensors: `source`, `whole` and `about`."""
+    if "kept" in metadata:
+        return dict(json.loads(metadata["kept"]))
+    # Earlier files have an entry for each.
+    return {"source": metadata["source"], "whole": metadata["whole"], "about": json.loads(metadata["about"])}

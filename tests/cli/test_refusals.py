@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from clbench.methods.table import METHODS
 from clbench.suites.files import SUITES
@@ -187,6 +188,22 @@ def test_every_command_refuses_an_unknown_suite(clbench, assert_refused, tmp_pat
     arguments = ["mnist"] if command == "show" else ["--suite", "mnist"]
     assert_refused(clbench(tmp_path, command, *arguments), "unknown suite 'mnist'", *SUITES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_fit_are_refused_and_what_is_recorded_stays(run, clbench, assert_refused, place):
+    assert run(place).code == 0
+    before = {path: path.read_bytes() for path in (place / "clbench-runs").rglob("*") if path.is_file()}
+    too_small = clbench(place, "run", "--suite", SUITE, "--methods", "naive", "--set", "network=alexnet-hat")
+    assert_refused(too_small, "alexnet-hat", "at least", "have 8 x 8")
+    for part, name, count in [("train", "a", 1), ("train", "b", 40), ("test", "a", 2), ("test", "b", 2)]:
+        (place / "photos" / part / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(place / "photos" / part / name / f"{number}.png")
+    command = ["run", "--suite", "image-folder", "--data-root", "photos", "--methods", "naive", "--set", "n_tasks=1"]
+    # Whether the only image is held out depends on the seed.
+    refused = clbench(place, *command, "--set", "image_size=32", "--seeds", "0-39", "--threads", "1", "--no-report")
+    assert_refused(refused, "the class 'a' of task 1 has no training image beside the 1 held out", "leave it out")
+    assert {path: path.read_bytes() for path in (place / "clbench-runs").rglob("*") if path.is_file()} == before
 
 
 def test_a_validation_share_that_leaves_no_image_is_refused_before_anything_runs(run, assert_refused, place):

@@ -93,8 +93,8 @@ def test_every_method_killed_at_random_instants_ends_like_an_uninterrupted_one(n
     killed_at_random_instants(name, 6)
 
 
-SMALL_CIFAR = ["run", "--suite", "../small.toml", "--methods", "clnp", "--seeds", "0", "--threads", "1", "--no-report"]
-SMALL_CIFAR += ["--precision", "bfloat16", "--set", "clnp.budget=0.4", "--set", "clnp.rank=contribution"]
+SMALL_CIFAR = ["run", "--suite", "../small.toml", "--seeds", "0", "--threads", "1", "--no-report"]
+SMALL_CIFAR += ["--precision", "bfloat16", "--keep-weights"]
 
 
 @pytest.fixture
@@ -120,19 +120,25 @@ def small_cifar(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
-def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(processes, small_cifar, make_store, outcomes):
+@pytest.mark.long
+@pytest.mark.parametrize(("learner", "settings"), [("clnp", {"budget": 0.4, "rank": "contribution"}), ("si", {})])
+def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(
+    learner, settings, processes, small_cifar, make_store, outcomes
+):
     whole, parts = make_store(small_cifar / "whole"), make_store(small_cifar / "parts")
-    undisturbed = begin(processes, whole, SMALL_CIFAR)
-    process = begin(processes, parts, SMALL_CIFAR)
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{learner}.{key}={value}")]
+    command = [*SMALL_CIFAR, "--methods", learner, *overrides]
+    undisturbed = begin(processes, whole, command)
+    process = begin(processes, parts, command)
     wait_for(parts / "said.txt", "task 2/6 learned", process)
     process.kill()
     process.join()
-    again = begin(processes, parts, SMALL_CIFAR)
+    again = begin(processes, parts, command)
     for process in (undisturbed, again):
         process.join()
     assert undisturbed.exitcode == 0, (whole / "said.txt").read_text()
     assert again.exitcode == 0, (parts / "said.txt").read_text()
     assert outcomes(parts) == outcomes(whole)
-    assert set(outcomes(parts)) == {"clnp"}
-    assert len(statuses(parts)["clnp"]["resumed"]) == 1
+    assert set(outcomes(parts)) == {learner}
+    assert len(statuses(parts)[learner]["resumed"]) == 1
+    assert statuses(parts)[learner]["networks"] == statuses(whole)[learner]["networks"]

@@ -184,6 +184,12 @@ def test_a_goal_without_a_number_is_held_against_the_other_methods_alone(own_run
     suite = find_suite(SUITE).model_copy(update={"goals": (goal,)})
     Console(width=200).print(verification_table(verify(runs, SUITE, suite)))
     assert "> si, >= naive" in capsys.readouterr().out
+    with_a_number = goal.model_copy(update={"average_accuracy": Decimal("0.1")})
+    suite = suite.model_copy(update={"goals": (with_a_number,)})
+    Console(width=200).print(verification_table(verify(runs, SUITE, suite)))
+    said = capsys.readouterr().out
+    assert "10, and more" in said
+    assert "the goal of clnp is also > si, >= naive" in said
 
 
 def test_a_goal_beside_other_methods_is_held_against_what_is_recorded_of_them(own_run: MakeRun) -> None:
