@@ -24,7 +24,8 @@ KINDS = {True: ("fine-tuned", "#d55e00", "o"), False: ("plain", "#0072b2", "s")}
 def main(target: Path) -> None:
     """Writes the drawing."""
     runs = read_runs(RESULTS / "margins")
-    alone = next(run for run in read_runs(RESULTS / "split-cifar100-10-short") if run.method == "single-task")
+    whole = read_runs(RESULTS / "split-cifar100-10-short")
+    (alone,) = (run for run in whole if (run.method, run.seed) == ("single-task", 0))
     on_white = {"svg.hashsalt": "clbench", "figure.facecolor": "white", "savefig.facecolor": "white"}
     look: dict[Any, Any] = {**STYLE, **on_white}
     with matplotlib.rc_context(look):
