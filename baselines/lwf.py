@@ -3,9 +3,10 @@ r"""LwF: Learning without Forgetting.
 Source: Li and Hoiem 2016, "Learning without forgetting" (arXiv 1606.09282). While a task is learned, the network shall
 answer for the earlier ones as it did before, on the new task's images,
 
-.. math:: L_t + \lambda \sum_{k < t} T^2 \, KL(softmax(z_k^{old} / T) \,\|\, softmax(z_k / T))
+.. math:: L_t + \lambda \sum_{k < t} KL(softmax(z_k^{old} / T) \,\|\, softmax(z_k / T))
 
 with z_k the logits of task k's output layer. A single output layer gives one such term. The temperature T is 2 there.
+Theirs is the cross-entropy, whose gradient is the same. Neither has the T^2 of knowledge distillation.
 
 Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone.
 """
@@ -80,10 +81,10 @@ class LwFPlugin:
             strategy.loss = strategy.loss + self.strength * self.distilled(then.float(), now.float())
 
     def distilled(self, then: Tensor, now: Tensor) -> Tensor:
-        """T^2 times the divergence of logits [B, C] from earlier ones, mean over the batch."""
+        """The divergence of softened logits [B, C] from earlier ones, mean over the batch."""
         t = self.temperature
         softened = F.log_softmax(now / t, 1), F.log_softmax(then / t, 1)
-        return t**2 * F.kl_div(*softened, reduction="batchmean", log_target=True)
+        return F.kl_div(*softened, reduction="batchmean", log_target=True)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Forgets the old network."""
@@ -108,6 +109,7 @@ class LwF(Method):
 
     Settings = LwFSettings
     resumes = True
+    numbers = 1
     searched = {"strength": Between(0.1, 30.0), "temperature": Between(1.0, 4.0, log=False)}
     stability = ("strength", 10.0)
 
