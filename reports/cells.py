@@ -35,7 +35,7 @@ def cost_cell(group: Group, column: str, over_tasks: str, show: Callable[[float]
     """A time, a rate or a number of bytes, mean over seeds. Arguments are those of `Group.tasks`."""
     value = group.tasks(column, over_tasks)
     if value is None:
-        return NOT_DECLARED if column == "extra_state_bytes" else UNDEFINED
+        return NOT_DECLARED if column == "state_bytes" else UNDEFINED
     return Cell(show(value.mean), "", value.mean)
 
 

@@ -36,7 +36,7 @@ _METRICS = {
 _COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Training, s per task", "train_seconds", "median", seconds),
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
-    ("Extra state", "extra_state_bytes", "last", readable_bytes),
+    ("Extra state", "state_bytes", "last", readable_bytes),
 )
 
 

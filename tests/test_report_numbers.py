@@ -193,6 +193,19 @@ def test_what_a_method_keeps_grows_by_its_slope_and_testing_has_its_share(record
     assert column(costs, "Testing, % of time") == ["20.0"]
 
 
+def test_what_an_optimiser_keeps_counts_as_state_everywhere(recorded_run: MakeRun) -> None:
+    ours, theirs = recorded_run("ewc"), recorded_run("classp")
+    for run, of_method, of_optimizer in ((ours, 2048, 0), (theirs, 0, 1024)):
+        run.tasks["extra_state_bytes"], run.tasks["optimizer_state_bytes"] = of_method, of_optimizer
+    report = report_on([ours, theirs])
+    costs = table(report, "Time and memory")
+    state = dict(zip(column(costs, "Method"), column(costs, "Extra state"), strict=True))
+    assert state == {"ewc": "2.00 KiB", "classp": "1.00 KiB"}
+    assert sorted(column(costs, "Of it by the optimiser")) == ["0 B", "1.00 KiB"]
+    ours.tasks["optimizer_state_bytes"] = float("nan")
+    assert column(table(report_on([ours]), "Time and memory"), "Extra state") == ["2.00 KiB"]
+
+
 def test_fronts_are_marked_apart_for_the_methods_told_the_task(recorded_run: MakeRun) -> None:
     runs = []
     for method, accuracy, seconds, told in (

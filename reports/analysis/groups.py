@@ -176,7 +176,14 @@ class Group:
         return {}
 
     def _task_column(self, column: str) -> list[npt.NDArray[np.float64]]:
-        """A column of the task tables as numbers, one [T] per seed, NaN where there is none; read once."""
+        """A column of the task tables as numbers, one [T] per seed, NaN where there is none; read once.
+
+        `state_bytes` is all that is kept from task to task, by the method and by its optimiser.
+        """
+        if column == "state_bytes":
+            parts = zip(*map(self._task_column, ("extra_state_bytes", "optimizer_state_bytes")), strict=True)
+            # Early records do not count what an optimiser keeps.
+            return [of_method + np.nan_to_num(of_optimizer) for of_method, of_optimizer in parts]
         if column not in self._task_columns:
             self._task_columns[column] = [
                 pd.to_numeric(run.tasks[column], errors="coerce").to_numpy(dtype=float) for run in self.runs

@@ -22,7 +22,7 @@ def costs(groups: Sequence[Group], name: str) -> str:
     wanted: list[tuple[str, str, str, Callable[[float], str]]] = [
         ("train_seconds", "median", "Training time (s per task)", seconds),
         ("peak_memory_bytes", "max", "Peak memory ({unit})", readable_bytes),
-        ("extra_state_bytes", "last", "Extra state ({unit})", readable_bytes),
+        ("state_bytes", "last", "Extra state ({unit})", readable_bytes),
     ]
     panels = []
     for column, over_tasks, label, show in wanted:
@@ -44,7 +44,7 @@ def costs(groups: Sequence[Group], name: str) -> str:
 
 def state_growth(groups: Sequence[Group], name: str) -> str:
     """What each method keeps beside the weights, against tasks learned, mean over seeds."""
-    curves = [(group, group.task_means("extra_state_bytes")) for group in groups]
+    curves = [(group, group.task_means("state_bytes")) for group in groups]
     known = [(group, curve) for group, curve in curves if not np.isnan(curve).all()]
     unit, size = byte_unit(max(float(np.nanmax(curve)) for _, curve in known))
 

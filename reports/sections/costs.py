@@ -10,7 +10,7 @@ from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenth
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.sections.inference import kinds
 
-_OPTIMIZER = "Kept by the optimiser"
+_OPTIMIZER = "Of it by the optimiser"
 _COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Training, s per task", "train_seconds", "median", seconds),
     ("First task, s", "train_seconds", "first", seconds),
@@ -18,8 +18,8 @@ _COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("Training, s in all", "train_seconds", "sum", seconds),
     ("Images per\u00a0s", "train_images_per_second", "median", thousands),
     ("Peak memory", "peak_memory_bytes", "max", readable_bytes),
-    ("Extra state", "extra_state_bytes", "last", readable_bytes),
-    ("Extra state per task", "extra_state_bytes", "slope", readable_bytes),
+    ("Extra state", "state_bytes", "last", readable_bytes),
+    ("Extra state per task", "state_bytes", "slope", readable_bytes),
     (_OPTIMIZER, "optimizer_state_bytes", "last", readable_bytes),
 )
 
@@ -52,7 +52,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             "on time and memory.",
             figures.costs(groups, "costs"),
         )
-    if any(group.tasks("extra_state_bytes", "last") for group in groups):
+    if any(group.tasks("state_bytes", "last") for group in groups):
         yield Figure(
             "state-growth",
             f"{mark}What each method keeps beside the weights as tasks are learned; mean over seeds.",
@@ -143,7 +143,7 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
     panels = []
     for label, costs in (
         ("Training time (s per task, log)", _means(groups, lambda group: group.tasks("train_seconds", "median"))),
-        ("Extra state ({unit}, log)", _means(groups, lambda group: group.tasks("extra_state_bytes", "last"))),
+        ("Extra state ({unit}, log)", _means(groups, lambda group: group.tasks("state_bytes", "last"))),
         ("CAP (share of weights, log)", _means(groups, lambda group: group.capacity_used)),
     ):
         # The capacity of one method is no comparison.

@@ -94,7 +94,7 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
                 *([Cell(standings[group.label])] if used else []),
                 Cell(plain(group.is_told_the_task)),
                 points_cell(group.metric("forgetting"), percent),
-                cost_cell(group, "extra_state_bytes", "last", readable_bytes),
+                cost_cell(group, "state_bytes", "last", readable_bytes),
                 cost_cell(group, "train_seconds", "sum", duration),
                 count_cell(len(group.runs)),
             )
