@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench import metrics
+from clbench.records.format import REPLAYED
 from clbench.records.reading import RecordedRun
 
 if TYPE_CHECKING:
@@ -71,12 +72,17 @@ class RunResult:
         values |= {key: float(value) for key, value in known.items() if key != "task"}
         for row in self.capacity:
             if row["task"] == self.learned:
-                for kind in ("free", "reused", "new"):
+                counts = {**row, "used": row["units"] - row["free"]}
+                for kind in ("used", "free", "reused", "new"):
                     name = f"{kind}_{row['unit']}s"
                     # Neurons and filters are no sum.
-                    values[name] = values.get(name, 0.0) + float(row[kind])
-                    values[f"{name}/{row['group']}"] = float(row[kind])
-        values |= {row["name"]: float(row["value"]) for row in self.measures if row["task"] == self.learned}
+                    values[name] = values.get(name, 0.0) + float(counts[kind])
+                    values[f"{name}/{row['group']}"] = float(counts[kind])
+        measured = {row["name"]: float(row["value"]) for row in self.measures if row["task"] == self.learned}
+        values |= measured
+        if known.keys() >= {"train_seconds", "train_images_per_second"}:
+            of_task = round(known["train_seconds"] * known["train_images_per_second"])
+            values["images_trained"] = of_task + measured.get(REPLAYED, 0.0)
         used = metrics.capacity_used([row for row in self.capacity if row["task"] <= self.learned])
         if used is not None:
             values["capacity_used"] = used

@@ -161,11 +161,11 @@ def test_rows_of_a_method_that_cannot_be_recorded_are_refused_in_one_sentence(re
 
 def test_metrics_are_by_unit_and_group_and_never_add_units_of_two_kinds(record):
     values = result_of(read_run(record(CAPACITY).path)).metrics()
-    counted = {name: value for name, value in values.items() if name.startswith(("free", "new", "reused"))}
+    counted = {name: value for name, value in values.items() if name.startswith(("used", "free", "new", "reused"))}
     assert counted == {
         f"{kind}_{unit}s{group}": float(value)
         for unit, name in (("filter", "/conv1+conv2"), ("neuron", "/2"), ("weight", "/head"))
-        for kind, value in (("free", 5), ("new", 3), ("reused", 2))
+        for kind, value in (("used", 5), ("free", 5), ("new", 3), ("reused", 2))
         for group in ("", name)
     }
     neurons = [row(1, "layer_1", "neuron"), row(1, "layer_2", "neuron", units=20, free=18)]

@@ -1,5 +1,6 @@
 """What a store holds, what it should hold by the run folders, and that the two are the same."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,9 +57,11 @@ def wanted_points(folder):
     for name in OF_EVERY_TASK:
         # What a method does not say is not there.
         wanted[name] = [(step, value) for step, value in zip(tasks["task"], tasks[name], strict=True) if value == value]
+    trained = (tasks["train_seconds"] * tasks["train_images_per_second"]).round()
+    wanted["images_trained"] = list(zip(tasks["task"], trained, strict=True))
     if (folder / "capacity.csv").is_file():
         capacity = pd.read_csv(folder / "capacity.csv")
-        for kind in ("free", "reused", "new"):
+        for kind in ("used", "free", "reused", "new"):
             wanted[f"{kind}_neurons"] = list(capacity.groupby("task")[kind].sum().items())
             for group, rows in capacity.groupby("group"):
                 wanted[f"{kind}_neurons/{group}"] = list(zip(rows["task"], rows[kind], strict=True))
@@ -123,11 +126,25 @@ def everything_in(uri):
     ]
 
 
-def assert_synced(clbench, place, uri, added, completed, up_to_date):
-    """`clbench sync` does that much and makes the store whole; a second one changes nothing."""
+def wait_for_late_contacts():
+    """Returns once no contact with a store goes on that came too late; a run's process would soon end it."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def assert_synced(clbench, place, uri, added, completed, up_to_date, *, or_up_to_date=0):
+    """`clbench sync` does that much and makes the store whole; a second one changes nothing.
+
+    So many of those to be completed may be up to date.
+    """
     first = clbench(place, "sync", "--suite", SUITE, "--tracking-uri", uri)
     assert (first.code, first.err) == (0, "")
-    assert first.out == f"{uri}: runs {added} added, {completed} completed, {up_to_date} up to date\n"
+    assert first.out in [
+        f"{uri}: runs {added} added, {completed - count} completed, {up_to_date + count} up to date\n"
+        for count in range(or_up_to_date + 1)
+    ]
     assert_mirrored(uri, place / "clbench-runs")
     before = everything_in(uri)
     again = clbench(place, "sync", "--output", "clbench-runs", "--tracking-uri", uri)

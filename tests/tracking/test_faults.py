@@ -23,6 +23,7 @@ wanted_points = STORES["wanted_points"]
 assert_mirrored = STORES["assert_mirrored"]
 assert_synced = STORES["assert_synced"]
 assert_held_up_once = STORES["assert_held_up_once"]
+wait_for_late_contacts = STORES["wait_for_late_contacts"]
 assert_trained_with_one_warning = STORES["assert_trained_with_one_warning"]
 
 
@@ -42,11 +43,7 @@ class Lock:
 
     def release(self):
         self.process.communicate()
-        # A contact that came too late still goes on here, where a run's process would soon end and it with it.
-        for thread in threading.enumerate():
-            if thread.name == "mlflow":
-                thread.join(60)
-                assert not thread.is_alive()
+        wait_for_late_contacts()
 
 
 def test_a_store_locked_from_the_start_holds_a_run_up_for_one_timeout(run, clbench, place, waits, monkeypatch):

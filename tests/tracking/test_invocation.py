@@ -134,7 +134,7 @@ def test_every_promised_metric_is_there_and_none_where_it_is_undefined(ran):
         for name in ("average_incremental_accuracy", "learning_accuracy", *OF_EVERY_TASK):
             assert [step for step, _ in found[name]] == [1, 2]
         counted = {name for name in found if "neurons" in name}
-        kinds = [f"{kind}_neurons" for kind in ("free", "reused", "new")]
+        kinds = [f"{kind}_neurons" for kind in ("used", "free", "reused", "new")]
         layers = [f"{kind}/layer_{layer}" for kind in kinds for layer in (1, 2)]
         assert counted == ({*kinds, *layers} if child.data.tags["clbench.method"] == "clnp" else set())
 

@@ -19,6 +19,7 @@ uri_of = STORES["uri_of"]
 assert_mirrored = STORES["assert_mirrored"]
 assert_synced = STORES["assert_synced"]
 assert_held_up_once = STORES["assert_held_up_once"]
+wait_for_late_contacts = STORES["wait_for_late_contacts"]
 assert_trained_with_one_warning = STORES["assert_trained_with_one_warning"]
 
 
@@ -94,7 +95,9 @@ def test_a_server_that_hangs_costs_one_timeout_and_what_it_does_on_waking_is_not
     assert_held_up_once(waits, 2)
     # It now does what it was asked while it hung, too late.
     server.signal(signal.SIGCONT)
-    assert_synced(clbench, place, server.uri, added=1, completed=1, up_to_date=1)
+    wait_for_late_contacts()
+    # The contact's second try may have been in time.
+    assert_synced(clbench, place, server.uri, added=1, completed=1, up_to_date=1, or_up_to_date=1)
 
 
 @pytest.fixture
