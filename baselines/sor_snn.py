@@ -1,8 +1,8 @@
 r"""A spiking network with a sparse pathway per task, after SOR-SNN.
 
-Source: Han et al. 2023, "Enhancing efficient continual learning with dynamic structure development of spiking neural
-networks" and "Adaptive reorganization of neural pathways for continual learning with spiking neural networks" (arXiv
-2309.09550). Only what the abstract claims could be read, so this is a reconstruction and no number of it is theirs.
+Source: Han et al. 2023, "Adaptive reorganization of neural pathways for continual learning with spiking neural
+networks" (arXiv 2309.09550). Its equations could not be read. So this is a reconstruction, and no number of it is
+theirs.
 
 The neurons are leaky and spike. Images are shown for T steps. Every task has an embedding e. A regulation network makes
 scores of all hidden weights of it,

@@ -38,9 +38,13 @@ class Net(nn.Module):
 EXACT = {
     "packnet": {},
     "packnet, drawn": {"restart": "draw", "fine_tune_share": 0.0},
+    "packnet, searched": {"shares": "search", "learning_rate_schedule": "plateau"},
     "wsn": {"share": 0.3},
+    "wsn, best weights kept": {"share": 0.3, "learning_rate_schedule": "plateau"},
     "supsup": {},
-    "supsup, trained": {"output_layer": "trained"},
+    # As permuted-mnist-small has it.
+    "supsup, carried on": {"output_layer": "trained", "scores": "carry", "learning_rate_schedule": "plateau"},
+    "single-task": {},
     "frozen-trunk": {},
     "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
 }

@@ -10,7 +10,8 @@ from clbench.records.reading import RecordedRun
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import select
 from clbench.reports.analysis.statistics import Estimate
-from clbench.reports.formatting import percent, plain
+from clbench.reports.analysis.told import told
+from clbench.reports.formatting import percent
 
 
 def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
@@ -31,7 +32,7 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
             str(len(group.runs)),
             _shown(group.metric("average_accuracy")),
             _shown(group.metric("forgetting")),
-            plain(group.config.get("task_known_at_test")),
+            told(group.config),
         ]
         # Text, not str: a name is not markup.
         table.add_row(*map(Text, cells))

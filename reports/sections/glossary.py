@@ -63,9 +63,9 @@ _TERMS = (
     ),
     (
         "Task known at test",
-        "Yes: the method is told which task a test image belongs to, and may choose a head, a mask or a "
-        "context by it. No: it gets the image alone. The first is the easier problem, and the two should not "
-        "be ranked together.",
+        "Yes: the method is told which task a test image belongs to, and chooses by it what stands there: a head, "
+        "units, weights, contexts or a network. No: it gets the image alone. The first is the easier problem, and the "
+        "two should not be ranked together.",
         "van de Ven and Tolias 2019, arXiv 1904.07734",
     ),
     (

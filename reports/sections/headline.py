@@ -9,6 +9,7 @@ from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
+from clbench.reports.analysis.told import told
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table
@@ -92,7 +93,7 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
                 Cell(group.label, group.differs),
                 accuracy_cell(group.metric("average_accuracy"), "no interval"),
                 *([Cell(standings[group.label])] if used else []),
-                Cell(plain(group.is_told_the_task)),
+                Cell(told(group.config)),
                 points_cell(group.metric("forgetting"), percent),
                 cost_cell(group, "state_bytes", "last", readable_bytes),
                 cost_cell(group, "train_seconds", "sum", duration),
