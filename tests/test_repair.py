@@ -1,5 +1,6 @@
 """`clbench inspect`: what a run has left, and whether a damaged task can be repaired."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -49,6 +50,7 @@ METHODS = {
     "packnet": {},
     "wsn": {},
     "supsup": {},
+    "sor-snn-style": {"plasticity": 0.0},
     "hat": {"binarise": True, "optimizer": "adam", "learning_rate": 0.003, "strength": 0.1},
     "clnp": {"budget": "even", "rank": "contribution", "margin": 0.0},
 }
@@ -82,6 +84,11 @@ def test_learning_again_changes_no_bit_of_other_tasks_and_gives_back_what_damage
         assert hit == round(0.5 * there) > 0
         assert then > 0
     assert found.others_repaired == found.others_damaged
+
+
+@pytest.mark.long
+def test_what_synapses_of_earlier_tasks_learn_moves_the_answers_for_these(made):
+    assert made("sor-snn-style", 0.5, **{"sor-snn-style.plasticity": 0.5}).moved > 0
 
 
 def test_no_damage_takes_nothing_and_all_of_it_everything(made):
@@ -178,8 +185,16 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
             ids["packnet" if '"method": "packnet"' in (folder / "config.json").read_text() else "naive"] = folder.name
     shown = clbench(tmp_path, "inspect", ids["packnet"])
     assert (shown.code, shown.err) == (0, "")
-    assert "layer_1" in shown.out
-    assert "weights" in shown.out
+    assert "2 tasks learned; new and reused are of task 2" in shown.out
+    rows = [line.split() for line in shown.out.splitlines()]
+    assert rows[1] == ["group", "of", "in", "all", "used", "free", "free,", "%", "new", "reused"]
+    last = pd.read_csv(tmp_path / "clbench-runs" / ids["packnet"] / "capacity.csv").query(
+        "task == 2 and group == 'layer_1'"
+    )
+    (counted,) = last[["units", "used", "free", "new", "reused"]].to_numpy().tolist()
+    shown_of_group = [cell.replace(",", "") for cell in rows[2]]
+    assert shown_of_group[:2] == ["layer_1", "weights"]
+    assert [int(cell) for place, cell in enumerate(shown_of_group[2:]) if place != 3] == counted
     assert "damaged" not in shown.out
     tried = clbench(tmp_path, "inspect", ids["packnet"], "--repair", "0.3", "--task", "2")
     assert tried.code == 0, tried.err

@@ -51,7 +51,8 @@ def inspect_command(
         raise SettingError(f"--repair {repair:g} is no share of units to destroy; expected one above 0, up to 1")
     folder = named_folder(output, run)
     found, screen = read_run(folder), Screen(quiet=False)
-    screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned")
+    counted = f"; new and reused are of task {len(found.tasks)}" if len(found.capacity) else ""
+    screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned{counted}")
     if found.capacity.empty:
         screen.show(f"{found.method} counts neither units nor weights")
     else:
@@ -107,17 +108,17 @@ def _again(
 
 
 def capacity_table(run: "RecordedRun") -> "Table":
-    """Units after the last task, group by group."""
+    """Units after the last task, group by group, and what that task claimed and reused."""
     from rich.table import Table
 
     last = run.capacity[run.capacity["task"] == run.capacity["task"].max()]
     table = Table(box=None, pad_edge=False)
-    for heading in ("group", "of", "in all", "used", "free", "free, %"):
+    for heading in ("group", "of", "in all", "used", "free", "free, %", "new", "reused"):
         table.add_column(heading, justify="left" if heading in ("group", "of") else "right")
     for row in last.to_dict("records"):
         share = 100 * row["free"] / row["units"]
-        numbers = [f"{int(row[key]):,}" for key in ("units", "used", "free")]
-        table.add_row(str(row["group"]), f"{row['unit']}s", *numbers, f"{share:.1f}")
+        units, used, free, new, reused = (f"{int(row[key]):,}" for key in ("units", "used", "free", "new", "reused"))
+        table.add_row(str(row["group"]), f"{row['unit']}s", units, used, free, f"{share:.1f}", new, reused)
     return table
 
 
