@@ -11,6 +11,7 @@ PLENTY = (600, 1000)
 EXPECTED = (
     "avalanche-ewc",
     "avalanche-si",
+    "classp",
     "clnp",
     "clnp:10-epochs",
     "clnp:best",
