@@ -6,7 +6,7 @@ import pytest
 
 from clbench.baselines.ewc import EWC
 from clbench.baselines.naive import Naive
-from clbench.methods.table import find_method, resolve_settings
+from clbench.methods.table import AVALANCHE, METHODS, find_method, resolve_settings
 from clbench.records.identity import added_later, recorded_identity, recorded_settings, run_id_of, settings_of
 from clbench.records.reading import read_runs
 from clbench.runs.spec import make_specs
@@ -45,7 +45,7 @@ def test_the_ids_of_the_runs_that_match_todays_suites_follow_from_the_suites(rec
     same = set()
     for run in recorded.values():
         suite = SUITES[run.suite]
-        if run.method not in (*suite.methods, *suite.variants, "joint"):
+        if run.method not in (*METHODS, *AVALANCHE, *suite.variants):
             continue
         identity = {
             **recorded_identity(run.config),

@@ -231,3 +231,21 @@ def test_the_table_of_powerpropagation_with_clnp_is_of_the_recorded_runs():
     rows = re.findall(r"^\| (\d) \| ([\d.]+ ± [\d.]+) \| (\d+ / \d+) \|$", text, re.MULTILINE)
     assert {alpha: tuple(cells) for alpha, *cells in rows} == expected
     assert len(expected) == 3
+
+
+def test_the_table_of_the_spiking_network_is_of_the_recorded_runs():
+    runs = read_runs(RESULTS / "spiking")
+    (group,) = select(runs, "permuted-digits").groups
+
+    def last(name):
+        return estimate([float(run.measures.query(f"task == 10 and name == '{name}'")["value"].item()) for run in runs])
+
+    accuracy, change = group.metric("average_accuracy"), group.metric("backward_transfer")
+    spikes, energy = last("spikes_per_image"), last("nanojoules_per_image")
+    expected = [
+        *(f"{percent(value.mean)} ± {percent(value.half_width)}" for value in (accuracy, change)),
+        percent(last("synapses_active").mean, 1),
+        *(f"{value.mean:,.0f} ± {value.half_width:.0f}" for value in (spikes, energy)),
+    ]
+    assert f"| {' | '.join(expected)} |" in (ROOT / "docs" / "relatives.md").read_text()
+    assert len(runs) == 3
