@@ -67,7 +67,7 @@ class GPM(Method):
 
     Settings = GPMSettings
     resumes = True
-    searched = {"images": Among((125, 300, 1000))}
+    searched = {"images": Among((125, 300, 1000)), "energy": Among((0.9, 0.95, 0.97, 0.99))}
 
     @classmethod
     def refuses(cls, suite: Suite, settings: GPMSettings) -> str:

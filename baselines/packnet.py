@@ -7,8 +7,8 @@ are trained on. A task reads the weights of its own and of earlier tasks.
 
 Departs from it: the network starts from drawn weights, where theirs was trained on ImageNet. Biases and batch norms are
 every task's own and kept for it, where theirs stay as the first task left them. The shares follow from the number of
-tasks unless they are given. Avalanche's baselines have equal shares too. In the comparison of Kang et al. 2022 (WSN)
-each task keeps one in T of what is free.
+tasks, which must be known in advance, unless they are given or searched. Avalanche's baselines have equal shares too.
+In the comparison of Kang et al. 2022 (WSN) each task keeps one in T of what is free.
 """
 
 import warnings

@@ -7,7 +7,8 @@ anew for every task, which keeps a bit for every weight and its own statistics o
 
 Departs from it: weights of other layers, such as layer norms, are constant too. With `output_layer=trained` the output
 layer is every task's own and trains as usual, as WSN's is. In the setting of Kang et al. 2022 that is worth two points.
-With `scores=carry` a task goes on from the scores of the one before it.
+With `scores=carry` a task goes on from the scores of the one before it. Theirs start from the mean of all earlier ones
+where they transfer.
 """
 
 from collections.abc import Mapping
