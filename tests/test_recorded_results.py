@@ -167,7 +167,7 @@ def test_the_rows_of_a_table_of_cifar_are_the_recorded_runs(recorded, suite):
         else:
             assert (by_task or runs[-1][0], mean, learned) in runs, (method, seed)
     shown = [(method, int(seed or 0), mean) for method, seed, _, _, mean, _ in found]
-    assert {(run.method, run.seed, f"{100 * run.accuracy_matrix[-1].mean():.2f}") for run in recorded[suite]} <= {
+    assert {(run.method, run.seed, f"{(100 * run.accuracy_matrix[-1]).mean():.2f}") for run in recorded[suite]} <= {
         *shown
     }
     assert len(shown) == len({*shown})
