@@ -16,9 +16,9 @@ def test_of_every_method_that_is_told_the_task_it_is_known_what_that_chooses(nam
     [
         ("si", False, "single", {}, "no"),
         ("si", True, "multi", {}, "yes: head"),
-        ("hat", True, "multi", {}, "yes: head and units"),
+        ("hat", True, "multi", {}, "yes: head, units"),
         ("clnp:budget", True, "single", {}, "yes: units"),
-        ("packnet", True, "single", {"output_weights": "per-task"}, "yes: head and weights"),
+        ("packnet", True, "single", {"output_weights": "per-task"}, "yes: head, weights"),
         ("frozen-trunk", True, "single", {"output_weights": "per-task"}, "yes: head"),
         ("single-task", True, "multi", {}, "yes: a network"),
         ("./mine.py:Mine", True, "single", {}, "yes"),

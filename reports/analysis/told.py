@@ -28,7 +28,7 @@ def told(config: Mapping[str, Any]) -> str:
         config: what config.json says.
 
     Returns:
-        `no`, `yes`, or such as `yes: head and units`.
+        `no`, `yes`, or such as `yes: head, units`.
 
     Example:
         told({"method": "si", "task_known_at_test": True, "suite_settings": {"head": "multi"}})  # "yes: head"
@@ -39,5 +39,5 @@ def told(config: Mapping[str, Any]) -> str:
         return f"yes: {own}" if known else plain(known)
     per_task = (config.get("method_settings") or {}).get("output_weights") == "per-task"
     has_head = (config.get("suite_settings") or {}).get("head") == "multi" or per_task
-    chosen = " and ".join(filter(None, ("head" if has_head else "", own)))
+    chosen = ", ".join(filter(None, ("head" if has_head else "", own)))
     return f"yes: {chosen}" if chosen else "yes"

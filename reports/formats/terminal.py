@@ -18,8 +18,9 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     """One row per group of runs: seeds, average accuracy with its interval, forgetting, task known at test."""
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("method")
-    for heading in ("seeds", "average accuracy, %", "forgetting, points", "told the task"):
+    for heading in ("seeds", "average accuracy, %", "forgetting, points"):
         table.add_column(heading, justify="right")
+    table.add_column("told the task", no_wrap=True)
     groups = select(runs, suite).groups
     notes = [] if is_known(suite) else [OWN_SUITE]
     for group in groups:
