@@ -34,10 +34,12 @@ def told(config: Mapping[str, Any]) -> str:
         told({"method": "si", "task_known_at_test": True, "suite_settings": {"head": "multi"}})  # "yes: head"
     """
     known = config.get("task_known_at_test")
+    if not known:
+        return plain(known)
     own = CHOOSES.get(base_name(str(config.get("method"))), "")
-    if not known or own == "a network":
-        return f"yes: {own}" if known else plain(known)
     per_task = (config.get("method_settings") or {}).get("output_weights") == "per-task"
     has_head = (config.get("suite_settings") or {}).get("head") == "multi" or per_task
-    chosen = ", ".join(filter(None, ("head" if has_head else "", own)))
+    # A network of its own comes with its head.
+    parts = ["head"] if has_head and own != "a network" else []
+    chosen = ", ".join([*parts, own] if own else parts)
     return f"yes: {chosen}" if chosen else "yes"
