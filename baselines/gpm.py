@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.baselines.parts import frozen
+from clbench.baselines.parts import computed, frozen
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -81,11 +81,13 @@ class GPM(Method):
 
     @classmethod
     def unfit(cls, network: nn.Module, image: Tensor, settings: GPMSettings) -> str:
-        """Refuses frozen weights, and convolutions in groups, whose rows do not all read the same."""
+        """Refuses weights that are frozen or computed, and convolutions in groups, whose rows read different inputs."""
         if reason := frozen(network):
             return reason
         layers = dict(network.named_modules())
         names = layers_called(network, image)
+        if reason := computed(network, names):
+            return reason
         grouped = [name for name in names if getattr(layers[name], "groups", 1) > 1]
         return f"in gpm all outputs of a layer read the same inputs, but '{grouped[0]}' has groups" if grouped else ""
 

@@ -53,7 +53,8 @@ class PackNetSettings(MethodSettings):
         search_drop: share of the validation accuracy that a searched share may cost, before the epochs that follow.
         fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs.
         fine_tune_rate: learning rate after pruning, as a share of the one before.
-        restart: free weights start a task at 0, as published (`zero`), or drawn anew as a layer's are (`draw`).
+        restart: free weights start a task at 0, as published (`zero`), or drawn anew as a layer's are (`draw`). Weights
+            at 0 get no gradient where the units around them have no other weights, so late tasks may keep fewer.
         output_weights: a single head too gets weights of its own for every task.
     """
 
@@ -186,8 +187,17 @@ class PackNet(MaskedMethod):
     @torch.no_grad()
     def prune(self, task: int) -> None:
         """The task's weights of smallest size become free and 0."""
-        weights = self.weights()
-        for name, pruned in self._smallest(task, self.share_of(task)).items():
+        weights, share = self.weights(), self.share_of(task)
+        for name, pruned in self._smallest(task, share).items():
+            mine = int((self.owner[name] == task + 1).sum())
+            kept, due = mine - int(pruned.sum()), mine - round(share * mine)
+            if kept < due:
+                warnings.warn(
+                    f"task {task + 1} of packnet keeps {kept} weights of {name} instead of {due}: the rest stayed at "
+                    "0, because the units around them have no other weights; with packnet.restart=draw they can learn",
+                    MethodWarning,
+                    stacklevel=2,
+                )
             self.owner[name][pruned] = 0
             weights[name].masked_fill_(pruned, 0)
 

@@ -106,6 +106,17 @@ def test_no_bit_of_a_learned_tasks_answers_changes(way, kind, pulls, workplaces,
     assert not any("parametrizations" in name for name, _ in alone.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["packnet", "wsn", "hat", "supsup", "frozen-trunk"])
+def test_a_task_keeps_no_more_than_its_slice_of_an_output_layer_that_has_one_for_each(name, workplaces, make_method):
+    method = make_method(name, workplaces["an own network, outputs per task"]())
+    for task in method.workplace.stream.tasks[:2]:
+        method.learn(task)
+    kept = {key: tensor.shape for own in method.own.values() for key, tensor in own.items() if ".last." in key}
+    sliced = {"network.last.weight": (3, 20), "network.last.bias": (3,)}
+    # The outputs of supsup are masked as the hidden layers are.
+    assert kept == ({} if name == "supsup" else sliced)
+
+
 @pytest.mark.parametrize("kind", ["layers, one head", "layers, a head per task", "an own network, outputs per task"])
 @pytest.mark.parametrize("way", EXACT)
 def test_a_state_goes_on_to_the_same_bits(way, kind, workplaces, make_method):
@@ -288,7 +299,7 @@ def test_what_would_change_nothing_or_the_wrong_thing_is_refused(name, settings,
 
 
 @pytest.mark.parametrize("computed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
-@pytest.mark.parametrize("name", ["packnet", "wsn", "supsup", "sor-snn-style", "frozen-trunk", "anpyc"])
+@pytest.mark.parametrize("name", ["packnet", "wsn", "supsup", "sor-snn-style", "frozen-trunk", "anpyc", "gpm"])
 def test_weights_that_are_computed_are_refused_by_the_name_of_their_layer(name, computed):
     image, settings = torch.zeros(1, 1, 4, 4), resolve_settings(SUITES["permuted-digits"], name, {})
     layers = [nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]

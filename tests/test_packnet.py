@@ -47,6 +47,19 @@ def test_packnet_cuts_the_smallest_of_what_the_task_trained_and_free_weights_are
     assert (owner == 2).sum() == weight.numel() * 3 // 4
 
 
+@pytest.mark.parametrize("restart", ["zero", "draw"])
+def test_packnet_says_so_where_weights_that_stayed_at_0_leave_a_task_fewer_than_its_share(
+    restart, make_workplace, make_method, recwarn
+):
+    method = make_method("packnet", make_workplace(n_tasks=3, hidden_sizes=[16], epochs=1), restart=restart)
+    method.learn(method.workplace.stream.tasks[0])
+    assert not recwarn.list
+    method.begin(1)
+    method.prune(1)
+    said = "task 2 of packnet keeps 0 weights of trunk.0 instead of 341"
+    assert [str(each.message)[: len(said)] for each in recwarn] == ([said] if restart == "zero" else [])
+
+
 def test_packnet_trains_on_at_the_rate_of_fine_tuning_and_gives_the_full_one_back(make_workplace, make_method):
     workplace = make_workplace(n_tasks=1, hidden_sizes=[16], epochs=4, learning_rate_schedule="constant")
     method, seen = make_method("packnet", workplace, fine_tune_share=0.5, fine_tune_rate=0.5), []
