@@ -8,8 +8,9 @@ gradient g exceeds a threshold,
 
 and elsewhere neither changes. With p = 2 and no threshold it is AdaGrad.
 
-Departs from it: in nothing that its text says. The public code tests a whole tensor, so that its gate never shuts, and
-divides by epsilon + s. `reference` does the same, so that the difference can be shown.
+Departs from it: in nothing that its text says. Our choices, which it leaves open: the rate, the threshold, p, epsilon.
+The public code tests a whole tensor, so that its gate never shuts, and divides by epsilon + s. `reference` does the
+same, so that the difference can be shown.
 """
 
 from collections.abc import Iterable

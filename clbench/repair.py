@@ -131,7 +131,10 @@ def repair(
 
 
 def _without_units(method: str) -> SettingError:
-    return SettingError(f"{method} gives a task no units and no weights to itself, so there are none to destroy")
+    return SettingError(
+        f"{method} does not say which units a task uses, so there are none to destroy; --repair is for methods with "
+        "units or masks of tasks, such as clnp, hat, packnet and wsn"
+    )
 
 
 def _as_task(task: "Task", index: int) -> "Task":

@@ -158,7 +158,7 @@ def test_a_masked_methods_unit_is_read_and_reads(make_workplace, make_method):
 
 
 def test_a_method_without_units_and_a_task_that_is_not_there_are_refused(made):
-    with pytest.raises(SettingError, match="naive gives a task no units and no weights to itself"):
+    with pytest.raises(SettingError, match="naive does not say which units a task uses"):
         made("naive", 0.5)
     with pytest.raises(SettingError, match="the run has tasks 1 to 3, but got --task 4"):
         made("packnet", 0.5, task=4)
@@ -202,7 +202,7 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
     assert [f"task {done}/2 learned\n" in tried.out for done in (1, 2)] == [True, True]
     assert "task 2 learned again\n" in tried.out
     for arguments, said in [
-        ([ids["naive"], "--repair", "0.3"], "gives a task no units and no weights to itself"),
+        ([ids["naive"], "--repair", "0.3"], "naive does not say which units a task uses"),
         ([ids["packnet"], "--repair", "0.3", "--task", "9"], "the run has tasks 1 to 2, but got --task 9"),
         ([ids["packnet"], "--repair", "0.3", "--task", "0"], "the run has tasks 1 to 2, but got --task 0"),
         ([ids["packnet"], "--repair", "0"], "--repair 0 is no share of units to destroy"),

@@ -82,7 +82,11 @@ def test_null_and_none_in_a_grid_stand_for_none_as_clbench_show_and_reports_prin
     [
         ({"nayve": [{}]}, None, "unknown method 'nayve': did you mean 'naive'?"),
         ({"nayve": [{"epochs": 1}]}, None, "unknown method 'nayve': did you mean 'naive'?"),
-        (TRIALS, ["si"], "unknown method of the grid 'si': expected one of ewc, naive"),
+        (
+            TRIALS,
+            ["si"],
+            "the grid has no trials of 'si', only of ewc, naive; give some with --grid FILE, or search ranges",
+        ),
         (TRIALS, ["naive", "ewcc"], "unknown method of the grid 'ewcc': did you mean 'ewc'?"),
         (
             {"naive": [{"epochs": 1}, {"strength": 1.0}]},

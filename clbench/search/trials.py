@@ -193,11 +193,16 @@ def plan_trials(
         SettingError: for a method that the grid lacks, a setting that does not fit, or a trial that repeats another or
             trains on validation images.
     """
-    from clbench.methods.table import names_of
+    from clbench.methods.table import METHODS, names_of
 
     # A user's method stands there as it is named on the command line.
     trials = dict(zip(names_of(list(grid.trials), Path.cwd()), grid.trials.values(), strict=True))
     for name in methods or []:
+        if name not in trials and name in METHODS:
+            raise SettingError(
+                f"the grid has no trials of '{name}', only of {', '.join(sorted(trials))}; give some with --grid FILE, "
+                "or search ranges with --protocol first-k"
+            )
         if name not in trials:
             raise unknown_name("method of the grid", name, trials)
     plan = Plan(suite, grid.n_tasks, grid.seed, images, precision, device, files)

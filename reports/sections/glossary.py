@@ -77,8 +77,9 @@ _TERMS = (
     (
         "Free, new, reused",
         "Neurons of a layer (or filters, or weights) that no task has claimed; that this task claimed; that "
-        "earlier tasks claimed and that this one uses. With a threshold, a neuron counts as used if its mean activity "
-        "on the task exceeds it. The network of a task of CLNP has the other neurons of earlier tasks as well.",
+        "earlier tasks claimed and that this one uses. CLNP counts a neuron as reused if its mean activity on the "
+        "task exceeds the threshold, and a new neuron or the output layer reads it. The network of a task of CLNP has "
+        "the other neurons of earlier tasks as well.",
         "Golkar, Kagan, Cho 2019, arXiv 1903.04476",
     ),
     (
