@@ -234,13 +234,19 @@ def test_costs_show_core_hours_by_threads_and_gpu_hours_by_shares_of_a_gpu(
 def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_trained_on(
     recorded_run: Callable[..., RecordedRun],
 ) -> None:
-    def run(method: str, share: float) -> RecordedRun:
+    def run(method: str, share: float, epochs: int = 5) -> RecordedRun:
         rows = [
             {"task": task, "group": "layer_1", "unit": "weight", "units": 100, "free": 90 - 10 * task, "new": 10,
              "reused": 0, "weights_used": share * task, "weights": 100}
             for task in (1, 2)
         ]  # fmt: skip
-        return replace(recorded_run(method), capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)))
+        found = recorded_run(method)
+        settings = {**found.config["method_settings"], "share": share, "epochs": epochs}
+        return replace(
+            found,
+            config={**found.config, "method_settings": settings},
+            capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)),
+        )
 
     replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, 500.0]})
     er = replace(recorded_run("er"), measures=replayed)
@@ -259,7 +265,9 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
         images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
         of_memory = 500 if row[0].text == "er" else 0
         assert row[place["Images trained on"]].value == pytest.approx(images + of_memory)
-    (panel,) = [each for each in _tradeoffs(groups) if each.curves]
+    # Another share in more epochs is no point of the curve.
+    runs += [run("wsn:least", 0.15, epochs=20), run("supsup", 0.5)]
+    (panel,) = [each for each in _tradeoffs(select(runs, runs[0].suite).groups) if each.curves]
     ((method, points),) = _settings_of_methods(panel)
     assert method == "wsn"
     assert [cost for cost, _ in points] == pytest.approx([0.2, 0.4])

@@ -1,5 +1,6 @@
 """Figures of what a method costs."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clbench.records.identity import recorded_settings
 from clbench.reports.analysis.groups import Group
 from clbench.reports.figures.accuracy import _least_of_the_leading
 from clbench.reports.figures.canvas import Spot, draw_bars, legend, log_axis, mean, svg, task_axis, within
@@ -79,7 +81,7 @@ class Tradeoff:
     Attributes:
         label: of the cost's axis, with its unit.
         points: group, cost in that unit, average accuracy (a fraction), whether it is on the front of its kind.
-        curves: whether settings of one method are joined.
+        curves: whether settings of one method that differ in one alone are joined.
     """
 
     label: str
@@ -117,10 +119,14 @@ def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
 
 
 def _settings_of_methods(panel: Tradeoff) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """Each method with several settings, and their costs and accuracies in per cent, by cost."""
-    methods = dict.fromkeys(base_name(group.method) for group, *_ in panel.points)
-    for method in methods:
-        found = [(cost, 100 * acc) for group, cost, acc, _ in panel.points if base_name(group.method) == method]
+    """The settings of a method that differ in one alone, and their costs and accuracies in per cent, by cost."""
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for group, cost, accuracy, _ in panel.points:
+        settings = recorded_settings(group.config)["method_settings"]
+        for varied in settings:
+            others = json.dumps({**settings, varied: None}, sort_keys=True)
+            curves.setdefault((base_name(group.method), others), []).append((cost, 100 * accuracy))
+    for (method, _), found in curves.items():
         if len(found) > 1:
             yield method, sorted(found)
 
