@@ -53,8 +53,8 @@ class PackNetSettings(MethodSettings):
         search_drop: share of the validation accuracy that a searched share may cost, before the epochs that follow.
         fine_tune_share: share of the epochs that come after pruning, rounded to whole epochs.
         fine_tune_rate: learning rate after pruning, as a share of the one before.
-        restart: free weights start a task at 0, as published (`zero`), or drawn anew as a layer's are (`draw`). Weights
-            at 0 get no gradient where the units around them have no other weights, so late tasks may keep fewer.
+        restart: free weights start a task at 0, as published (`zero`). Those around a unit that is never active get no
+            gradient, so that late tasks may keep fewer weights. Or they are drawn anew, as a layer's are (`draw`).
         output_weights: a single head too gets weights of its own for every task.
     """
 
@@ -194,7 +194,7 @@ class PackNet(MaskedMethod):
             if kept < due:
                 warnings.warn(
                     f"task {task + 1} of packnet keeps {kept} weights of {name} instead of {due}: the rest stayed at "
-                    "0, because the units around them have no other weights; with packnet.restart=draw they can learn",
+                    "0, because the units around them are never active; with packnet.restart=draw they can learn",
                     MethodWarning,
                     stacklevel=2,
                 )
