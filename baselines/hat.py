@@ -30,7 +30,7 @@ from clbench.baselines.holding import Held
 from clbench.baselines.parts import PartsMethod, PerTask, weight_of
 from clbench.data.streams import Task
 from clbench.errors import MethodError, MethodWarning
-from clbench.methods.method import Plugin
+from clbench.methods.method import Plugin, answering
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.methods.space import Between
 from clbench.networks.units import Group, Units, find_units
@@ -43,6 +43,8 @@ _MOST_EXPONENT = 50.0
 _LONGEST_GRADIENT = 10_000.0
 # Below this share of units that no task has taken, one is told that the next may not fit.
 _SCARCE = 0.05
+# Training images of each earlier task that drift is measured on.
+_MEASURED = 256
 
 
 class HATSettings(MethodSettings):
@@ -121,6 +123,7 @@ class HAT(PartsMethod):
         units: of the network.
         taken: [U], the largest gates of the tasks so far.
         gates: task -> [U], its gates once it was learned.
+        drift: largest change of a logit of earlier tasks by the last one; None in the first.
     """
 
     Settings = HATSettings
@@ -173,6 +176,7 @@ class HAT(PartsMethod):
         network.add_module("gates_of_tasks", made)
         self.taken = torch.zeros(self.units.n_units, device=self.workplace.device)
         self.gates: dict[int, Tensor] = {}
+        self.drift: float | None = None
         return network
 
     @property
@@ -283,6 +287,20 @@ class HAT(PartsMethod):
                     stacklevel=2,
                 )
 
+    @torch.inference_mode()
+    def answers_of_earlier(self) -> list[Tensor]:
+        """Logits [N, C] for some training images of each learned task, to see how far they drift."""
+        found = []
+        for task in self.workplace.stream.tasks[: len(self.gates)]:
+            x, _ = task.train.batch(torch.arange(min(len(task.train), _MEASURED)), device=self.workplace.device)
+            with answering(self.view(task.index), task) as network:
+                found.append(network(x).float())
+        return found
+
+    def measures(self) -> Mapping[str, float]:
+        """The largest change, by the task just learned, of a logit of earlier tasks."""
+        return {} if self.drift is None else {"drift_of_earlier_logits": self.drift}
+
     def extra_state(self) -> Mapping[str, Tensor]:
         """Gates, a bit each where they are 0 or 1, and what is each task's alone."""
         gates = {
@@ -318,6 +336,7 @@ class _Attending:
         if method.gates:
             method.warn_if_full()
             method.start_outputs()
+        self.answers = method.answers_of_earlier()
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         self.batch = 0
@@ -349,5 +368,8 @@ class _Attending:
         self.embedding.clamp_(-_MOST, _MOST)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.method.keep(strategy.experience.current_experience)
-        del self.held, self.left
+        method = self.method
+        changes = [float((a - b).abs().max()) for a, b in zip(method.answers_of_earlier(), self.answers, strict=True)]
+        method.drift = max(changes, default=None)
+        method.keep(strategy.experience.current_experience)
+        del self.held, self.left, self.answers

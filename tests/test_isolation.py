@@ -142,9 +142,13 @@ def test_hat_as_published_drifts_where_the_binarised_does_not(make_workplace, ma
     for binarise in (False, True):
         method = make_method("hat", workplace, **EXACT["hat"] | {"binarise": binarise, "steepest": 20.0})
         method.learn(first)
+        assert method.measures() == {}
         then = logits(method, first)
         method.learn(second)
         drifts[binarise] = float((logits(method, first) - then).abs().max())
+        # It says so itself, of some training images.
+        said = method.measures()["drift_of_earlier_logits"]
+        assert said == drifts[binarise] == 0 if binarise else said == pytest.approx(drifts[False], rel=1)
     assert drifts[True] == 0
     assert drifts[False] > 0
 
