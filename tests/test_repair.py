@@ -213,3 +213,23 @@ def test_the_command_shows_what_is_left_and_what_a_repair_gave(clbench, tmp_path
         assert said in refused.err
         assert "task 1/2" not in refused.out
     assert "naive counts neither units nor weights" in clbench(tmp_path, "inspect", ids["naive"]).out
+
+
+@pytest.mark.long
+def test_a_network_of_the_users_own_is_repaired_once_it_is_given(clbench, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build(image_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))\n"
+    )
+    changes = ["--set", "n_tasks=2", "--set", "epochs=1", "--set", "network=./net.py:build"]
+    ran = clbench(tmp_path, "run", "--suite", "permuted-digits", "--methods", "packnet", "--seeds", "0", *changes)
+    assert ran.code == 0, ran.err
+    (folder,) = (tmp_path / "clbench-runs").glob("[0-9a-f]*")
+    refused = clbench(tmp_path, "inspect", folder.name, "--repair", "0.3")
+    assert refused.code == 2
+    assert "the run's network 'build' was a file of yours; give it with --network ./FILE.py:build" in refused.err
+    assert "give --repair as well" in clbench(tmp_path, "inspect", folder.name, "--network", "./net.py:build").err
+    tried = clbench(tmp_path, "inspect", folder.name, "--repair", "0.3", "--network", "./net.py:build")
+    assert tried.code == 0, tried.err
+    assert "learning again left the other tasks as they were, to the bit" in tried.out
+    assert "in a network planned for 3 tasks" in tried.out

@@ -30,6 +30,13 @@ def inspect_command(
     task: Annotated[
         int | None, typer.Option("--task", help="Which task --repair damages, from 1. Default: 1.", show_default=False)
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="With --repair, where the run's network is your own: the network as ./file.py:Class.",
+            show_default=False,
+        ),
+    ] = None,
     output: OutputOption = Path("clbench-runs"),
     data_root: DataRootOption = None,
     offline: OfflineOption = False,
@@ -47,10 +54,15 @@ def inspect_command(
 
     if repair is None and task is not None:
         raise SettingError("--task says which task --repair damages; give --repair as well, such as --repair 0.3")
+    if repair is None and network is not None:
+        raise SettingError("--network is the one that --repair trains; give --repair as well, such as --repair 0.3")
     if repair is not None and not 0 < repair <= 1:
         raise SettingError(f"--repair {repair:g} is no share of units to destroy; expected one above 0, up to 1")
     folder = named_folder(output, run)
     found, screen = read_run(folder), Screen(quiet=False)
+    n_tasks, chosen = int(found.config["suite_settings"]["n_tasks"]), 1 if task is None else task
+    if not 1 <= chosen <= n_tasks:
+        raise SettingError(f"the run has tasks 1 to {n_tasks}, but got --task {chosen}")
     counted = f"; new and reused are of task {len(found.tasks)}" if len(found.capacity) else ""
     screen.show(f"{found.suite}, {found.method} seed {found.seed}, {len(found.tasks)} tasks learned{counted}")
     if found.capacity.empty:
@@ -66,11 +78,8 @@ def inspect_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    place, chosen = chosen_device(device), 1 if task is None else task
-    n_tasks = int(found.config["suite_settings"]["n_tasks"])
-    if not 1 <= chosen <= n_tasks:
-        raise SettingError(f"the run has tasks 1 to {n_tasks}, but got --task {chosen}")
-    spec, images = _again(found, data_root, offline=offline, warn=screen.warn)
+    place = chosen_device(device)
+    spec, images = _again(found, network, data_root, offline=offline, warn=screen.warn)
 
     def learned(done: int) -> None:
         screen.say(f"task {done}/{n_tasks} learned" if done <= n_tasks else f"task {chosen} learned again")
@@ -78,25 +87,39 @@ def inspect_command(
     with shown(MethodWarning, screen.warn):
         measured = tried(spec, images, place, chosen, repair, learned)
     screen.show(repair_table(measured))
+    screen.show(
+        f"trained again, in a network planned for {n_tasks + 1} tasks; units count dead ones that the task reads"
+    )
     kept = "to the bit" if measured.moved == 0 else f"but for {measured.moved:.2g} in a logit"
     screen.show(f"learning again left the other tasks as they were, {kept}")
 
 
 def _again(
-    run: "RecordedRun", data_root: Path | None, *, offline: bool, warn: Callable[[str], None]
+    run: "RecordedRun", network: str | None, data_root: Path | None, *, offline: bool, warn: Callable[[str], None]
 ) -> "tuple[RunSpec, ImageSet]":
     """The recorded run, to be trained again, and its images.
 
+    Args:
+        run: the recorded one.
+        network: the user's own, where the run has one.
+        data_root, offline, warn: as for a run.
+
     Raises:
         RecordError: if today's suite, method or images are others.
+        SettingError: for a network of the user's own that is not given.
     """
     import torch
 
-    from clbench.errors import RecordError
+    from clbench.errors import RecordError, SettingError
     from clbench.execution.plan import choose
 
     config = run.config
-    choice = choose(run.suite, [run.method], [run.seed], config["overrides"], data_root)
+    settings = config["suite_settings"]
+    if "network_sha256" in settings and network is None:
+        name = settings["network"]
+        raise SettingError(f"the run's network '{name}' was a file of yours; give it with --network ./FILE.py:{name}")
+    own = {} if network is None else {"network": network}
+    choice = choose(run.suite, [run.method], [run.seed], {**config["overrides"], **own}, data_root)
     images = choice.images(warn, offline=offline)
     (spec,) = choice.specs(images, config["precision"], torch.device(config["device"]), warn)
     if spec.run_id != run.run_id:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clbench.errors import SettingError
+from clbench.methods.table import METHODS
 from clbench.networks.several_heads import SlicedHeads
 from clbench.runs.runner import train
 from clbench.runs.spec import make_specs
@@ -28,6 +29,18 @@ def test_batch_norm_dropout_and_convolutions_are_trained_and_their_buffers_belon
     assert learned["1.num_batches_tracked"] > 0
     again = trained(spec_of(write(CONV)))
     assert all(torch.equal(learned[name], again[name]) for name in learned)
+
+
+@pytest.mark.parametrize("head", ["single", "multi"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_the_network_of_the_docs_with_either_head(method, head, write, spec_of, trained):
+    path = write(NET)
+    if (method, head) == ("avalanche-si", "multi"):
+        with pytest.raises(SettingError, match="avalanche-si cannot train a multi-head network"):
+            spec_of(path, method, head=head)
+        return
+    learned = trained(spec_of(path, method, head=head, steps_per_epoch=2))
+    assert all(tensor.isfinite().all() for tensor in learned.values())
 
 
 def test_a_layer_that_finds_its_inputs_itself_is_trained(write, spec_of, trained):
