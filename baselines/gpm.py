@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.baselines.parts import computed, frozen
+from clbench.baselines.parts import computed, frozen, groups_of
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
@@ -157,10 +157,9 @@ class GPM(Method):
 
     def measures(self) -> Mapping[str, float]:
         """Of each layer the share of its inputs' space in which gradients of later tasks may still lie."""
-        return {
-            f"gradient_space_left_{name.replace('.', '_')}": 1 - basis.shape[1] / basis.shape[0]
-            for name, basis in self.bases.items()
-        }
+        shapes = {name: basis.shape for name, basis in self.bases.items()}
+        groups = groups_of(self.model, list(shapes))
+        return {f"gradient_space_left_{group}": 1 - shapes[name][1] / shapes[name][0] for group, name in groups}
 
     def extra_state(self) -> Mapping[str, Tensor]:
         """The bases."""

@@ -111,7 +111,7 @@ def test_what_is_left_of_each_layers_space_is_told_and_shrinks(make_workplace, m
     for task in workplace.stream.tasks:
         method.learn(task)
         told.append(method.measures())
-    names = [f"gradient_space_left_{name.replace('.', '_')}" for name in method.layers()]
+    names = [f"gradient_space_left_layer_{number}" for number in (1, 2, 3)]
     assert [list(each) for each in told] == [names, names]
     for name, basis in zip(names, method.bases.values(), strict=True):
         assert told[1][name] == pytest.approx((len(basis) - basis.shape[1]) / len(basis))

@@ -265,9 +265,14 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
         images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
         of_memory = 500 if row[0].text == "er" else 0
         assert row[place["Images trained on"]].value == pytest.approx(images + of_memory)
+    (capacity,) = [section for section in compose(select(runs, runs[0].suite), runs[0].suite).sections
+                   if section.name == "capacity"]  # fmt: skip
+    beside = next(item for item in capacity.items if isinstance(item, Table))
+    shown = [[row[place].text for place in (0, 2, 3, 4)] for row in beside.rows]
+    assert sorted(shown) == [["wsn", "40.0", "weights", "70.0"], ["wsn:less", "20.0", "weights", "70.0"]]
     # Another share in more epochs is no point of the curve.
     runs += [run("wsn:least", 0.15, epochs=20), run("supsup", 0.5)]
     (panel,) = [each for each in _tradeoffs(select(runs, runs[0].suite).groups) if each.curves]
     ((method, points),) = _settings_of_methods(panel)
     assert method == "wsn"
-    assert [cost for cost, _ in points] == pytest.approx([0.2, 0.4])
+    assert [cost for cost, _ in points] == pytest.approx([20, 40])

@@ -60,6 +60,7 @@ def show_command(
     Of a suite its data, tasks, network, training, every method's settings, and where they come from. Of a method or a
     network every setting, its default and what it means.
     """
+    from clbench.errors import unknown_name
     from clbench.methods.own import is_reference
     from clbench.methods.table import entry_of, find_method, method_names, names_of
     from clbench.networks.table import NETWORKS, schema_of
@@ -67,9 +68,13 @@ def show_command(
 
     if is_reference(name):
         (name,) = names_of([name], Path.cwd())
-    elif is_file(name) or not (name in method_names() or name in NETWORKS):
+    elif is_file(name) or name in SUITES:
         _show_suite(name, toml=toml)
         return
+    elif defining := [suite.name for suite in SUITES.values() if name in suite.variants]:
+        raise SettingError(f"'{name}' is a variant of suites; show one of them: {', '.join(defining)}")
+    elif not (name in method_names() or name in NETWORKS):
+        raise unknown_name("suite, method or network", name, [*SUITES, *method_names(), *NETWORKS])
     if toml:
         raise SettingError(f"--toml writes a suite, and '{name}' is none; expected one of {', '.join(SUITES)}")
     if name in NETWORKS:

@@ -13,7 +13,7 @@ class TrainingSettings(BaseModel):
     """Hyper-parameters of every method. One that brings an optimiser of its own extends these.
 
     Attributes:
-        learning_rate, learning_rate_schedule, batch_size, epochs: None takes the suite's.
+        learning_rate, learning_rate_schedule, batch_size, epochs: of the training. `none` takes the suite's.
         initial_weights: `pytorch`, what the network begins with; or `glorot`, Keras's default, for every linear layer
             and convolution that does not start at 0: uniform, biases 0.
     """
@@ -43,7 +43,7 @@ class MethodSettings(TrainingSettings):
     """Hyper-parameters of a method that an optimiser of `OPTIMIZERS` trains; each method extends these with its own.
 
     Attributes:
-        optimizer: None takes the suite's.
+        optimizer: `none` takes the suite's.
         momentum: of sgd.
         weight_decay: L2 decay of every weight, through the optimiser.
         reset_optimizer: whether a new task starts with a new optimiser state.
@@ -75,7 +75,7 @@ class MethodSettings(TrainingSettings):
 
 def _is_always_new(value: bool) -> bool:
     if not value:
-        raise ValueError("what is trained is another for every task, and so is the optimiser; leave it out")
+        raise ValueError("expected true: every task trains something else, with an optimiser of its own; leave it out")
     return value
 
 

@@ -173,12 +173,14 @@ def in_words(value: Any) -> str:
 
 
 def override_words(config: Config) -> list[str]:
-    """What a run overrides, as `key=value`, the method's own settings first and without the method's name."""
-    own = f"{config['method']}."
-    given = (config.get("overrides") or {}).items()
+    """What a run overrides, as `key=value`, the method's own settings first and without the method's name.
+
+    The name stays where the suite's setting of that name is overridden as well.
+    """
+    own, given = f"{config['method']}.", config.get("overrides") or {}
     return [
-        f"{key.removeprefix(own)}={in_words(value)}"
-        for key, value in sorted(given, key=lambda item: (not item[0].startswith(own), item[0]))
+        f"{key if key.removeprefix(own) in given else key.removeprefix(own)}={in_words(value)}"
+        for key, value in sorted(given.items(), key=lambda item: (not item[0].startswith(own), item[0]))
     ]
 
 

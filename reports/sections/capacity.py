@@ -12,7 +12,7 @@ from clbench.reports.analysis.forecast import FARTHEST, FULL, Budget, Forecast, 
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.pruning import margin_of
 from clbench.reports.cells import UNDEFINED
-from clbench.reports.formatting import counted, group_words, layer_number, tenths, units_words
+from clbench.reports.formatting import counted, group_words, layer_number, percent, tenths, units_words
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.sections.pruning import pruning_items
 
@@ -20,12 +20,50 @@ Row = Mapping[str, Any]
 
 
 def capacity_section(groups: Sequence[Group], mark: str) -> Section | None:
-    """Figures and a table for every group of runs that counts its units; None where none does."""
+    """All methods that count their units beside each other, and figures and a table for each; None where none does."""
     counting = [group for group in groups if not group.capacity.empty]
-    items = tuple(
-        item for number, group in enumerate(counting, start=1) for item in _items(group, f"capacity-{number}", mark)
+    if not counting:
+        return None
+    items: list[Table | Figure] = [_overview(counting, mark)] if any(group.capacity_used for group in counting) else []
+    for number, group in enumerate(counting, start=1):
+        items += _items(group, f"capacity-{number}", mark)
+    return Section("capacity", "Capacity", (), tuple(items))
+
+
+def _overview(groups: Sequence[Group], mark: str) -> Table:
+    rows = []
+    for group in groups:
+        last = group.capacity[group.capacity["task"] == group.capacity["task"].max()]
+        used, accuracy = group.capacity_used, group.average_accuracy
+        # Filters and neurons are never added.
+        free = float(last["free"].sum() / last["units"].sum()) if last["unit"].nunique() == 1 else math.nan
+        rows.append(
+            (
+                Cell(group.label),
+                Cell(percent(accuracy), "", accuracy),
+                UNDEFINED if used is None else _number(100 * used.mean, ".1f"),
+                Cell(units_words(last["unit"])),
+                _number(100 * free, ".1f"),
+            )
+        )
+    return Table(
+        "capacity",
+        f"{mark}Capacity after the last task, mean over seeds",
+        (
+            Column("Method", "text", 1.6),
+            Column("Average accuracy, %"),
+            Column("CAP, %"),
+            Column("Counts", "text", 0.8),
+            Column("Free, %"),
+        ),
+        tuple(rows),
+        (
+            "CAP: share of the hidden weights that tasks use, and what says which are theirs, counted in weights of 32 "
+            "bits. So it may exceed 100 %. That is a bit per unit or weight for each task, compressed for wsn and "
+            "sor-snn-style, a number per unit for hat, and nothing for anpyc. Below, “weights used” is the same for "
+            "each group.",
+        ),
     )
-    return Section("capacity", "Capacity", (), items) if items else None
 
 
 def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
@@ -95,7 +133,7 @@ def _table(group: Group, rows: Sequence[Row], name: str, mark: str, found: Seque
         f"{mark}{group.label}: capacity by {by} and task, mean over {counted(len(group.runs), 'seed')}",
         tuple(column for column, _ in columns),
         tuple(tuple(cell(row) for _, cell in columns) for row in rows),
-        (*_margin_notes(group), *_weights_notes(rows), *_forecast_notes(found)),
+        (*_margin_notes(group), *_forecast_notes(found)),
     )
 
 
@@ -150,15 +188,6 @@ def _margin_notes(group: Group) -> Iterator[str]:
         f"Margin: a task may spend {allowed:g} point{'' if allowed == 1 else 's'} on all layers together; spent were "
         f"{mean} on average over tasks and seeds, {most} at most."
     )
-
-
-def _weights_notes(rows: Sequence[Row]) -> Iterator[str]:
-    if not all(math.isnan(row["weights_used"]) for row in rows):
-        yield (
-            "Weights used: of the weights that lead to the group, those that tasks use. What says which are theirs is "
-            "added, where a weight has 32 bits: for each task a bit per unit or weight, the compressed masks of wsn "
-            "and sor-snn-style, or a number per unit, as the gates of hat are."
-        )
 
 
 def _forecast_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:

@@ -144,12 +144,13 @@ def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
     for label, costs in (
         ("Training time (s per task, log)", _means(groups, lambda group: group.tasks("train_seconds", "median"))),
         ("Extra state ({unit}, log)", _means(groups, lambda group: group.tasks("state_bytes", "last"))),
-        ("CAP (share of weights, log)", _means(groups, lambda group: group.capacity_used)),
+        ("CAP (% of weights, log)", _means(groups, lambda group: group.capacity_used)),
     ):
         # The capacity of one method is no comparison.
         if not costs or ("CAP" in label and len(costs) < 2):
             continue
         unit, size = byte_unit(max(cost for _, cost in costs)) if "{unit}" in label else ("", 1.0)
+        size = 0.01 if "%" in label else size
         accuracies = {group.label: group.average_accuracy for group, _ in costs}
         front: dict[str, bool] = {}
         price = {group.label: cost for group, cost in costs}

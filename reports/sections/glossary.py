@@ -71,7 +71,7 @@ _TERMS = (
     (
         "Extra state",
         "What a method keeps beside the network's own weights after the last task: importances, masks, "
-        "contexts, stored copies, and its optimiser's state where a task goes on with it.",
+        "scores, contexts, stored copies, and its optimiser's state where a task goes on with it.",
         "measured by clbench",
     ),
     (

@@ -49,10 +49,18 @@ def test_a_method_of_ones_own_shows_its_settings(clbench, tmp_path):
     (tmp_path / "l2.py").write_text(OWN)
     shown = clbench(tmp_path, "show", "./l2.py:L2")
     assert shown.code == 0, shown.err
-    assert "\n  strength=0.1\n  optimizer=none\n      None takes the suite's.\n" in shown.out
+    assert "\n  strength=0.1\n  optimizer=none\n      `none` takes the suite's.\n" in shown.out
 
 
 def test_only_a_suite_can_be_written_as_a_file(clbench, assert_refused, tmp_path):
     assert_refused(
         clbench(tmp_path, "show", "hat", "--toml"), "--toml writes a suite, and 'hat' is none", "split-mnist"
     )
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_nearest_of_suites_methods_and_networks(
+    clbench, assert_refused, tmp_path
+):
+    assert_refused(clbench(tmp_path, "show", "packnett"), "unknown suite, method or network", "did you mean 'packnet'?")
+    assert_refused(clbench(tmp_path, "show", "resnet19"), "did you mean 'resnet18'?", "split-mnist")
+    assert_refused(clbench(tmp_path, "show", "wsn:less"), "is a variant of suites", "permuted-mnist-small")
