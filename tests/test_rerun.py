@@ -62,6 +62,7 @@ def test_several_sweeps_are_every_combination_also_of_lists_and_of_the_suites_se
         (["--sweep", "epochs"], ["--sweep expects NAME=VALUE,VALUE", "but got 'epochs'"]),
         (["--sweep", "epochs=1,2", "--sweep", "epochs=3"], ["gives 'epochs' twice"]),
         (["--sweep", "epochs=1,1"], ["has a value twice"]),
+        (["--sweep", "epochs=1-3"], ["--sweep epochs takes each value, separated by commas", "the range '1-3'"]),
         (["--sweep", "epochs=1,2", "--set", "epochs=3"], ["'epochs' is both set and swept over"]),
         (["--sweep", "data=digits,mnist"], ["a sweep is over one set of images"]),
     ],

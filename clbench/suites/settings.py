@@ -89,7 +89,7 @@ def parse_sweeps(assignments: Sequence[str]) -> dict[str, list[Any]]:
     """Turns `["ewc.strength=100,1000", "hidden_sizes=[64,64],[128,128]"]` into names and the values of each.
 
     Raises:
-        SettingError: for an item without `=` or a value, a name given twice, or a value given twice.
+        SettingError: for an item without `=` or a value, a range, a name given twice, or a value given twice.
     """
     sweeps: dict[str, list[Any]] = {}
     for item in assignments:
@@ -105,6 +105,9 @@ def parse_sweeps(assignments: Sequence[str]) -> dict[str, list[Any]]:
             values = json.loads(f"[{text}]")
         except (ValueError, RecursionError):
             values = [_parse_value(part.strip()) for part in text.split(",")]
+        for value in values:
+            if isinstance(value, str) and re.fullmatch(r"[\d.]+-[\d.]+", value):
+                raise SettingError(f"--sweep {name} takes each value, separated by commas, but got the range '{value}'")
         if any(values.count(value) > 1 for value in values):
             raise SettingError(f"--sweep {name} has a value twice; give each once")
         sweeps[name] = values
