@@ -113,19 +113,17 @@ class PartsMethod(Method):
             if "parametrizations." not in name:
                 self.model.get_parameter(name).copy_(tensor)
 
-    def _rows_of(self, task: int, name: str) -> Any:
+    def _rows_of(self, task: int, name: str, tensor: Tensor) -> Any:
         """Which rows of a tensor a task answers with: its slice of an output layer that has one for each task."""
         suite, n = self.workplace.suite, self.workplace.stream.n_outputs
-        if suite.head != "multi" or not self._is_of_output(self._plain, name):
-            return ...
-        there = self._plain.state_dict()[name].shape
-        return slice(task * n, (task + 1) * n) if there[:1] == (suite.n_tasks * n,) else ...
+        is_sliced = suite.head == "multi" and self._is_of_output(self._plain, name)
+        return slice(task * n, (task + 1) * n) if is_sliced and tensor.shape[:1] == (suite.n_tasks * n,) else ...
 
     def keep(self, task: int) -> None:
         """Notes what is the task's alone."""
         found = self.model.state_dict()
         names = [name for name in self._plain.state_dict() if self.is_own(name)]
-        self.own[task] = {name: found[name][self._rows_of(task, name)].clone() for name in names}
+        self.own[task] = {name: found[name][self._rows_of(task, name, found[name])].clone() for name in names}
 
     @torch.no_grad()
     def view(self, task: int) -> nn.Module:
@@ -134,7 +132,7 @@ class PartsMethod(Method):
         found = {**self.model.state_dict(), **self.own[task], **self.read_by(task)}
         for name, tensor in made.state_dict().items():
             # Other tasks' output layers are not asked, nor other rows of one that has rows for each task.
-            rows = self._rows_of(task, name) if name in self.own[task] else ...
+            rows = self._rows_of(task, name, tensor) if name in self.own[task] else ...
             tensor[rows] = found.get(name, tensor)
         return made
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.statistics import Estimate
-from clbench.reports.formatting import percent
+from clbench.reports.formatting import percent, tenths
 from clbench.reports.model import Cell
 
 UNDEFINED = Cell("n/a")
@@ -42,3 +42,9 @@ def cost_cell(group: Group, column: str, over_tasks: str, show: Callable[[float]
 def count_cell(number: int) -> Cell:
     """A whole number."""
     return Cell(str(number), "", float(number))
+
+
+def capacity_cell(group: Group) -> Cell:
+    """CAP after the last task in per cent, mean over seeds."""
+    found = group.capacity_used
+    return UNDEFINED if found is None else Cell(tenths(100 * found.mean), "", 100 * found.mean)

@@ -11,7 +11,7 @@ from clbench.reports import figures
 from clbench.reports.analysis.forecast import FARTHEST, FULL, Budget, Forecast, forecasts
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.pruning import margin_of
-from clbench.reports.cells import UNDEFINED
+from clbench.reports.cells import UNDEFINED, capacity_cell
 from clbench.reports.formatting import counted, group_words, layer_number, percent, tenths, units_words
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.sections.pruning import pruning_items
@@ -34,14 +34,14 @@ def _overview(groups: Sequence[Group], mark: str) -> Table:
     rows = []
     for group in groups:
         last = group.capacity[group.capacity["task"] == group.capacity["task"].max()]
-        used, accuracy = group.capacity_used, group.average_accuracy
+        accuracy = group.average_accuracy
         # Filters and neurons are never added.
         free = float(last["free"].sum() / last["units"].sum()) if last["unit"].nunique() == 1 else math.nan
         rows.append(
             (
                 Cell(group.label),
                 Cell(percent(accuracy), "", accuracy),
-                UNDEFINED if used is None else _number(100 * used.mean, ".1f"),
+                capacity_cell(group),
                 Cell(units_words(last["unit"])),
                 _number(100 * free, ".1f"),
             )

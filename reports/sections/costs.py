@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.statistics import Estimate, on_front
-from clbench.reports.cells import UNDEFINED, cost_cell
+from clbench.reports.cells import UNDEFINED, capacity_cell, cost_cell
 from clbench.reports.formatting import byte_unit, readable_bytes, seconds, tenths, thousands
 from clbench.reports.model import Cell, Column, Figure, Section, Table
 from clbench.reports.sections.inference import kinds
@@ -93,7 +93,7 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
                 _testing_share(group),
                 _trained(group),
                 *(_hours(group, device) for device in hours.values()),
-                *([_capacity(group)] if counted else []),
+                *([capacity_cell(group)] if counted else []),
                 Cell(", ".join(fronts[group.label]) or "–"),
             )
             for group in groups
@@ -121,11 +121,6 @@ def _hours(group: Group, device: str) -> Cell:
     return UNDEFINED if found is None else Cell(f"{found:.3g}", "", found)
 
 
-def _capacity(group: Group) -> Cell:
-    found = group.capacity_used
-    return UNDEFINED if found is None else Cell(tenths(100 * found.mean), "", 100 * found.mean)
-
-
 def _testing_share(group: Group) -> Cell:
     training, testing = (group.tasks(column, "sum") for column in ("train_seconds", "eval_seconds"))
     if training is None or testing is None or training.mean + testing.mean == 0:
@@ -140,17 +135,16 @@ def _means(groups: Sequence[Group], of_group: Callable[[Group], Estimate | None]
 
 def _tradeoffs(groups: Sequence[Group]) -> list[figures.Tradeoff]:
     """Accuracy against training time and extra state, with the front of each kind of method."""
-    panels = []
+    panels, capacities = [], _means(groups, lambda group: group.capacity_used)
     for label, costs in (
         ("Training time (s per task, log)", _means(groups, lambda group: group.tasks("train_seconds", "median"))),
         ("Extra state ({unit}, log)", _means(groups, lambda group: group.tasks("state_bytes", "last"))),
-        ("CAP (% of weights, log)", _means(groups, lambda group: group.capacity_used)),
+        ("CAP (% of weights, log)", [(group, 100 * used) for group, used in capacities]),
     ):
         # The capacity of one method is no comparison.
         if not costs or ("CAP" in label and len(costs) < 2):
             continue
         unit, size = byte_unit(max(cost for _, cost in costs)) if "{unit}" in label else ("", 1.0)
-        size = 0.01 if "%" in label else size
         accuracies = {group.label: group.average_accuracy for group, _ in costs}
         front: dict[str, bool] = {}
         price = {group.label: cost for group, cost in costs}
