@@ -24,6 +24,7 @@ from clbench.reports.compose import compose
 from clbench.reports.figures.costs import _settings_of_methods
 from clbench.reports.formats.html import render_html
 from clbench.reports.formats.pdf import render_pdf
+from clbench.reports.formatting import thousands
 from clbench.reports.model import Figure, Report, Table
 from clbench.reports.sections.costs import _tradeoffs, costs_section
 from clbench.suites.files import find_suite
@@ -248,7 +249,7 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
             capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)),
         )
 
-    replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, 500.0]})
+    replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, 50000.0]})
     er = replace(recorded_run("er"), measures=replayed)
     runs = [run("wsn", 0.2), run("wsn:less", 0.1), recorded_run("naive"), er]
     groups = select(runs, runs[0].suite).groups
@@ -263,10 +264,12 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
         assert row[place["CAP, %"]].text == expected
         tasks = recorded_run("naive").tasks
         images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
-        of_memory = 500 if row[0].text == "er" else 0
+        of_memory = 50_000 if row[0].text == "er" else 0
         assert row[place["Images trained on"]].value == pytest.approx(images + of_memory)
-    (capacity,) = [section for section in compose(select(runs, runs[0].suite), runs[0].suite).sections
-                   if section.name == "capacity"]  # fmt: skip
+    report = compose(select(runs, runs[0].suite), runs[0].suite)
+    said = f"as often as it was used: {thousands(images)} by 3 methods, er {thousands(images + 50_000)}."
+    assert any(sentence.endswith(said) for sentence in report.summary)
+    (capacity,) = [section for section in report.sections if section.name == "capacity"]
     beside = next(item for item in capacity.items if isinstance(item, Table))
     shown = [[row[place].text for place in (0, 2, 3, 4)] for row in beside.rows]
     assert sorted(shown) == [["wsn", "40.0", "weights", "70.0"], ["wsn:less", "20.0", "weights", "70.0"]]

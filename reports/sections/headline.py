@@ -1,6 +1,7 @@
 """One picture and one table that answer: which method, at what cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import mode
 from typing import Any
 
 from clbench.records.identity import recorded_settings
@@ -42,6 +43,10 @@ _PRICED = (
     "The last panel: after the last task, with the 95 % interval (every seed where there are fewer than "
     f"{SEEDS_FOR_INTERVAL}), against training time."
 )
+
+
+# Relative difference below which methods count as trained on as many images: validation images may be left out.
+_SAME_IMAGES = 0.06
 
 
 def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
@@ -193,9 +198,23 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         f"{counted(len({group.method for group in groups}), 'method')} (seed{'s' if ',' in seeds else ''} {seeds}) on "
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
         f"{said('data', 'test_images')} to test.",
+        *_trained_on_more(groups),
         *_images(groups),
         *images_differ(groups),
     )
+
+
+def _trained_on_more(groups: Sequence[Group]) -> Iterable[str]:
+    """Who trains on more or fewer images than most, which epochs alone do not tell: replay, retraining, own epochs."""
+    means = {group.label: round(group.images_trained_on.mean) for group in groups if group.images_trained_on}
+    usual = mode(means.values()) if means else 0
+    others = [f"{label} {thousands(mean)}" for label, mean in means.items() if abs(mean - usual) > _SAME_IMAGES * usual]
+    if others:
+        as_many = counted(len(means) - len(others), "method")
+        yield (
+            f"Images trained on over all tasks, each counted as often as it was used: {thousands(usual)} by {as_many}, "
+            f"{', '.join(others)}."
+        )
 
 
 def _images(groups: Sequence[Group]) -> Iterable[str]:
