@@ -249,7 +249,8 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
             capacity=capacity_table(rows).reindex(columns=list(CAPACITY_COLUMNS)),
         )
 
-    replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, 50000.0]})
+    n_replayed = 50_000.0
+    replayed = pd.DataFrame({"task": [1, 2], "name": [REPLAYED] * 2, "value": [0.0, n_replayed]})
     er = replace(recorded_run("er"), measures=replayed)
     runs = [run("wsn", 0.2), run("wsn:less", 0.1), recorded_run("naive"), er]
     groups = select(runs, runs[0].suite).groups
@@ -264,10 +265,10 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
         assert row[place["CAP, %"]].text == expected
         tasks = recorded_run("naive").tasks
         images = (tasks["train_seconds"] * tasks["train_images_per_second"]).sum()
-        of_memory = 50_000 if row[0].text == "er" else 0
+        of_memory = n_replayed if row[0].text == "er" else 0
         assert row[place["Images trained on"]].value == pytest.approx(images + of_memory)
     report = compose(select(runs, runs[0].suite), runs[0].suite)
-    said = f"as often as it was used: {thousands(images)} by 3 methods, er {thousands(images + 50_000)}."
+    said = f"as often as it was used: {thousands(images)} by 3 methods, er {thousands(images + n_replayed)}."
     assert any(sentence.endswith(said) for sentence in report.summary)
     (capacity,) = [section for section in report.sections if section.name == "capacity"]
     beside = next(item for item in capacity.items if isinstance(item, Table))

@@ -198,13 +198,13 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
         f"{counted(len({group.method for group in groups}), 'method')} (seed{'s' if ',' in seeds else ''} {seeds}) on "
         f"{said('data', 'source')}: {said('data', 'train_images')} images to train on, validation included, and "
         f"{said('data', 'test_images')} to test.",
-        *_trained_on_more(groups),
+        *_images_trained_on(groups),
         *_images(groups),
         *images_differ(groups),
     )
 
 
-def _trained_on_more(groups: Sequence[Group]) -> Iterable[str]:
+def _images_trained_on(groups: Sequence[Group]) -> Iterable[str]:
     """Who trains on more or fewer images than most, which epochs alone do not tell: replay, retraining, own epochs."""
     means = {group.label: round(group.images_trained_on.mean) for group in groups if group.images_trained_on}
     usual = mode(means.values()) if means else 0
