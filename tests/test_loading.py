@@ -202,6 +202,44 @@ def test_training_is_the_same_whether_images_are_kept_as_floats_or_not(
     torch.testing.assert_close(*trained, atol=0 if scenario == "permuted" else 1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("bound", [0, 2**28])
+def test_a_last_batch_of_one_image_joins_the_one_before_where_batches_need_two(several, bound, monkeypatch):
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", bound)
+    parts = toy_tasks() if several else toy_tasks()[:1]
+    n_images = sum(map(len, parts))
+    for size, least, last in [
+        (n_images - 1, 2, n_images),
+        (n_images - 1, 1, 1),
+        (n_images - 2, 2, 2),
+        (n_images, 2, n_images),
+    ]:
+        loader = TensorLoader(parts, size, CPU, generator(), least=least)
+        batches = list(loader)
+        assert len(loader) == len(batches)
+        assert {len(part) for part in batches[-1]} == {last}
+        assert sorted(rows(loader)) == sorted(expected_rows(parts))
+
+
+def test_a_batch_norm_trains_where_a_last_batch_would_have_one_image(
+    make_workplace, make_method, split_digits, tmp_path
+):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, image_shape, n_outputs):\n"
+        "        layers = nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, n_outputs)\n"
+        "        super().__init__(*layers)\n"
+    )
+    changes = {"network": f"{path}:Net", "n_tasks": 2, "epochs": 1}
+    n_images = len(make_workplace(split_digits, **changes).stream.tasks[0].train)
+    workplace = make_workplace(split_digits, **changes, batch_size=n_images - 1)
+    method = make_method("naive", workplace)
+    method.learn(workplace.stream.tasks[0])
+    assert all(bool(value.isfinite().all()) for value in method.model.state_dict().values())
+
+
 def test_clnp_keeps_no_answers_for_images_that_are_not_kept(make_method, make_workplace, few_bytes, monkeypatch):
     from clbench.strategies.clnp.reduced import Reduced
 

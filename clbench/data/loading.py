@@ -35,6 +35,7 @@ class TensorLoader:
         n_batches: how many batches make one iteration, pass after pass; None is one pass.
         augment: takes the uint8 images [B, C, H, W] of a batch and returns what to train on in their place; None
             leaves them.
+        least: images of a batch. A last one with fewer joins the one before it, for batch norms cannot train on one.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TensorLoader:
         generator: torch.Generator | None = None,
         n_batches: int | None = None,
         augment: Callable[[Tensor], Tensor] | None = None,
+        least: int = 1,
     ) -> None:
         self.samples = samples
         self.batch_size = batch_size
@@ -52,6 +54,7 @@ class TensorLoader:
         self.generator = generator
         self.n_batches = n_batches
         self.augment = augment
+        self.least = least
         self._at_hand: tuple[Tensor, int, Tensor] | None = None  # the latest images, their version, their positions
         self._resident: tuple[Tensor, Tensor] | None = None
         self._near: Samples | None = None
@@ -62,7 +65,7 @@ class TensorLoader:
         return sum(map(len, self.samples))
 
     def __len__(self) -> int:
-        return self.n_batches or -(-self.n_images // self.batch_size)
+        return self.n_batches or len(self._split(torch.arange(self.n_images)))
 
     def __iter__(self) -> Iterator[Batch]:
         if self.n_batches is None:
@@ -73,6 +76,12 @@ class TensorLoader:
         if len(self.samples) > 1:
             return self._mixed(order)
         return self._made(order) if self.resident() is None else self._looked_up(order)
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        batches = list(order.split(self.batch_size))
+        if len(batches) > 1 and len(batches[-1]) < self.least:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def _pass(self) -> Tensor:
         if self.generator is None:
@@ -104,8 +113,8 @@ class TensorLoader:
         kept = self.resident()
         assert kept is not None
         x, y = kept
-        labels = torch.full((self.batch_size,), self.samples[0].task_label, device=self.device)
-        for chosen in order.to(self.device).split(self.batch_size):
+        labels = torch.full((self.batch_size + self.least,), self.samples[0].task_label, device=self.device)
+        for chosen in self._split(order.to(self.device)):
             images = x[chosen]
             self._at_hand = images, images._version, chosen
             yield [images, y[chosen], labels[: len(chosen)]]
@@ -113,13 +122,13 @@ class TensorLoader:
     def _made(self, order: Tensor) -> Iterator[Batch]:
         if self._near is None:
             self._near = self.samples[0] if self.device.type == "cpu" else self.samples[0].on(self.device)
-        labels = torch.full((self.batch_size,), self._near.task_label, device=self.device)
-        for chosen in order.to(self.device).split(self.batch_size):
+        labels = torch.full((self.batch_size + self.least,), self._near.task_label, device=self.device)
+        for chosen in self._split(order.to(self.device)):
             yield [*self._near.batch(chosen, self.augment), labels[: len(chosen)]]
 
     def _mixed(self, order: Tensor) -> Iterator[Batch]:
         starts = torch.tensor([0, *map(len, self.samples)]).cumsum(0)
-        for chosen in order.split(self.batch_size):
+        for chosen in self._split(order):
             owner = torch.bucketize(chosen, starts, right=True) - 1
             parts = []
             for task in owner.unique().tolist():

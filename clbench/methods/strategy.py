@@ -23,6 +23,7 @@ from clbench.data.loading import TensorLoader
 from clbench.data.streams import Samples, Stream, Task
 from clbench.errors import MethodWarning
 from clbench.methods.events import told_directly
+from clbench.networks.answer import batch_norms
 from clbench.seeding import RandomStreams
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class TensorLoaders(_Template):
             self.seeds.generator("batches", task.index),
             None if self.steps_per_epoch is None else self.steps_per_epoch * len(samples),
             augment,
+            least=2 if batch_norms(self.model) else 1,
         )
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
