@@ -25,13 +25,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import computed, frozen, groups_of, heads_of
+from clbench.baselines.parts import computed, frozen, groups_of
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Task
 from clbench.methods.method import Method, Phase, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.methods.space import Between
 from clbench.networks.answer import answer, evaluating, layers_called
+from clbench.networks.heads import heads_of
 from clbench.suites.suite import Suite
 
 _BATCH = 100

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from clbench.data.streams import Task
 from clbench.methods.method import Answers, Method, answering
 from clbench.networks.answer import layers_called
+from clbench.networks.heads import heads_of
 from clbench.networks.unit_map import Units, make_silent
 from clbench.networks.units import find_units
 
@@ -30,12 +31,6 @@ def frozen(network: nn.Module) -> str:
 
 PerTask = Literal["per-task"]
 """`output_weights`, as records and reports show them: of a single head as well, every task has its own."""
-
-
-def heads_of(network: nn.Module) -> list[str]:
-    """Names of the output layers of a network that has one per task; empty for another."""
-    heads = getattr(network, "heads", None)
-    return [f"heads.{number}" for number in range(len(heads))] if isinstance(heads, nn.ModuleList) else []
 
 
 class PartsMethod(Method):

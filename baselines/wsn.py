@@ -20,11 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.baselines.holding import Held
-from clbench.baselines.parts import MaskedMethod, PerTask, heads_of
+from clbench.baselines.parts import MaskedMethod, PerTask
 from clbench.baselines.scores import Chosen, choose
 from clbench.methods.method import Plugin
 from clbench.methods.settings import AlwaysNew, MethodSettings
 from clbench.methods.space import Between
+from clbench.networks.heads import heads_of
 from clbench.suites.suite import Suite
 
 

@@ -127,6 +127,16 @@ def test_it_refuses_a_head_per_task_with_a_reason(name, split_digits):
         assert reason in find_method(name).refuses(suite, resolve_settings(suite, name, {}))
 
 
+def test_output_layers_that_the_network_has_for_each_task_are_no_extra_state(split_digits, make_method, make_workplace):
+    changes = SMALL | {"epochs": 1, "n_tasks": 2}
+    clnp, packnet, hat = (
+        trained(make_method, name, make_workplace(split_digits, **changes), 2) for name in ("clnp", "packnet", "hat")
+    )
+    assert clnp.extra_state_bytes() == 2 * 2 * 128 // 8
+    assert hat.extra_state_bytes() == 2 * 4 * 2 * 128
+    assert packnet.extra_state_bytes() == 2 * (64 * 128 + 128 * 128) // 8 + 2 * 4 * 2 * 128
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_its_extra_state_is_counted_in_bytes(name, make_method, make_workplace):
     method = trained(make_method, name, make_workplace(**SMALL | {"epochs": 1}), 2)

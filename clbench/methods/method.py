@@ -4,7 +4,7 @@ The runner knows no method by name.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -290,15 +290,10 @@ class Method:
 
     def extra_state_bytes(self) -> int | None:
         """Size of `extra_state`, booleans counted as bits. None for a method that does not declare its state."""
-        import torch
-
         # A subclass may carry more than its base says.
         if not self.resumes and "extra_state" not in vars(type(self)):
             return None
-        return sum(
-            -(-tensor.numel() // 8) if tensor.dtype == torch.bool else tensor.numel() * tensor.element_size()
-            for tensor in self.extra_state().values()
-        )
+        return bytes_of(self.extra_state().values())
 
     def optimizer_state_bytes(self) -> int:
         """Size of what the optimiser keeps from task to task; 0 where every task begins with a new one."""
@@ -355,6 +350,13 @@ def answering(model: "nn.Module", task: "Task") -> Iterator[Answers]:
         yield lambda images: answer(model, images, task.index)
     finally:
         model.train(was_training)
+
+
+def bytes_of(tensors: "Iterable[Tensor]") -> int:
+    """Size of tensors, booleans counted as bits."""
+    import torch
+
+    return sum(-(-tensor.numel() // 8) if tensor.dtype == torch.bool else tensor.nbytes for tensor in tensors)
 
 
 def images_to_train(method: Method, tasks: "Sequence[Task]") -> int:

@@ -34,6 +34,12 @@ class OneHead(nn.Module):
         return self.head(self.trunk(x))
 
 
+def heads_of(network: nn.Module) -> list[str]:
+    """Names of the output layers of a network that has one per task; empty for another."""
+    heads = getattr(network, "heads", None)
+    return [f"heads.{number}" for number in range(len(heads))] if isinstance(heads, nn.ModuleList) else []
+
+
 def with_heads(
     trunk: nn.Module,
     n_features: int,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from clbench.data.loading import TensorLoader
 from clbench.data.streams import Stream, Task
 from clbench.errors import MethodError
-from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin, share_right
+from clbench.methods.method import EVALUATION_BATCH, Answers, Method, Phase, Plugin, bytes_of, share_right
 from clbench.methods.space import Between
+from clbench.networks.heads import heads_of
 from clbench.networks.reduced import ReducedNetwork, seen_only
 from clbench.networks.units import Units, find_units
 from clbench.records.format import ALL_GROUPS
@@ -219,6 +220,11 @@ class CLNP(Method):
     def extra_state(self) -> Mapping[str, Tensor]:
         """Masks, and what is a task's own, of every task."""
         return {} if self.clnp.claims is None else self.clnp.claims.state()
+
+    def extra_state_bytes(self) -> int:
+        """Size of it, without output layers that the network has for each task anyway."""
+        heads = tuple(f"{head}." for head in heads_of(self.model))
+        return bytes_of(tensor for key, tensor in self.extra_state().items() if not key.split("/")[2].startswith(heads))
 
     def load_extra_state(self, extra: Mapping[str, Tensor]) -> None:
         """Takes them back."""
