@@ -11,7 +11,19 @@ from clbench.errors import SettingError
 from clbench.methods.method import Method
 from clbench.methods.space import Among, Between
 from clbench.methods.table import METHODS, find_method, method_names
-from clbench.search.protocols import RATES, Budget, Found, chf, first_k, plain_fine_tuning, space_of
+from clbench.search.protocols import (
+    RATES,
+    Budget,
+    Found,
+    _holding,
+    _is_within,
+    _one,
+    _rounded,
+    chf,
+    first_k,
+    plain_fine_tuning,
+    space_of,
+)
 from clbench.search.session import alone
 from clbench.search.trials import Plan
 from clbench.suites.files import find_suite
@@ -157,6 +169,18 @@ def test_what_a_method_names_are_settings_of_it_with_values_that_fit(name, plan)
             plan.trial(name, {key: value})
     if method.stability:
         plan.trial(name, dict([method.stability]))
+
+
+@pytest.mark.parametrize(
+    ("own", "first"), [([0.95, 0.99, 0.99], "[0.95, 0.99, 0.99]"), ([0.97], 0.97), ([0.5], 0.5), ("sgd", "sgd"), (7, 7)]
+)
+def test_one_of_several_values_may_be_the_suites_own(own, first, plan):
+    widened = _holding(Among((0.9, 0.97)), own)
+    assert first in widened.values
+    assert set(widened.values) == {0.9, 0.97, first}
+    assert _is_within({"energy": widened}, "energy", _one(own))
+    if isinstance(own, list):
+        assert plan.trial("gpm", _rounded({"energy": first})).spec.settings.energy == own
 
 
 def test_a_method_of_the_users_names_its_own_ranges(plan):

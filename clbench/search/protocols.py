@@ -9,6 +9,7 @@ setting is lowered. HAT's s_max stays at 400, where theirs starts from 800.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def first_k(plan: Plan, name: str, budget: Budget, train: Train, journal: Path, 
     found = train([plan.trial(name, _rounded(trial.params)) for trial in known])
     if not study.trials:
         # The suite's own settings first: a search shall not end below them.
-        values = own.spec.settings.model_dump()
+        values = {key: _one(value) for key, value in own.spec.settings.model_dump().items()}
         study.enqueue_trial({key: value for key, value in values.items() if _is_within(space, key, value)})
     # Asked by a command that was killed before it had an answer.
     asked = [(trial.number, trial.params) for trial in study.trials if trial.state.name == "RUNNING"]
@@ -219,6 +220,8 @@ def space_of(name: str, own: Trial) -> Space:
 
 def _holding(each: Range, value: Any) -> Range:
     """The range, widened to hold a value of the suite's own, so that a search may begin there."""
+    if isinstance(each, Among):
+        return each if _one(value) in each.values else Among((_one(value), *each.values))
     if not isinstance(each, Between) or isinstance(value, bool) or not isinstance(value, int | float):
         return each
     if each.log and value <= 0:
@@ -226,9 +229,20 @@ def _holding(each: Range, value: Any) -> Range:
     return Between(min(each.low, value), max(each.high, value), each.log)
 
 
+def _one(value: Any) -> Any:
+    """A list as Optuna takes it: its only value, or a text, which `_rounded` makes the list again."""
+    if not isinstance(value, list):
+        return value
+    return value[0] if len(value) == 1 else json.dumps(value)
+
+
 def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
     """The same with four digits, which a person can read and give again."""
-    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in params.items()}
+    texts = {key: value for key, value in params.items() if isinstance(value, str) and value.startswith("[")}
+    return {
+        **{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in params.items()},
+        **{key: json.loads(text) for key, text in texts.items()},
+    }
 
 
 def _is_within(space: Space, key: str, value: Any) -> bool:
