@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from clbench.data import ImageSet
-from clbench.errors import SettingError
-from clbench.methods.method import Method, Workplace, share_right
+from clbench.errors import MethodError, SettingError
+from clbench.methods.method import EVALUATION_BATCH, Method, Workplace, share_right
 from clbench.methods.table import find_method
 from clbench.networks.units import find_units
 from clbench.seeding import RandomStreams
@@ -62,7 +62,7 @@ def repair(
         images: its data.
         device: where.
         task: which, from 1.
-        share: of the units that the task uses, in each group.
+        share: of the units that the task uses, in each group; at least one there, unless it is 0.
         on_learned: told the number of each task learned, the repeated one as the last.
 
     Raises:
@@ -85,7 +85,11 @@ def repair(
     if reason := kind.refuses(suite, settings):
         raise SettingError(reason)
     # A network whose units cannot be followed is refused before it has been trained.
-    find_units(suite.build_network(stream.image_shape, stream.n_outputs, 0), torch.zeros(1, *stream.image_shape))
+    network = suite.build_network(stream.image_shape, stream.n_outputs, 0)
+    try:
+        find_units(network, torch.zeros(1, *stream.image_shape))
+    except MethodError as error:
+        raise MethodError(f"--repair follows units through the network, as CLNP and HAT do: {error}") from error
     chosen = stream.tasks[task - 1]
     again = _as_task(chosen, n_tasks)
     seeds = RandomStreams(spec.seed)
@@ -103,7 +107,7 @@ def repair(
     generator = seeds.generator("damage", chosen.index)
     for group in units.groups:
         there = active[group.slice].nonzero().squeeze(1).cpu() + group.start
-        hit = there[torch.randperm(len(there), generator=generator)[: round(share * len(there))]]
+        hit = there[torch.randperm(len(there), generator=generator)[: max(round(share * len(there)), int(share > 0))]]
         destroyed[hit] = True
         counts[group.name] = len(there), len(hit)
     others = [each for each in stream.tasks if each is not chosen]
@@ -154,11 +158,13 @@ def _mean_right(method: Method, tasks: "list[Task]") -> float:
 
 
 def _logits(method: Method, tasks: "list[Task]") -> list[Tensor]:
+    """Of all test images, on the CPU."""
     found = []
     for task in tasks:
         answering = method.network_for(task)
         assert answering is not None
         with torch.inference_mode(), answering as network:
-            x, _ = task.test.batch(torch.arange(min(1000, len(task.test))), device=method.workplace.device)
-            found.append(network(x).clone())
+            parts = torch.arange(len(task.test)).split(EVALUATION_BATCH)
+            images = (task.test.batch(part, device=method.workplace.device)[0] for part in parts)
+            found.append(torch.cat([network(x).cpu() for x in images]))
     return found

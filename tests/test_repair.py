@@ -96,6 +96,7 @@ def test_no_damage_takes_nothing_and_all_of_it_everything(made):
     assert (whole.damaged, whole.others_damaged) == (whole.before, whole.others_before)
     assert {hit for _, hit, _ in whole.units.values()} == {0}
     assert made("packnet", 1.0).damaged < 0.3
+    assert {hit for _, hit, _ in made("packnet", 1e-6).units.values()} == {1}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -169,7 +170,7 @@ def test_a_network_whose_units_cannot_be_followed_is_refused_before_it_is_traine
     images, learned = load_images("digits"), []
     changes = {"n_tasks": 2, "epochs": 1, "network": f"{tmp_path}/net.py:Net"}
     (spec,) = make_specs(find_suite("permuted-digits"), ["packnet"], [0], changes, images, "float32", "cpu")
-    with pytest.raises(MethodError, match="outputs"):
+    with pytest.raises(MethodError, match=r"--repair follows units .*outputs"):
         repair(spec, images, torch.device("cpu"), 1, 0.5, on_learned=learned.append)
     assert learned == []
 
