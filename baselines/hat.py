@@ -103,10 +103,8 @@ class Gates(nn.Module):
         return (self.embeddings[self.task] * (self.slope if self.training else self.steepest)).sigmoid()
 
     def multiply(self, reads: Tensor, x: Tensor) -> Tensor:
-        """Inputs [B, C, ...] of a layer times their units' gates; `reads` is int64 [C], -1 for the network's inputs."""
-        if reads[0] < 0:
-            return F.dropout(x, self.dropouts[0], self.training)
-        gates = self.now()[reads.to(x.device)].to(x.dtype)
+        """Inputs [B, C, ...] of a layer times the gates of the units that they are, int64 [C] on the same device."""
+        gates = self.now()[reads].to(x.dtype)
         return F.dropout(x, self.dropouts[1], self.training) * gates.view(1, -1, *[1] * (x.ndim - 2))
 
 
@@ -115,9 +113,14 @@ class _BeforeLayer:
 
     def __init__(self, gates: Gates, reads: Tensor) -> None:
         self.gates, self.reads = gates, reads
+        self.of_images = bool(reads[0] < 0)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (self.gates.multiply(self.reads, inputs[0]),)
+        (x,) = inputs
+        if self.of_images:
+            return (F.dropout(x, self.gates.dropouts[0], self.gates.training),)
+        self.reads = self.reads.to(x.device)
+        return (self.gates.multiply(self.reads, x),)
 
 
 class HAT(PartsMethod):
