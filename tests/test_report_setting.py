@@ -274,6 +274,14 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
     beside = next(item for item in capacity.items if isinstance(item, Table))
     shown = [[row[place].text for place in (0, 2, 3, 4)] for row in beside.rows]
     assert sorted(shown) == [["wsn", "40.0", "weights", "70.0"], ["wsn:less", "20.0", "weights", "70.0"]]
+    assert len(beside.notes) == 1
+    equal = run("packnet", 0.1)
+    equal.config["method_settings"]["shares"] = "equal"
+    packed = compose(select([*runs, equal], equal.suite), equal.suite)
+    (capacity,) = [section for section in packed.sections if section.name == "capacity"]
+    assert next(item for item in capacity.items if isinstance(item, Table)).notes[1:] == (
+        "Told beforehand how many tasks come, to give each the same share: packnet.",
+    )
     # Another share in more epochs is no point of the curve.
     runs += [run("wsn:least", 0.15, epochs=20), run("supsup", 0.5)]
     (panel,) = [each for each in _tradeoffs(select(runs, runs[0].suite).groups) if each.curves]

@@ -60,10 +60,23 @@ def _overview(groups: Sequence[Group], mark: str) -> Table:
         (
             "CAP: share of the hidden weights that tasks use, and what says which are theirs, counted in weights of 32 "
             "bits. So it may exceed 100 %. That is a bit per unit or weight for each task, compressed for wsn and "
-            "sor-snn-style, a number per unit for hat, and nothing for anpyc. Below, “weights used” is the same for "
-            "each group.",
+            "sor-snn-style, a number per unit for hat as published, and nothing for anpyc. Below, “weights used” is "
+            "the same for each group.",
+            *_told_how_many(groups),
         ),
     )
+
+
+def _told_how_many(groups: Sequence[Group]) -> Iterator[str]:
+    """Says which methods divide the network by the number of tasks."""
+    dividing = {"shares": "equal", "budget": "even"}
+    found = [
+        group.label
+        for group in groups
+        if any(group.runs[0].config["method_settings"].get(name) == value for name, value in dividing.items())
+    ]
+    if found:
+        yield f"Told beforehand how many tasks come, to give each the same share: {', '.join(found)}."
 
 
 def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
