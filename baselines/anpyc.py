@@ -12,8 +12,8 @@ smallest importance become 0, a step at a time, and the others are trained on af
 only weights that an earlier pruning left empty can be pruned.
 
 Departs from it: importances decide within each layer, and the share is of the layer's weights. Five epochs follow each
-step of pruning unless a suite says otherwise, where theirs are 30. As theirs, output layers of single tasks are neither
-pruned nor held.
+step of pruning unless a suite says otherwise, where theirs are 30. A rate that falls does so over all of them together.
+As theirs, output layers of single tasks are neither pruned nor held. One that serves all tasks is held.
 """
 
 import math

@@ -11,9 +11,10 @@ and the loss has c times the share of what is left that the gates take, sum g (1
 embeddings is multiplied so that it does not depend on s.
 
 Departs from it: s rises with the batches and reaches s_max, as in the paper. In the code it rises with the images and
-does not. Batch norms are every task's own and kept for it. The rate's schedule and the initial weights are the suite's,
-and nothing is dropped unless it is asked for. Published gates are neither open nor shut near 0, so old tasks may drift.
-With `binarise` they are 0 or 1 once a task is learned. What it reads is then held, and nothing drifts.
+does not. Batch norms are every task's own and kept for it. The rate's schedule and the initial weights are the suite's:
+only `plateau` goes back to the best weights. Nothing is dropped unless it is asked for. Published gates are neither
+open nor shut near 0, so old tasks may drift. With `binarise` they are 0 or 1 once a task is learned. What it reads is
+then held, and nothing drifts.
 """
 
 import warnings

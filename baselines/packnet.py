@@ -72,7 +72,8 @@ class PackNetSettings(MethodSettings):
 class PackNet(MaskedMethod):
     """PackNet on a suite.
 
-    With the schedule `plateau` it keeps the best weights before it prunes and the best after it.
+    With the schedule `plateau` it keeps the best weights before it prunes and the best after it. Rates that have fallen
+    far enough let it prune before its time. Fine-tuning then has all epochs that are left.
 
     Attributes:
         owner: by layer, uint8 shaped like its weights: 0 of a free one, t + 1 of task t's.

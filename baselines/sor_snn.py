@@ -9,7 +9,7 @@ scores of all hidden weights of it,
 
 .. math:: S_{ij} = B_{ij} + a_i(e) \, b_j(e)
 
-with B drawn once and a, b linear. A layer computes with the share of its weights that has the largest scores: the
+with B drawn once and a, b linear. A layer computes with the share of its weights whose scores are largest in size: the
 task's pathway. Embedding and regulation network learn by the straight-through estimator, and a task keeps a bit for
 every weight. Synapses of earlier pathways go on to learn, by the share `plasticity` of each step, so old tasks may get
 better or worse.

@@ -2,7 +2,7 @@
 
 Source: Wortsman et al. 2020, "Supermasks in superposition" (arXiv 2006.14769) and the authors' published settings.
 Every weight is a constant of its layer with a random sign, and there are no biases. A task trains scores alone. Each
-layer, the output layer as well, computes with the share of its weights that has the largest ones. The scores are drawn
+layer, the output layer as well, computes with the share of its weights whose scores are largest in size. They are drawn
 anew for every task, which keeps a bit for every weight and its own statistics of batch norms.
 
 Departs from it: weights of other layers, such as layer norms, are constant too. With `output_layer=trained` the output

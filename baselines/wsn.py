@@ -2,8 +2,8 @@ r"""WSN: Winning SubNetworks.
 
 Source: Kang et al. 2022, "Forget-free continual learning with winning subnetworks" (ICML; arXiv 2303.14962 has the
 longer form) and the authors' published settings. Every hidden weight has a score. In every step a layer computes with
-the share c of its weights with the largest scores. The chosen ones learn unless an earlier task reads them. The scores
-of all learn, by the straight-through estimator,
+the share c of its weights whose scores are largest in size. The chosen ones learn unless an earlier task reads them.
+The scores of all learn, by the straight-through estimator,
 
 .. math:: \frac{\partial L}{\partial s} = \frac{\partial L}{\partial \theta} \, \theta \, \mathrm{sign}(s)
 
