@@ -35,6 +35,8 @@ from clbench.suites.suite import Suite
 
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
 _IMAGES_AT_ONCE = 50
+# Linear layers of so many weights are projected by what a batch reads, which has far fewer rows than their gradient.
+_LARGE = 2**20
 
 
 def _listed(value: Any) -> Any:
@@ -88,6 +90,8 @@ class GPM(Method):
         names = layers_called(network, image)
         if reason := computed(network, names):
             return reason
+        if len({id(layers[name].weight) for name in names}) < len(names):
+            return "gpm projects a layer's gradient by what the layer reads, but here layers share their weights"
         grouped = [name for name in names if getattr(layers[name], "groups", 1) > 1]
         return f"in gpm all outputs of a layer read the same inputs, but '{grouped[0]}' has groups" if grouped else ""
 
@@ -97,6 +101,7 @@ class GPM(Method):
         # With outputs of its own, a task's do not touch those of others.
         self.projected = called[:-1] if self.workplace.suite.head == "multi" else called
         self.bases: dict[str, Tensor] = {}
+        self.heard: dict[str, list[tuple[Tensor, Tensor]]] = {}
         return network
 
     def plugins(self) -> list[Plugin]:
@@ -108,18 +113,43 @@ class GPM(Method):
         found = dict(self.model.named_modules())
         return {name: found[name] for name in self.projected}
 
+    def listen(self) -> list[Any]:
+        """Notes in `heard` what large linear layers read in a step, and the loss's gradient by what they give."""
+
+        def hear(inputs: tuple[Tensor], output: Tensor, name: str) -> None:
+            if output.requires_grad:
+                x = inputs[0].detach()
+                output.register_hook(lambda gradient: self.heard.setdefault(name, []).append((x, gradient)))
+
+        return [
+            layer.register_forward_hook(lambda _, inputs, output, name=name: hear(inputs, output, name))
+            for name, layer in self.layers().items()
+            if isinstance(layer, nn.Linear) and layer.weight.numel() >= _LARGE
+        ]
+
     @torch.no_grad()
     def project(self) -> None:
         """Takes out of the gradients what would change answers for earlier inputs."""
         for name, layer in self.layers().items():
             if name in self.bases and layer.weight.grad is not None:
-                parts = [layer.weight.grad.flatten(1), *([] if layer.bias is None else [layer.bias.grad[:, None]])]
-                gradient, basis = torch.cat(parts, 1), self.bases[name]
-                gradient = gradient - (gradient @ basis) @ basis.T
+                gradient = self._outside(name, layer)
                 n = layer.weight[0].numel()
                 layer.weight.grad.copy_(gradient[:, :n].view_as(layer.weight))
                 if layer.bias is not None:
                     layer.bias.grad.copy_(gradient[:, n])
+
+    def _outside(self, name: str, layer: Any) -> Tensor:
+        """The gradient of a layer [outputs, inputs] outside the space of earlier inputs."""
+        basis = self.bases[name]
+        if name in self.heard:
+            # The gradient is a sum over what was read. To project that first is the same.
+            first, *others = (
+                by_output.flatten(0, -2).float().T @ _less(columns_of(layer, x).float(), basis)
+                for x, by_output in self.heard[name]
+            )
+            return sum(others, first)
+        parts = [layer.weight.grad.flatten(1), *([] if layer.bias is None else [layer.bias.grad[:, None]])]
+        return _less(torch.cat(parts, 1), basis)
 
     @torch.no_grad()
     def remember(self, task: Task) -> None:
@@ -170,6 +200,10 @@ class GPM(Method):
         self.bases = {name: basis.to(self.workplace.device, copy=True) for name, basis in extra.items()}
 
 
+def _less(rows: Tensor, basis: Tensor) -> Tensor:
+    return rows - (rows @ basis) @ basis.T
+
+
 def columns_of(layer: Any, x: Tensor) -> Tensor:
     """What each output of a layer reads, [N, inputs]: images, or patches of all; a 1 more where there is a bias."""
     if isinstance(layer, nn.Conv2d):
@@ -210,6 +244,12 @@ class _Projecting:
     def __init__(self, method: GPM) -> None:
         self.method = method
 
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.listening = self.method.listen() if self.method.bases else []
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        self.method.heard.clear()
+
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if self.method.bases:
             for norm in batch_norms(self.method.model):
@@ -223,4 +263,7 @@ class _Projecting:
                     parameter.grad = None
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for handle in self.listening:
+            handle.remove()
+        self.method.heard.clear()
         self.method.remember(self.method.workplace.stream.tasks[strategy.experience.current_experience])

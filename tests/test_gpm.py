@@ -83,6 +83,38 @@ def test_a_step_leaves_what_earlier_inputs_give_as_it_is(suite, make_workplace, 
     assert 0 < rank <= layer.weight[0].numel() + 1
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_a_batch_reads_is_projected_to_the_same_gradient(make_workplace, make_method, monkeypatch, precision):
+    workplace = make_workplace("split-digits", n_tasks=2, hidden_sizes=[24, 20], epochs=2, precision=precision)
+    learned = []
+    for large in (2**40, 0):
+        monkeypatch.setattr("clbench.baselines.gpm._LARGE", large)
+        method = make_method("gpm", workplace, energy=[0.9])
+        heard, ask = [], method._outside
+
+        def outside(name, layer, of=method, ask=ask, heard=heard):
+            heard.append(bool(of.heard))
+            return ask(name, layer)
+
+        monkeypatch.setattr(method, "_outside", outside)
+        for task in workplace.stream.tasks:
+            method.learn(task)
+        assert set(heard) == {large == 0}
+        assert method.heard == {}
+        assert not any(layer._forward_hooks for layer in method.layers().values())
+        learned.append(method.model.state_dict())
+    # In bfloat16 the gradient by the weights has been rounded before it is projected.
+    torch.testing.assert_close(*learned, atol=1e-5 if precision == "float32" else 1e-2, rtol=0)
+
+
+def test_layers_that_share_their_weights_are_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 10))
+    image, settings = torch.zeros(1, 1, 8, 8), find_method("gpm").Settings()
+    assert find_method("gpm").unfit(network, image, settings) == ""
+    network[3].weight = network[1].weight
+    assert "share their weights" in find_method("gpm").unfit(network, image, settings)
+
+
 def test_groups_of_channels_are_refused_and_one_share_stands_for_all(make_workplace):
     image = torch.zeros(1, 2, 8, 8)
     network = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(144, 3))
