@@ -65,7 +65,10 @@ class TensorLoader:
         return sum(map(len, self.samples))
 
     def __len__(self) -> int:
-        return self.n_batches or len(self._split(torch.arange(self.n_images)))
+        # Some ask in every step.
+        whole, last = divmod(self.n_images, self.batch_size)
+        joins = whole > 0 and last < self.least
+        return self.n_batches or whole + (last > 0 and not joins)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.n_batches is None:
