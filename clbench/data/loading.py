@@ -80,11 +80,8 @@ class TensorLoader:
             return self._mixed(order)
         return self._made(order) if self.resident() is None else self._looked_up(order)
 
-    def _split(self, order: Tensor) -> list[Tensor]:
-        batches = list(order.split(self.batch_size))
-        if len(batches) > 1 and len(batches[-1]) < self.least:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
+    def _split(self, order: Tensor) -> Sequence[Tensor]:
+        return order.tensor_split([self.batch_size * number for number in range(1, len(self))])
 
     def _pass(self) -> Tensor:
         if self.generator is None:

@@ -237,12 +237,14 @@ def _one(value: Any) -> Any:
 
 
 def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with four digits, which a person can read and give again."""
-    texts = {key: value for key, value in params.items() if isinstance(value, str) and value.startswith("[")}
-    return {
-        **{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in params.items()},
-        **{key: json.loads(text) for key, text in texts.items()},
-    }
+    """The same with four digits, which a person can read and give again, and with lists for their texts."""
+    return {key: _read(value) for key, value in params.items()}
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
 def _is_within(space: Space, key: str, value: Any) -> bool:
