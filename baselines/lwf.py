@@ -8,7 +8,8 @@ answer for the earlier ones as it did before, on the new task's images,
 with z_k the logits of task k's output layer. A single output layer gives one such term. The temperature T is 2 there.
 Theirs is the cross-entropy, whose gradient is the same. Neither has the T^2 of knowledge distillation.
 
-Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone.
+Departs from it: all weights train from the beginning, where theirs first trains the new output layer alone. The two
+answers are those of evaluation, so without dropout.
 """
 
 import copy
@@ -24,7 +25,7 @@ from clbench.data.streams import Task
 from clbench.methods.method import Method, Plugin
 from clbench.methods.settings import MethodSettings
 from clbench.methods.space import Between
-from clbench.networks.answer import answer, statistics_unmoved
+from clbench.networks.answer import answer, evaluating
 
 
 class LwFSettings(MethodSettings):
@@ -72,8 +73,9 @@ class LwFPlugin:
         with strategy.autocast() if hasattr(strategy, "autocast") else torch.enable_grad():
             with torch.no_grad():
                 old = answers(self.before, strategy.mb_x, labels)
-            # A second pass of the same images.
-            with statistics_unmoved(strategy.model):
+            # With dropout here, the network grows surer than what it matches, task by task, until each old output layer
+            # gives one class alone.
+            with evaluating(strategy.model):
                 new = answers(strategy.model, strategy.mb_x, labels)
         for then, now in zip(old, new, strict=True):
             if self.classes is not None:
@@ -109,7 +111,7 @@ class LwF(Method):
 
     Settings = LwFSettings
     resumes = True
-    numbers = 1
+    numbers = 2
     searched = {"strength": Between(0.1, 30.0), "temperature": Between(1.0, 4.0, log=False)}
     stability = ("strength", 10.0)
 

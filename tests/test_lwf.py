@@ -48,18 +48,16 @@ def test_the_first_task_costs_nothing_more_and_later_ones_the_sum_over_earlier_h
     assert all(parameter.grad is None for parameter in plugin.before.parameters())
 
 
-def test_what_is_distilled_does_not_move_the_statistics_of_batch_norms():
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 36, 4)).train()
-    x = torch.rand(6, 1, 8, 8)
+def test_both_answers_are_those_of_evaluation():
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten())
+    model = nn.Sequential(convolution, nn.Linear(3 * 36, 4)).train()
     plugin = LwFPlugin()
     plugin.n_learned = 1
-    strategy = SimpleNamespace(model=model, mb_x=x, loss=torch.zeros(()))
+    strategy = SimpleNamespace(model=model, mb_x=torch.rand(6, 1, 8, 8), loss=torch.zeros(()))
     plugin.before_training_exp(strategy)
-    before = {name: value.clone() for name, value in model[1].state_dict().items()}
+    before = {name: value.clone() for name, value in convolution[1].state_dict().items()}
     plugin.before_backward(strategy)
-    for name, value in model[1].state_dict().items():
-        assert torch.equal(value, before[name])
-    # Normalised by the batch nevertheless, so that a network that has just begun answers otherwise than in evaluation.
-    assert strategy.loss > 0
-    model(x)
-    assert not torch.equal(model[1].running_mean, before["running_mean"])
+    # Through dropout, or normalised by the batch, it would answer otherwise.
+    assert strategy.loss == 0
+    assert all(torch.equal(value, before[name]) for name, value in convolution[1].state_dict().items())
+    assert all(part.training for part in model.modules())

@@ -82,16 +82,3 @@ def layers_called(network: nn.Module, image: Tensor) -> list[str]:
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The batch norms of a network."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-
-
-@contextmanager
-def statistics_unmoved(network: nn.Module) -> Iterator[None]:
-    """Within, batch norms in training normalise by the batch, as ever, but do not move their running statistics."""
-    moving = [layer for layer in batch_norms(network) if layer.track_running_stats]
-    try:
-        for layer in moving:
-            layer.track_running_stats = False
-        yield
-    finally:
-        for layer in moving:
-            layer.track_running_stats = True
