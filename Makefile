@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: run test test-long test-engines test-all check format clean
+.PHONY: run test test-long test-engines test-all lint types check format clean
 
 # These networks are so small that a second thread costs more than it saves, many times more on a busy machine.
 test test-long test-engines test-all: export OMP_NUM_THREADS := 1
@@ -26,11 +26,14 @@ test-engines: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest
 
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(READY)
 	$(BIN)/mypy
-	$(MAKE) test
+
+check: lint types test
 
 format: $(READY)
 	$(BIN)/ruff format .
