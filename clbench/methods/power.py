@@ -33,21 +33,24 @@ class _Powered:
     @torch.no_grad()
     def step(self, *arguments: Any, **options: Any) -> Any:
         """One step."""
-        powered: list[tuple[Any, Tensor, Tensor, Tensor]] = []
+        powered: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
         for group in self.param_groups:  # type: ignore[attr-defined]
             for parameter in group["params"]:
-                # A layer that starts at 0 would stay there. Its first step is a plain one.
-                if parameter.ndim > 1 and parameter.grad is not None and bool(parameter.any()):
+                if parameter.ndim > 1 and parameter.grad is not None:
+                    # A layer that starts at 0 would stay there. Its first step is a plain one. A GPU is not asked
+                    # which, for every answer would hold the step up.
+                    is_powered = parameter.any()
                     phi, gradient = to_phi(parameter, self.alpha), parameter.grad
+                    by_phi = gradient * phi.abs().pow(self.alpha - 1).mul_(self.alpha)
                     # Others may still want the gradient by the weight.
-                    parameter.grad = gradient * phi.abs().pow(self.alpha - 1).mul_(self.alpha)
-                    powered.append((parameter, gradient, parameter.clone(), phi))
+                    parameter.grad = torch.where(is_powered, by_phi, gradient)
+                    powered.append((parameter, gradient, parameter.clone(), phi, is_powered))
                     parameter.copy_(phi)
         found = super().step(*arguments, **options)  # type: ignore[misc]
-        for parameter, gradient, before, phi in powered:
+        for parameter, gradient, before, phi, is_powered in powered:
             # What the step leaves would drift by the rounding of thousands of steps.
-            stays = parameter == phi
-            parameter.copy_(torch.where(stays, before, to_weight(parameter, self.alpha)))
+            as_weight = torch.where(parameter == phi, before, to_weight(parameter, self.alpha))
+            parameter.copy_(torch.where(is_powered, as_weight, parameter))
             parameter.grad = gradient
         return found
 
