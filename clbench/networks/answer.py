@@ -82,3 +82,20 @@ def layers_called(network: nn.Module, image: Tensor) -> list[str]:
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The batch norms of a network."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+def trains_on_one(network: nn.Module, image: Tensor) -> bool:
+    """Whether the network can train on one image [1, C, H, W]; a batch norm behind a linear layer wants two.
+
+    The network stays as it is.
+    """
+    if not batch_norms(network):
+        return True
+    # It may have no memory, and a pass in training moves statistics.
+    network, image = with_memory(network, image)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answer(copy.deepcopy(network).train(), image, 0)
+    except ValueError:
+        return False
+    return True

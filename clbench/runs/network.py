@@ -80,3 +80,20 @@ def _check_training(model: "nn.Module", image: "Tensor", name: str) -> None:
     except Exception as error:
         raise SettingError(f"the network {name} cannot be trained: {said_by(error)}") from error
     model.zero_grad()
+
+
+def reason_against_batches(settings: Any, found: Sample) -> str:
+    """Why the network cannot train on batches of a method's size, in one sentence; empty where it can.
+
+    Args:
+        settings: the method's, complete.
+        found: the network.
+    """
+    sizes = {key: getattr(settings, key, None) for key in ("batch_size", "memory_batch")}
+    ones = [key for key, size in sizes.items() if size == 1]
+    if ones:
+        from clbench.networks.answer import trains_on_one
+
+        if not trains_on_one(found.model, found.image):
+            return f"a batch norm behind a linear layer cannot train on one image; give {' and '.join(ones)} 2 or more"
+    return ""

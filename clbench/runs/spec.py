@@ -23,7 +23,7 @@ from clbench.methods.table import (
 from clbench.networks.table import is_own, origin_of, schema_of
 from clbench.records.format import FORMAT
 from clbench.records.identity import NUMBERS, recorded_identity, run_id_of, settings_of
-from clbench.runs.network import Sample, sample_network
+from clbench.runs.network import Sample, reason_against_batches, sample_network
 from clbench.seeding import RandomStreams
 from clbench.suites.settings import base_name
 from clbench.suites.suite import OVERRIDABLE, Suite, unknown_setting
@@ -273,6 +273,8 @@ def _kept(
             continue
         network = (None, None) if found is None else (found.model, found.image)
         reason = reason_against(name, changed, settings, *network)
+        if not reason and found is not None:
+            reason = reason_against_batches(settings, found)
         if not reason:
             kept[name] = settings
         elif leave_out is None or name in of_method:

@@ -111,6 +111,22 @@ def test_a_method_that_cannot_train_a_network_refuses_before_anything_is_trained
         spec_of(write(text), method=method)
 
 
+@pytest.mark.parametrize(
+    ("method", "setting"), [("naive", "batch_size"), ("er", "memory_batch"), ("der++", "memory_batch")]
+)
+def test_batches_of_one_image_are_refused_where_a_batch_norm_cannot_train_on_them(
+    write, spec_of, trained, method, setting
+):
+    flat = NET.replace("nn.ReLU()", "nn.BatchNorm1d(width), nn.ReLU()")
+    assert flat != NET
+    one, two = ({"n_tasks": 2, f"{method}.{setting}": size} for size in (1, 2))
+    with pytest.raises(SettingError, match=f"cannot run here: .*one image; give {setting} 2 or more"):
+        spec_of(write(flat), method=method, **one)
+    # Two are enough, and so is one where it has many pixels.
+    assert trained(spec_of(write(flat), method=method, **two))
+    assert spec_of(write(CONV), method=method, **one).settings.model_dump()[setting] == 1
+
+
 @pytest.mark.parametrize("method", ["clnp", "ewc", "mas"])
 def test_methods_that_look_into_a_network_learn_filters_with_batch_norm(write, spec_of, trained, method):
     assert {"0.weight", "1.running_mean"} <= set(trained(spec_of(write(CONV), method=method)))
