@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clbench.errors import SettingError
+from clbench.methods.settings import TrainingSettings
 from clbench.methods.table import method_names, resolve_settings
 from clbench.records.identity import OF_METHOD, recorded_settings, settings_of
 from clbench.suites.files import SUITES
@@ -25,23 +26,33 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         config: what config.json of the run says.
 
     Returns:
-        Such as `epochs=10 (here 20)`; empty where nothing differs, for a suite that clbench does not have, and for a
-        method of the user's own that was not named here. Where the method is not there or does not load, that.
+        Such as `epochs=10 (here 20)`; empty where nothing differs, and for a suite that clbench does not have. No suite
+        has a setting for a method of the user's own that was not named here. What its run overrides counts there.
+        Where the method is not there or does not load, that.
     """
     if not is_known(config["suite"]):
         return []
     suite, method = SUITES[config["suite"]], config["method"]
     if base_name(method) not in method_names() or (method != base_name(method) and method not in suite.variants):
-        # A method of the user's own is given by whoever runs it, and no suite has a setting for it.
-        return [] if any(config.get(key) for key in OF_METHOD[1:]) else [f"there is no {method} here"]
+        if not any(config.get(key) for key in OF_METHOD[1:]):
+            return [f"there is no {method} here"]
+        here = recorded_settings({"method": method, **settings_of(suite, TrainingSettings.model_construct())})
+        given = {key: value for key, value in (config.get("overrides") or {}).items() if key.startswith(f"{method}.")}
+        return [
+            *_differing(recorded_settings(config)["suite_settings"], here["suite_settings"]),
+            *(f"{key}={json.dumps(value)}" for key, value in given.items()),
+        ]
     try:
         settings = resolve_settings(suite, method, {})
     except SettingError as error:
         return [str(error)]
     recorded, here = recorded_settings(config), recorded_settings({"method": method, **settings_of(suite, settings)})
+    return [said for kind in recorded for said in _differing(recorded[kind], here[kind])]
+
+
+def _differing(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key}={json.dumps(recorded[kind].get(key))} (here {json.dumps(here[kind].get(key))})"
-        for kind in recorded
-        for key in sorted(recorded[kind].keys() | here[kind].keys())
-        if recorded[kind].get(key) != here[kind].get(key)
+        f"{key}={json.dumps(recorded.get(key))} (here {json.dumps(here.get(key))})"
+        for key in sorted(recorded.keys() | here.keys())
+        if recorded.get(key) != here.get(key)
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,24 @@ def test_runs_from_before_a_change_of_the_setting_do_not_count_and_are_told(own_
         (said,) = found.other_settings
         assert re.fullmatch(rf'psp {key}={value} \(3\): {key}="?{value}"? \(here .+\)', said)
         assert "psp" in verify(earlier, SUITE).not_recorded
+
+
+def test_a_method_of_ones_own_counts_in_the_suites_own_setting_alone(own_run: MakeRun) -> None:
+    def brought(**changes: Any) -> RecordedRun:
+        run = own_run("naive", accuracy=0.9)
+        return replace(run, config={**run.config, "method": "Mine", "method_sha256": "1" * 64, **changes})
+
+    settings = brought().config["suite_settings"]
+    (verdict,) = verify([brought()], SUITE).verdicts
+    assert (verdict.method, verdict.average_accuracy.mean) == ("Mine", pytest.approx(0.9))
+    for overrides, changed in (({"Mine.strength": 0.5}, {}), ({"n_tasks": 3}, {"n_tasks": 3})):
+        run = brought(modified=True, overrides=overrides, suite_settings={**settings, **changed})
+        found = verify([run], SUITE)
+        assert (found.verdicts, found.other_settings, found.left_out) == ((), (), 1)
+    # Of a suite that has changed since.
+    found = verify([brought(suite_settings={**settings, "epochs": 7})], SUITE)
+    assert found.verdicts == ()
+    assert found.other_settings == ("Mine (1): epochs=7 (here 10)",)
 
 
 def test_a_setting_that_came_later_departs_from_nothing_at_the_value_that_changes_nothing(own_run: MakeRun) -> None:
