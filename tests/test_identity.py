@@ -28,6 +28,7 @@ NOT_OF_TODAYS_SUITES = {
     *("b852de4d744bd9ff", "c19caed1cbdbf468", "c4b851c50223d084", "ca04b44c65d8c7ca", "ca42f247457446bb"),
     *("d58a7179483fb499", "dcb9d8e49d1c2084", "dd3626db47b43bab", "ddc85240b7903dac", "ef4b3a8658003efb"),
     *("f41088044c6e56e0", "fc03e5e94a4cbf4c", "fd7acd73587817d0", "fdf686a899ede99b", "6d914d0beb9abf26"),
+    "086af1acf9006dee",
 }
 
 
