@@ -282,8 +282,10 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
     assert next(item for item in capacity.items if isinstance(item, Table)).notes[1:] == (
         "Told beforehand how many tasks come, to give each the same share: packnet.",
     )
-    # Another share in more epochs is no point of the curve.
-    runs += [run("wsn:least", 0.15, epochs=20), run("supsup", 0.5)]
+    # Another share in more epochs is no point of the curve, nor is one with another training of the suite's.
+    trained_otherwise = run("wsn:other", 0.25)
+    trained_otherwise.config["suite_settings"] = {**trained_otherwise.config["suite_settings"], "batch_size": 7}
+    runs += [run("wsn:least", 0.15, epochs=20), run("supsup", 0.5), trained_otherwise]
     (panel,) = [each for each in _tradeoffs(select(runs, runs[0].suite).groups) if each.curves]
     ((method, points),) = _settings_of_methods(panel)
     assert method == "wsn"

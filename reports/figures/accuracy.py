@@ -182,7 +182,8 @@ def forgetting(groups: Sequence[Group], name: str) -> str:
         panels[0].set_xlabel("Task")
         panels[0].set_ylabel("Forgetting (percentage points)")
         if bars:
-            draw_bars(panels[1], bars, "Mean forgetting (percentage points)", scale=100, words=with_interval)
+            # In two lines, for long names leave the panel little room.
+            draw_bars(panels[1], bars, "Mean forgetting\n(percentage points)", scale=100, words=with_interval)
         legend(figure, groups)
         return spots
 

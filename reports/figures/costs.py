@@ -119,14 +119,18 @@ def tradeoffs(panels: Sequence[Tradeoff], name: str) -> str:
 
 
 def _settings_of_methods(panel: Tradeoff) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """The settings of a method that differ in one alone, and their costs and accuracies in per cent, by cost."""
-    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    """The settings of a method that differ in one alone, and their costs and accuracies in per cent, by cost.
+
+    Runs of other tasks, another network or another training make no curve.
+    """
+    curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for group, cost, accuracy, _ in panel.points:
         settings = recorded_settings(group.config)["method_settings"]
         for varied in settings:
             others = json.dumps({**settings, varied: None}, sort_keys=True)
-            curves.setdefault((base_name(group.method), others), []).append((cost, 100 * accuracy))
-    for (method, _), found in curves.items():
+            key = (base_name(group.method), group.circumstances, others)
+            curves.setdefault(key, []).append((cost, 100 * accuracy))
+    for (method, *_), found in curves.items():
         if len(found) > 1:
             yield method, sorted(found)
 
