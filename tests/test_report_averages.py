@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.text import Text
 
 from clbench.methods.table import resolve_settings
 from clbench.records.identity import settings_of
@@ -16,6 +17,7 @@ from clbench.records.reading import RecordedRun
 from clbench.reports import write_report
 from clbench.reports.analysis.groups import select
 from clbench.reports.compose import MODIFIED
+from clbench.reports.formats.terminal import summary_table
 from clbench.reports.model import Table
 from clbench.suites.files import find_suite
 
@@ -230,6 +232,30 @@ def test_what_is_known_of_our_own_number_stands_beside_it(recorded_seeds: MakeRu
 def test_epochs_that_all_runs_share_are_said_once(recorded_seeds: MakeRuns) -> None:
     report = report_on(recorded_seeds("clnp", 0.9, 0.91, method_settings={"epochs": 30}))
     assert "epochs per task: 30." in report.summary[0]
+
+
+def test_runs_of_other_trainings_are_told_apart_and_their_epochs_are_said_once(recorded_run: MakeRun) -> None:
+    whole = recorded_run("psp").config["suite_settings"]
+    other = {**whole, "epochs": 3, "batch_size": 7}
+    made = {"psp": whole, "naive": other, "ewc": whole, "si": other}
+    accuracies = {"psp": 0.5, "ewc": 0.4, "naive": 0.9, "si": 0.8}
+    runs = []
+    for method, settings in made.items():
+        run = recorded_run(method, run_id=method, suite_settings=settings, method_settings={})
+        matrix = run.accuracy_matrix.copy()
+        matrix[-1] = accuracies[method]
+        runs.append(replace(run, accuracy_matrix=matrix))
+    report = report_on(runs)
+    assert f"epochs per task: 3 or {whole['epochs']}." in report.summary[0]
+    shown = table(report, "Results after the last task, by tasks and training, then by average accuracy")
+    order = [row[0].text for row in shown.rows]
+    assert {tuple(order[:2]), tuple(order[2:])} == {("psp", "ewc"), ("naive", "si")}
+    printed = summary_table(runs, runs[0].suite)
+    assert list(printed.columns[0].cells) == [*map(Text, order[:2]), "", *map(Text, order[2:])]
+    assert "an empty line parts other tasks" in str(printed.caption)
+    alike = [run for run in runs if run.method in ("psp", "ewc")]
+    assert "" not in list(summary_table(alike, runs[0].suite).columns[0].cells)
+    assert table(report_on(alike), "Results after the last task, by average accuracy")
 
 
 def test_epochs_that_are_counted_in_steps_are_said_to_be(recorded_run: MakeRun) -> None:

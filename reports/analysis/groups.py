@@ -61,8 +61,13 @@ class Group:
     @property
     def epochs(self) -> str:
         """Epochs per task, as the runs had them; the method's where it has its own."""
-        own, suite = (self.config.get(f"{kind}_settings") or {} for kind in ("method", "suite"))
-        return plain(own.get("epochs", suite.get("epochs")))
+        own = (self.config.get("method_settings") or {}).get("epochs")
+        return self.epochs_of_suite if own is None else plain(own)
+
+    @property
+    def epochs_of_suite(self) -> str:
+        """Epochs per task that the suite sets, with what was overridden."""
+        return plain((self.config.get("suite_settings") or {}).get("epochs"))
 
     @property
     def is_modified(self) -> bool:

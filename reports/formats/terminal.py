@@ -15,7 +15,10 @@ from clbench.reports.formatting import percent
 
 
 def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
-    """One row per group of runs: seeds, average accuracy with its interval, forgetting, task known at test."""
+    """One row per group of runs: seeds, average accuracy with its interval, forgetting, task known at test.
+
+    A line is left empty between groups of other tasks, another network or another training.
+    """
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("method")
     for heading in ("seeds", "average accuracy, %", "forgetting, points"):
@@ -23,7 +26,11 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     table.add_column("told the task", no_wrap=True)
     groups = select(runs, suite).groups
     notes = [] if is_known(suite) else [OWN_SUITE]
-    for group in groups:
+    if len({group.circumstances for group in groups}) > 1:
+        notes.append("an empty line parts other tasks, networks or trainings, which cannot be held against each other")
+    for before, group in zip([None, *groups], groups, strict=False):
+        if before and before.circumstances != group.circumstances:
+            table.add_row()
         if group.differs:
             notes.append(f"{group.label} has {group.differs}")
         if group.departures and not group.is_modified:

@@ -76,13 +76,14 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
             "Compared, by test, with the others of its kind, which like it are told the task at test, or are not. "
             f"{meanings} The tests are under Statistics.",
         )
-    if len({group.circumstances for group in groups}) > 1:
+    is_mixed = len({group.circumstances for group in groups}) > 1
+    if is_mixed:
         notes.append(
             "Runs of the same tasks, network and training stand together; only these can be held against each other."
         )
     return Table(
         name,
-        f"{mark}Results after the last task, by average accuracy",
+        f"{mark}Results after the last task, by {'tasks and training, then by ' if is_mixed else ''}average accuracy",
         (
             Column("Method", "text", 2),
             Column("Average accuracy, %", width=1.6),
@@ -171,7 +172,8 @@ def summary(suite: str, groups: Sequence[Group], mark: str) -> tuple[str, ...]:
     epochs = groups[0].epochs
     if any(group.epochs != epochs for group in groups):
         epochs = said("suite_settings", "epochs")
-        epochs += f" ({', '.join(f'{group.label} {group.epochs}' for group in groups if group.epochs != epochs)})"
+        own = [f"{group.label} {group.epochs}" for group in groups if group.epochs != group.epochs_of_suite]
+        epochs += f" ({', '.join(own)})" if own else ""
     if any((group.config.get("suite_settings") or {}).get("steps_per_epoch") for group in groups):
         epochs += f", of {said('suite_settings', 'steps_per_epoch')} steps each"
     head = said("suite_settings", "head")
