@@ -166,6 +166,10 @@ class PackNet(MaskedMethod):
         """Weights of earlier tasks."""
         return (self.owner[layer] > 0) & (self.owner[layer] <= task)
 
+    def _called(self, layer: str) -> str:
+        """What reports call a layer; an output layer keeps its own name."""
+        return {name: group for group, name in self.groups()}.get(layer, layer)
+
     @torch.no_grad()
     def begin(self, task: int) -> None:
         """Every free weight becomes the task's."""
@@ -173,8 +177,8 @@ class PackNet(MaskedMethod):
             free = self.owner[name] == 0
             if not free.any():
                 warnings.warn(
-                    f"packnet has no weight of {name} left for task {task + 1}; larger shares of the tasks before it "
-                    "leave some",
+                    f"packnet has no weight of {self._called(name)} left for task {task + 1}; larger shares of the "
+                    "tasks before it leave some",
                     MethodWarning,
                     stacklevel=2,
                 )
@@ -196,8 +200,9 @@ class PackNet(MaskedMethod):
             kept, due = mine - int(pruned.sum()), mine - round(share * mine)
             if self.settings.restart == "zero" and kept < _FEW * due:
                 warnings.warn(
-                    f"task {task + 1} of packnet keeps {kept} weights of {name} instead of {due}: the rest stayed at "
-                    "0, because the units around them are never active; with packnet.restart=draw they can learn",
+                    f"task {task + 1} of packnet keeps {kept} weights of {self._called(name)} instead of {due}: the "
+                    "rest stayed at 0, because the units around them are never active; with packnet.restart=draw they "
+                    "can learn",
                     MethodWarning,
                     stacklevel=2,
                 )

@@ -56,7 +56,7 @@ def test_packnet_says_so_where_weights_that_stayed_at_0_leave_a_task_fewer_than_
     assert not recwarn.list
     method.begin(1)
     method.prune(1)
-    said = "task 2 of packnet keeps 0 weights of trunk.0 instead of 341"
+    said = "task 2 of packnet keeps 0 weights of layer_1 instead of 341"
     assert [str(each.message)[: len(said)] for each in recwarn] == ([said] if restart == "zero" else [])
 
 
