@@ -157,14 +157,17 @@ def polylines(path):
 @pytest.mark.parametrize(
     ("suite", "missed"),
     [
-        ("cifar10-cifar100", {"clnp:budget": "The goal was more than both intervals"}),
-        ("split-cifar100-10-short", {"clnp:budget": "The goal was not to lie below"}),
+        (
+            "cifar10-cifar100",
+            {"clnp:budget": ["The goal was more than both intervals", "was not to lie below `packnet`. It is missed"]},
+        ),
+        ("split-cifar100-10-short", {"clnp:budget": ["The goal was not to lie below"]}),
     ],
 )
 def test_the_goals_missed_on_cifar_are_those_that_the_document_names(recorded, suite, missed):
     verdicts = verify(recorded[suite], suite).verdicts
     assert {verdict.label for verdict in verdicts if verdict.misses} == missed.keys()
-    assert all(said in section(suite) for said in missed.values())
+    assert all(sentence in section(suite) for said in missed.values() for sentence in said)
 
 
 CIFAR = {"cifar10-cifar100": "## CIFAR-10, then CIFAR-100", "split-cifar100-10-short": "## Split CIFAR-100, ten tasks"}
