@@ -74,10 +74,12 @@ class GPM(Method):
     @classmethod
     def refuses(cls, suite: Suite, settings: GPMSettings) -> str:
         """What moves weights in other directions than their gradients'."""
-        if settings.optimizer != "sgd" or settings.weight_decay or settings.power_alpha != 1:
+        plain = {"optimizer": "sgd", "weight_decay": 0, "power_alpha": 1}
+        others = [key for key, value in plain.items() if getattr(settings, key) != value]
+        if others:
             return (
-                "gpm keeps gradients out of earlier inputs' space, which only plain sgd follows; leave optimizer, "
-                "weight_decay and power_alpha out"
+                "gpm keeps gradients out of earlier inputs' space, which only plain sgd follows; leave "
+                f"{' and '.join(others)} out"
             )
         return ""
 

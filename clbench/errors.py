@@ -159,9 +159,18 @@ class Interrupted(Exception):
     """The user asked the run to stop; raised between two batches, so that no batch is half done."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> SettingError:
-    """The error for a name that does not exist: lists the right ones, the nearest first."""
+def unknown_name(kind: str, name: str, known: Iterable[str], elsewhere: str = "") -> SettingError:
+    """The error for a name that does not exist: lists the right ones, the nearest first.
+
+    Args:
+        kind: what it names.
+        name: as it was given.
+        known: the right ones.
+        elsewhere: where there is such a name.
+    """
     known = sorted(known)
-    nearest = get_close_matches(name, known, n=1)
+    # In capitals a name is like no other.
+    nearest = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return SettingError(f"unknown {kind} '{name}': {hint}expected one of {', '.join(known)}")
+    where = f", which {elsewhere} has" if elsewhere else ""
+    return SettingError(f"unknown {kind} '{name}'{where}: {hint}expected one of {', '.join(known)}")

@@ -295,6 +295,7 @@ def test_hats_slope_rises_within_each_epoch_and_what_the_gates_take_costs(make_w
         ("classp", {"reference": True, "threshold": 0.1}, "there is no gate"),
         ("gpm", {"optimizer": "adam"}, "only plain sgd follows"),
         ("gpm", {"weight_decay": 0.1}, "only plain sgd follows"),
+        ("gpm", {"power_alpha": 2.0}, "only plain sgd follows; leave power_alpha out"),
     ],
 )
 def test_what_would_change_nothing_or_the_wrong_thing_is_refused(name, settings, said):

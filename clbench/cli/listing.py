@@ -64,6 +64,7 @@ def show_command(
     from clbench.methods.own import is_reference
     from clbench.methods.table import entry_of, find_method, method_names, names_of
     from clbench.networks.table import NETWORKS, schema_of
+    from clbench.reports.analysis.told import CHOOSES
     from clbench.suites.files import SUITES, is_file
 
     if is_reference(name):
@@ -82,6 +83,9 @@ def show_command(
         return
     method, entry = find_method(name), entry_of(name)
     _show_settings(name, entry.summary if entry else "", method.Settings, f"--set {name}.SETTING=VALUE")
+    chosen = CHOOSES.get(name, "")
+    chooses = f", which chooses {chosen}" if chosen else ""
+    print(f"\ntold the task at test: {f'always{chooses}' if method.task_known_at_test else 'with a head per task'}")
     if entry:
         print(f"\nIts source, and what departs from it, stand at the head of {method.__module__}.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import SettingError, shown
-from clbench.suites.files import find_suite, is_file, suite_files
+from clbench.suites.files import SUITES, find_suite, is_file, suite_files
 from clbench.suites.settings import base_name
 from clbench.suites.suite import Suite, absolute
 
@@ -248,7 +248,8 @@ def chosen_methods(
     for name in names:
         known = exists(base_name(name)) and (name == base_name(name) or name in suite.method_settings)
         if not known and name not in others:
-            raise unknown_method(name, [*suite.variants, *others])
+            elsewhere = " and ".join(each.name for each in SUITES.values() if name in each.variants)
+            raise unknown_method(name, [*suite.variants, *others], elsewhere)
     return names
 
 

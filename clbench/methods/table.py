@@ -249,14 +249,15 @@ def find_method(name: str) -> type[Method]:
     raise unknown_method(name)
 
 
-def unknown_method(name: str, others: Sequence[str] = ()) -> SettingError:
+def unknown_method(name: str, others: Sequence[str] = (), elsewhere: str = "") -> SettingError:
     """What is said of a name that no method has, and how to bring one.
 
     Args:
         name: as it was given.
         others: names that would do as well.
+        elsewhere: the suites that have such a variant.
     """
-    known = unknown_name("method", name, [*method_names(), *others])
+    known = unknown_name("method", name, [*method_names(), *others], elsewhere)
     return SettingError(f"{known}, or one of your own as ./file.py:Class or package.module:Class")
 
 

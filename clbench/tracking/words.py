@@ -9,6 +9,7 @@ from clbench.records.format import measured_on
 from clbench.records.naming import natural, override_words
 from clbench.records.reading import RecordedRun
 from clbench.records.result import result_of
+from clbench.reports.analysis.told import told
 
 
 def experiment_of(suite: str, title: str, measured: str) -> tuple[str, str]:
@@ -45,6 +46,7 @@ def tags_of(config: Mapping[str, Any], place: str) -> dict[str, str]:
             for name in ("suite", "method", "seed", "run_id", "task_known_at_test", "modified", "precision")
         },
         "clbench.kind": "run",
+        "clbench.told_at_test": told(config),
         "clbench.measured_on": measured_on(config),
         "clbench.folder": place,
         "clbench.scenario": config["suite_settings"]["scenario"],
@@ -68,7 +70,7 @@ def experiment_note(suite: str, title: str) -> str:
         "`accuracy/task_01` by step what is remembered of the first task.\n"
         "- To compare settings, tick runs of one method, choose *Compare*, and in the *Parallel Coordinates Plot* its "
         "hyper-parameters and `average_accuracy`.\n"
-        "- The tag `clbench.task_known_at_test` says whether a method is told the task at test time.\n"
+        "- The tag `clbench.told_at_test` says whether a method is told the task at test, and what the task chooses.\n"
         "- Runs whose name has a setting, such as *epochs=3*, do not have the suite's own."
     )
 

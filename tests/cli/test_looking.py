@@ -54,6 +54,20 @@ def test_show_tells_every_setting_of_a_suite_and_of_every_method(clbench, tmp_pa
     assert bool(re.search(r"^  naive \*", outcome.out, re.MULTILINE)) == (chosen.head == "multi")
 
 
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("hat", "always, which chooses units"),
+        ("single-task", "always, which chooses a network"),
+        ("frozen-trunk", "always"),
+        ("lwf", "with a head per task"),
+    ],
+)
+def test_show_says_what_a_method_is_told_at_test(clbench, tmp_path, method, told):
+    outcome = clbench(tmp_path, "show", method)
+    assert f"\n\ntold the task at test: {told}\n" in outcome.out
+
+
 def test_the_version_is_shown(clbench, tmp_path):
     assert clbench(tmp_path, "--version").out == f"clbench {__version__}\n"
 

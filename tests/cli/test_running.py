@@ -223,6 +223,12 @@ def test_a_variant_that_the_suite_lacks_is_refused_with_what_it_has(run, assert_
     assert_nothing_recorded(tmp_path)
 
 
+def test_a_variant_of_another_suite_is_refused_with_that_suite_and_capitals_are_forgiven(run, assert_refused, tmp_path):
+    assert_refused(run(tmp_path, methods="wsn:less"), "unknown method 'wsn:less', which permuted-mnist-small has: ")
+    assert_refused(run(tmp_path, methods="HAT"), "unknown method 'HAT': did you mean 'hat'?")
+    assert_nothing_recorded(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

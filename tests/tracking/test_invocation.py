@@ -72,6 +72,7 @@ def test_every_child_carries_the_tags_that_say_what_it_is(ran):
         assert tags["clbench.head"] == "single"
         # CLNP chooses the mask by the task's label; a plain network needs none.
         assert tags["clbench.task_known_at_test"] == ("true" if config["method"] == "clnp" else "false")
+        assert tags["clbench.told_at_test"] == ("yes: head, units" if config["method"] == "clnp" else "no")
         assert tags["clbench.modified"] == "true"
         assert tags["clbench.git_commit"] == config["git_commit"]
         assert tags["clbench.data_sha256"] == config["data"]["sha256"]
