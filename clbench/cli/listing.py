@@ -64,7 +64,7 @@ def show_command(
     from clbench.methods.own import is_reference
     from clbench.methods.table import entry_of, find_method, method_names, names_of
     from clbench.networks.table import NETWORKS, schema_of
-    from clbench.reports.analysis.told import CHOOSES
+    from clbench.records.told import CHOOSES
     from clbench.suites.files import SUITES, is_file
 
     if is_reference(name):

@@ -9,7 +9,7 @@ from clbench.records.format import measured_on
 from clbench.records.naming import natural, override_words
 from clbench.records.reading import RecordedRun
 from clbench.records.result import result_of
-from clbench.reports.analysis.told import told
+from clbench.records.told import told
 
 
 def experiment_of(suite: str, title: str, measured: str) -> tuple[str, str]:

@@ -7,10 +7,10 @@ from rich.text import Text
 
 from clbench.records.naming import overridden
 from clbench.records.reading import RecordedRun
+from clbench.records.told import told
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
 from clbench.reports.analysis.groups import select
 from clbench.reports.analysis.statistics import Estimate
-from clbench.reports.analysis.told import told
 from clbench.reports.formatting import percent
 
 

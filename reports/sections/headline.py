@@ -6,11 +6,11 @@ from typing import Any
 
 from clbench.records.identity import recorded_settings
 from clbench.records.naming import overridden
+from clbench.records.told import told
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
 from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
-from clbench.reports.analysis.told import told
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
 from clbench.reports.formatting import counted, differing, duration, percent, plain, readable_bytes, thousands
 from clbench.reports.model import Cell, Column, Figure, Table

@@ -3,7 +3,7 @@
 import pytest
 
 from clbench.methods.table import AVALANCHE, METHODS, find_method
-from clbench.reports.analysis.told import CHOOSES, told
+from clbench.records.told import CHOOSES, told
 
 
 @pytest.mark.parametrize("name", [*METHODS, *AVALANCHE])

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clbench.reports.formatting import plain
 from clbench.suites.settings import base_name
 
 CHOOSES: Mapping[str, str] = {
@@ -35,7 +34,7 @@ def told(config: Mapping[str, Any]) -> str:
     """
     known = config.get("task_known_at_test")
     if not known:
-        return plain(known)
+        return "not recorded" if known is None else "no"
     own = CHOOSES.get(base_name(str(config.get("method"))), "")
     per_task = (config.get("method_settings") or {}).get("output_weights") == "per-task"
     has_head = (config.get("suite_settings") or {}).get("head") == "multi" or per_task
