@@ -39,6 +39,8 @@ class ERSettings(MethodSettings):
         memory_batch: images drawn from it in every step; None for as many as a batch has.
     """
 
+    batches = ("batch_size", "memory_batch")
+
     memory: int = Field(default=500, ge=1)
     memory_batch: int | None = Field(default=None, ge=1)
 

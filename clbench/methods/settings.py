@@ -26,6 +26,8 @@ class TrainingSettings(BaseModel):
     added_later: ClassVar[Mapping[str, Any]] = {"initial_weights": "pytorch"}
     # Those of them that a method had from its first record on.
     always_recorded: ClassVar[frozenset[str]] = frozenset()
+    # Those that say how many images a network trains on at once.
+    batches: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     learning_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     learning_rate_schedule: Schedule | None = None

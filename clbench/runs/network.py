@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clbench.data import ImageSet
 from clbench.data.streams import outputs_of
 from clbench.errors import SettingError
+from clbench.methods.settings import TrainingSettings
 from clbench.networks.table import NETWORKS, origin_of
 from clbench.own.code import said_by
 from clbench.seeding import seeded
@@ -82,15 +83,14 @@ def _check_training(model: "nn.Module", image: "Tensor", name: str) -> None:
     model.zero_grad()
 
 
-def reason_against_batches(settings: Any, found: Sample) -> str:
+def reason_against_batches(settings: TrainingSettings, found: Sample) -> str:
     """Why the network cannot train on batches of a method's size, in one sentence; empty where it can.
 
     Args:
         settings: the method's, complete.
         found: the network.
     """
-    sizes = {key: getattr(settings, key, None) for key in ("batch_size", "memory_batch")}
-    ones = [key for key, size in sizes.items() if size == 1]
+    ones = [key for key in settings.batches if getattr(settings, key) == 1]
     if ones:
         from clbench.networks.answer import trains_on_one
 

@@ -5,7 +5,7 @@ Letters: n seeds, T tasks. Accuracies are in [0, 1], as recorded.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -277,6 +277,11 @@ class Group:
                 shares.append(frame.pivot(index="task", columns="group", values="share"))
         means = pd.concat(shares).groupby(level="task").mean().dropna(how="all")
         return means[list(dict.fromkeys(self.capacity["group"]))]
+
+
+def are_mixed(groups: Iterable[Group]) -> bool:
+    """Whether some of the groups cannot be held against each other (`Group.circumstances`)."""
+    return len({group.circumstances for group in groups}) > 1
 
 
 @dataclass(frozen=True)

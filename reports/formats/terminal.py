@@ -9,7 +9,7 @@ from clbench.records.naming import overridden
 from clbench.records.reading import RecordedRun
 from clbench.records.told import told
 from clbench.reports.analysis.departures import OWN_SUITE, is_known
-from clbench.reports.analysis.groups import select
+from clbench.reports.analysis.groups import are_mixed, select
 from clbench.reports.analysis.statistics import Estimate
 from clbench.reports.formatting import percent
 
@@ -26,7 +26,7 @@ def summary_table(runs: Sequence[RecordedRun], suite: str) -> Table:
     table.add_column("told the task", no_wrap=True)
     groups = select(runs, suite).groups
     notes = [] if is_known(suite) else [OWN_SUITE]
-    if len({group.circumstances for group in groups}) > 1:
+    if are_mixed(groups):
         notes.append("an empty line parts other tasks, networks or trainings, which cannot be held against each other")
     for before, group in zip([None, *groups], groups, strict=False):
         if before and before.circumstances != group.circumstances:

@@ -8,7 +8,7 @@ from clbench.records.identity import recorded_settings
 from clbench.records.naming import overridden
 from clbench.records.told import told
 from clbench.reports import figures
-from clbench.reports.analysis.groups import Group
+from clbench.reports.analysis.groups import Group, are_mixed
 from clbench.reports.analysis.network import image_size, network_name, network_words, parameters
 from clbench.reports.analysis.statistics import SEEDS_FOR_INTERVAL
 from clbench.reports.cells import accuracy_cell, cost_cell, count_cell, points_cell
@@ -76,7 +76,7 @@ def headline_table(groups: Sequence[Group], standings: Mapping[str, str], name: 
             "Compared, by test, with the others of its kind, which like it are told the task at test, or are not. "
             f"{meanings} The tests are under Statistics.",
         )
-    is_mixed = len({group.circumstances for group in groups}) > 1
+    is_mixed = are_mixed(groups)
     if is_mixed:
         notes.append(
             "Runs of the same tasks, network and training stand together; only these can be held against each other."
