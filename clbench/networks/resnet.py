@@ -11,8 +11,8 @@ from clbench.networks.settings import ResNetSettings
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with batch normalisation, added to their input.
 
-    Where height and width are halved or the channels change, a 1 x 1 convolution of every `stride`-th position brings the
-    input to the same shape.
+    Where height and width are halved or the channels change, a 1 x 1 convolution of every `stride`-th position brings
+    the input to the same shape.
 
     Args:
         n_inputs, n_outputs: channels.
@@ -26,8 +26,8 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(n_outputs, n_outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(n_outputs)
         self.relu = nn.ReLU()
-        # The 1 x 1 convolution below has no stride of its own: with one and fewer channels than a vector register holds,
-        # oneDNN writes past its memory (github.com/uxlfoundation/oneDNN, issue 6035).
+        # The 1 x 1 convolution below has no stride of its own: with one and fewer channels than a vector register
+        # holds, oneDNN writes past its memory (github.com/uxlfoundation/oneDNN, issue 6035).
         self.sample = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
         self.shortcut = nn.Sequential()
         if stride != 1 or n_inputs != n_outputs:
