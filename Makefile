@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes, about 7 GB with PyTorch's CUDA libraries"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 clean:

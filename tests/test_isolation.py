@@ -81,15 +81,25 @@ def logits(method, task):
         return network(task.test.tensors()[0]).clone()
 
 
-@pytest.mark.parametrize("pulls", [{}, PULLS], ids=["as it is", "momentum and decay"])
+KINDS = [
+    "layers, one head",
+    "layers, a head per task",
+    "an own network, one head",
+    "an own network, outputs per task",
+    "filters",
+]
+# The others as they are tell little beyond that.
+SHORTER = {"layers, one head", "filters"}
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "pulls"),
     [
-        "layers, one head",
-        "layers, a head per task",
-        "an own network, one head",
-        "an own network, outputs per task",
-        "filters",
+        *(pytest.param(kind, PULLS, id=f"{kind}-momentum and decay") for kind in KINDS),
+        *(
+            pytest.param(kind, {}, id=f"{kind}-as it is", marks=[] if kind in SHORTER else pytest.mark.slow)
+            for kind in KINDS
+        ),
     ],
 )
 @pytest.mark.parametrize("way", EXACT)
