@@ -29,6 +29,17 @@ NOT_OF_TODAYS_SUITES = {
     *("d58a7179483fb499", "dcb9d8e49d1c2084", "dd3626db47b43bab", "ddc85240b7903dac", "ef4b3a8658003efb"),
     *("f41088044c6e56e0", "fc03e5e94a4cbf4c", "fd7acd73587817d0", "fdf686a899ede99b", "6d914d0beb9abf26"),
     "086af1acf9006dee",
+    # permuted-mnist-small before its search.
+    *(
+        "0754851238a4a34d",
+        "3dedd6212375fa94",
+        "6318739c07c90f05",
+        "718e025db1131647",
+        "84356ec0b9fc9c12",
+        "a7f1ea9bb07d7add",
+        "b7ea26637a2a3c67",
+        "d9ab107153e05354",
+    ),
 }
 
 
