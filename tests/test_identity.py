@@ -36,6 +36,7 @@ NOT_OF_TODAYS_SUITES = {
         "6318739c07c90f05",
         "718e025db1131647",
         "84356ec0b9fc9c12",
+        "9c6171d50225d9be",
         "a7f1ea9bb07d7add",
         "b7ea26637a2a3c67",
         "d9ab107153e05354",
