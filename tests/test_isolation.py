@@ -88,8 +88,8 @@ KINDS = [
     "an own network, outputs per task",
     "filters",
 ]
-# The others as they are tell little beyond that.
-SHORTER = {"layers, one head", "filters"}
+# Without momentum and decay these stand for all. The others are slow.
+STAND_FOR_ALL = {"layers, one head", "filters"}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ SHORTER = {"layers, one head", "filters"}
     [
         *(pytest.param(kind, PULLS, id=f"{kind}-momentum and decay") for kind in KINDS),
         *(
-            pytest.param(kind, {}, id=f"{kind}-as it is", marks=[] if kind in SHORTER else pytest.mark.slow)
+            pytest.param(kind, {}, id=f"{kind}-as it is", marks=[] if kind in STAND_FOR_ALL else pytest.mark.slow)
             for kind in KINDS
         ),
     ],
