@@ -6,6 +6,9 @@ READY := $(VENV)/.installed
 
 .PHONY: run test test-long test-engines test-all lint types check format clean
 
+# Tests start hundreds of processes. Each would compile our modules again where the environment forbids to keep them.
+unexport PYTHONDONTWRITEBYTECODE
+
 # These networks are so small that a second thread costs more than it saves, many times more on a busy machine.
 test test-long test-engines test-all: export OMP_NUM_THREADS := 1
 
@@ -46,6 +49,8 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	@# What pip would compile, on all cores. A package may hold a file for another Python, which fails to compile.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 	touch $(READY)
 
 clean:
