@@ -195,7 +195,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["naive", "clnp", pytest.param("ewc", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("naive", "ewc")), "clnp"])
 def test_twenty_tasks_of_images_take_hardly_more_memory_than_five(method):
     def peak(tasks):
         command = [sys.executable, "-c", TRAIN_CONVOLUTIONS, method, str(tasks)]

@@ -121,7 +121,10 @@ def small_cifar(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("learner", "settings"), [("clnp", {"budget": 0.4, "rank": "contribution"}), ("si", {})])
+@pytest.mark.parametrize(
+    ("learner", "settings"),
+    [("clnp", {"budget": 0.4, "rank": "contribution"}), pytest.param("si", {}, marks=pytest.mark.slow)],
+)
 def test_cifars_suite_killed_within_a_run_goes_on_to_the_same_bits(
     learner, settings, processes, small_cifar, make_store, outcomes
 ):
