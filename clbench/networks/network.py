@@ -24,6 +24,8 @@ class Network:
             module from images to logits [B, n_outputs]. It draws its weights from torch's global generator.
         whole: whether the network has output layers of its own.
         channels_last: whether it computes with its channels last in memory, which convolutions do faster.
+            Not with a 1 x 1 convolution that has a stride and fewer than eight channels. Its backward pass damages
+            memory on processors without AVX-512 (oneDNN, issue 6035).
 
     Example:
         A package offers `tiny = "tiny_networks:TINY"` in the entry point group `clbench.networks`, with
