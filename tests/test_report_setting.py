@@ -275,13 +275,14 @@ def test_costs_show_how_much_of_the_weights_is_used_and_how_many_images_were_tra
     shown = [[row[place].text for place in (0, 2, 3, 4)] for row in beside.rows]
     assert sorted(shown) == [["wsn", "40.0", "weights", "70.0"], ["wsn:less", "20.0", "weights", "70.0"]]
     assert len(beside.notes) == 1
-    equal = run("packnet", 0.1)
-    equal.config["method_settings"]["shares"] = "equal"
-    packed = compose(select([*runs, equal], equal.suite), equal.suite)
-    (capacity,) = [section for section in packed.sections if section.name == "capacity"]
-    assert next(item for item in capacity.items if isinstance(item, Table)).notes[1:] == (
-        "Told beforehand how many tasks come, to give each the same share: packnet.",
-    )
+    for shares in ("equal", "search"):
+        divided = run("packnet", 0.1)
+        divided.config["method_settings"]["shares"] = shares
+        packed = compose(select([*runs, divided], divided.suite), divided.suite)
+        (capacity,) = [section for section in packed.sections if section.name == "capacity"]
+        assert next(item for item in capacity.items if isinstance(item, Table)).notes[1:] == (
+            "Told beforehand how many tasks come, by which they divide the network: packnet.",
+        )
     # Another share in more epochs is no point of the curve, nor is one with another training of the suite's.
     trained_otherwise = run("wsn:other", 0.25)
     trained_otherwise.config["suite_settings"] = {**trained_otherwise.config["suite_settings"], "batch_size": 7}

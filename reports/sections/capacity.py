@@ -68,15 +68,15 @@ def _overview(groups: Sequence[Group], mark: str) -> Table:
 
 
 def _told_how_many(groups: Sequence[Group]) -> Iterator[str]:
-    """Says which methods divide the network by the number of tasks."""
-    dividing = {"shares": "equal", "budget": "even"}
+    """Says which methods divide the network by the number of tasks, or leave the last one all that is free."""
+    dividing = {"shares": ("equal", "search"), "budget": ("even",)}
     found = [
         group.label
         for group in groups
-        if any(group.runs[0].config["method_settings"].get(name) == value for name, value in dividing.items())
+        if any(group.runs[0].config["method_settings"].get(name) in values for name, values in dividing.items())
     ]
     if found:
-        yield f"Told beforehand how many tasks come, to give each the same share: {', '.join(found)}."
+        yield f"Told beforehand how many tasks come, by which they divide the network: {', '.join(found)}."
 
 
 def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
