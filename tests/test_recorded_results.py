@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clbench.records.reading import read_runs
+from clbench.records.told import told
 from clbench.reports.analysis.departures import departures
 from clbench.reports.analysis.groups import select
 from clbench.reports.analysis.statistics import estimate
@@ -65,12 +66,14 @@ def row(group):
 @pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
 def test_the_table_of_a_document_is_that_of_the_runs(recorded, document):
     found = re.findall(
-        r"^\| `([\w:-]+)`[^|]*\| (\d\d\.\d\d[^|]*) \| (\d+) \|[^|]*\| ([\d.]+) \| ([^|]*) \| (?:yes|no) ",
+        r"^\| `([\w:-]+)`[^|]*\| (\d\d\.\d\d[^|]*) \| (\d+) \|[^|]*\| ([\d.]+) \| ([^|]*) \| ((?:yes|no)[^|]*) \|",
         (ROOT / document).read_text(),
         re.MULTILINE,
     )
     groups = select(recorded["permuted-mnist"], "permuted-mnist").groups
-    assert {method: tuple(cells) for method, *cells in found} == {group.method: row(group) for group in groups}
+    assert {method: tuple(cells) for method, *cells in found} == {
+        group.method: (*row(group), told(group.config)) for group in groups
+    }
     # By accuracy, as the report has them.
     assert [method for method, *_ in found] == [group.method for group in groups]
 
