@@ -171,7 +171,7 @@ class SORSNN(ScoredMethod):
         """Spikes, share of synapses and energy of an image, by some training images of the task just learned.
 
         Energy: 0.9 pJ for each addition that a spike causes, 4.6 pJ for each multiplication that an image's pixels
-        cause, at 32 bits in 45 nm (Horowitz 2014). The output layer counts as well.
+        cause in each step, at 32 bits in 45 nm (Horowitz 2014). The output layer counts as well.
         """
         task = self.tasks_learned - 1
         model = self.view(task)
