@@ -34,6 +34,7 @@ NOT_OF_TODAYS_SUITES = {
         "0754851238a4a34d",
         "3dedd6212375fa94",
         "6318739c07c90f05",
+        "6814aca034dcaabd",
         "718e025db1131647",
         "84356ec0b9fc9c12",
         "9c6171d50225d9be",
