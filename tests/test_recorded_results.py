@@ -87,7 +87,7 @@ def test_the_table_of_a_document_is_that_of_the_runs(recorded, document):
     ],
 )
 def test_a_document_has_every_run_of_a_suite(recorded, document, suite, last):
-    """Accuracy, seeds and forgetting, and CAP where the table has it. README leaves out of it what it need not have."""
+    """Accuracy, seeds and forgetting, and CAP where the table has it."""
     chooses = r" \| (?:head|network)[a-z ]* \|$"
     found = re.findall(
         rf"^\| `([\w:+-]+)` \| (\d\d\.\d\d[^|]*) \| (\d+) \| (–|[\d.]+) \| (–|-?[\d.]+){last}{chooses}",
@@ -98,10 +98,8 @@ def test_a_document_has_every_run_of_a_suite(recorded, document, suite, last):
     used = [group.capacity_used for group in groups]
     caps = [["–" if cap is None else percent(cap.mean, 1)] if last else [] for cap in used]
     rows = [(group.label, *row(group)[:3], *cap) for group, cap in zip(groups, caps, strict=True)]
-    if (document, suite) == ("README.md", "permuted-mnist-small"):
-        published = {name for name, _, _, shown, *_ in found if shown != "–"}
-        assert published >= {each.method for each in SUITES[suite].published}
-        rows = [each for each in rows if each[0] in published or each[0].startswith("clnp")]
+    published = {name for name, _, _, shown, *_ in found if shown != "–"}
+    assert published >= {each.method for each in SUITES[suite].published}
     assert [(*cells[:3], *cells[4:]) for cells in found] == rows
 
 
