@@ -239,7 +239,7 @@ def test_settings_of_groups_that_are_not_there_are_refused_before_the_first_step
         ({"budget": 1.5}, "budget=1.5 does not fit: expected even, none, or shares of more than 0 and at most 1"),
         ({"budget": "odd"}, "budget=odd does not fit: expected even, none, or shares"),
         ({"l1_activities": -0.1}, "expected numbers of at least 0 and at most 1"),
-        ({"rank": "size"}, "rank=size does not fit: input should be"),
+        ({"rank": "size"}, "rank=size does not fit: expected 'activity' or 'contribution'"),
         ({"magrin": 1.0}, "the setting CLNPPlugin.magrin=1.0 does not fit: there is no setting of that name here"),
     ],
 )

@@ -325,9 +325,9 @@ def test_layers_without_an_exact_fisher_are_refused_by_name(batches):
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
-        ("ewc", {"fisher": "true"}, "ewc.fisher='true' does not fit: input should be 'exact', 'sample' or 'empirical'"),
-        ("online-ewc", {"fisher": None}, "online-ewc.fisher=None does not fit: input should be 'exact', 'sample' or"),
-        ("online-ewc", {"decay": 1.5}, "online-ewc.decay=1.5 does not fit: input should be less than or equal to 1"),
+        ("ewc", {"fisher": "true"}, "ewc.fisher='true' does not fit: expected 'exact', 'sample' or 'empirical'"),
+        ("online-ewc", {"fisher": None}, "online-ewc.fisher=None does not fit: expected 'exact', 'sample' or"),
+        ("online-ewc", {"decay": 1.5}, "online-ewc.decay=1.5 does not fit: expected a value less than or equal to 1"),
         ("ewc", {"decay": 0.5}, "unknown setting of ewc 'decay'"),
     ],
 )

@@ -183,8 +183,8 @@ def test_other_kinds_of_layers_are_refused_by_name(batches):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"strength": -1}, "mas.strength=-1 does not fit: input should be greater than or equal to 0"),
-        ({"importance_images": 0}, "mas.importance_images=0 does not fit: input should be greater than or equal to 1"),
+        ({"strength": -1}, "mas.strength=-1 does not fit: expected a value greater than or equal to 0"),
+        ({"importance_images": 0}, "mas.importance_images=0 does not fit: expected a value greater than or equal to 1"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused(plain, setting, said):

@@ -282,7 +282,7 @@ def test_files_that_extend_each_other_in_a_circle_are_refused(refused, write, na
         ),
         (
             'extends = "permuted-digits"\n[[goals]]\nmethod = "ewc"\naverage_accuracy = 97\n',
-            ["goals.0.average_accuracy=97 does not fit: input should be less than or equal to 1"],
+            ["goals.0.average_accuracy=97 does not fit: expected a value less than or equal to 1"],
         ),
         ('extends = "permuted-digits"\n[search]\ntrials = 3\n', ["the setting search.trials=3 does not fit"]),
         (

@@ -197,20 +197,20 @@ def test_an_unknown_setting_is_refused_with_the_nearest_and_all_names(plain):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ({"epochs": 0}, "the setting epochs=0 does not fit: input should be greater than or equal to 1"),
+        ({"epochs": 0}, "the setting epochs=0 does not fit: expected a value greater than or equal to 1"),
         (
             {"epochs": "many"},
             "the setting epochs=many does not fit: expected a whole number",
         ),
         (
             {"hidden_sizes": [100, 0]},
-            "the setting hidden_sizes with 0 in it does not fit: input should be greater than or equal to 1",
+            "the setting hidden_sizes with 0 in it does not fit: expected a value greater than or equal to 1",
         ),
         (
             {"learning_rate": float("nan")},
             "the setting learning_rate=nan does not fit: expected a finite number",
         ),
-        ({"validation_share": 1}, "the setting validation_share=1 does not fit: input should be less than 1"),
+        ({"validation_share": 1}, "the setting validation_share=1 does not fit: expected a value less than 1"),
         (
             {"optimizer": "adagrad"},
             "the setting optimizer=adagrad does not fit: expected one of adam, adamw, sgd, rmsprop",
@@ -234,7 +234,7 @@ def test_a_methods_unknown_setting_is_refused_with_the_nearest_and_all_names(pla
 
 def test_a_methods_value_that_does_not_fit_is_refused_under_its_full_name(plain):
     assert message_of(resolve_settings, plain, "ewc", {"strength": -1}) == (
-        "the setting ewc.strength=-1 does not fit: input should be greater than or equal to 0"
+        "the setting ewc.strength=-1 does not fit: expected a value greater than or equal to 0"
     )
 
 

@@ -72,7 +72,7 @@ def test_the_grid_of_another_suite_is_refused(message_of):
     [
         ("suite = ", "grid.toml is no TOML: Invalid value"),
         (HEAD, "the setting trials is missing"),
-        (HEAD + "[trials]\nnaive = 3\n", "the setting trials.naive=3 does not fit: input should be a valid list"),
+        (HEAD + "[trials]\nnaive = 3\n", "the setting trials.naive=3 does not fit: expected a valid list"),
         (HEAD + "[trials]\nnaive = [3]\n", "the setting trials.naive with 3 in it does not fit"),
         (HEAD + "trails = 3\n[trials]\n", "unknown entry of the grid"),
         (

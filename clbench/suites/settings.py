@@ -47,7 +47,7 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     where = prefix + ".".join(map(str, path if within else first["loc"]))
     if first["type"] == "missing":
         return MissingSettingError(f"the setting {where} is missing")
-    what = _SAID.get(first["type"]) or (first["msg"][:1].lower() + first["msg"][1:]).removeprefix("value error, ")
+    what = _SAID.get(first["type"]) or _in_our_words(first["msg"], first["type"])
     if not first["loc"]:
         # A check of the whole says itself what it is about.
         return SettingError(what)
@@ -56,6 +56,13 @@ def setting_error(error: ValidationError, prefix: str = "") -> SettingError:
     shown = repr(value) if isinstance(value, str) and not isinstance(_parse_value(value), str) else shortened(value)
     given = f"{where} with {shown} in it" if within else f"{where}={shown}"
     return SettingError(f"the setting {given} does not fit: {what}")
+
+
+def _in_our_words(said: str, kind: str) -> str:
+    """What pydantic says of a value, as the lines of `_SAID` would."""
+    wanted = "expected a value " if kind.startswith(("greater_than", "less_than")) else "expected "
+    said = re.sub("^Input should be ", wanted, said)
+    return (said[:1].lower() + said[1:]).removeprefix("value error, ")
 
 
 def shortened(value: Any) -> str:

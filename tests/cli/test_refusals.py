@@ -30,7 +30,7 @@ SUITE, assert_nothing_recorded = (RUN_FOLDERS[name] for name in ("SUITE", "asser
         (["--set", "momentum=0.5"], ["the suite has no such setting, but naive has; give naive.momentum"]),
         (
             ["--set", "hidden_sizes=100,0"],
-            ["the setting hidden_sizes with 0 in it does not fit: input should be greater"],
+            ["the setting hidden_sizes with 0 in it does not fit: expected a value greater"],
         ),
         (
             ["--methods", "naive,clnp", "--set", "clnp.margin_shares=1,2,3"],
