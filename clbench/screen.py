@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from clbench.records.result import RunResult
 
 
+_WIDTH_OF_FILES = 200
+
+
 class _Patient(Console):
-    """A console whose reader may go, and whose log file may lie on a full disk: what is lost is what is shown."""
+    """A console whose reader may go, and whose log file may lie on a full disk: what is lost is what is shown.
+
+    In a file and in a pipe no table is cut to 80 columns, unless COLUMNS says how wide it may be.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr)
+        if not (self.is_terminal or self.is_jupyter or "COLUMNS" in os.environ):
+            self.width = _WIDTH_OF_FILES
 
     def print(self, *objects: Any, **how: Any) -> None:
         with contextlib.suppress(OSError):

@@ -273,9 +273,10 @@ def verification_table(found: Verification) -> Table:
     table.add_column("method", no_wrap=True, overflow="fold")
     for heading in ("seeds", "published, %", "ours, %"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ours is")
-    table.add_column("goal, %", justify="right", no_wrap=True)
-    table.add_column("goal reached")
+    # Where the screen is narrow it is the goals that take a second line.
+    table.add_column("ours is", min_width=len("inside"))
+    table.add_column("goal, %", justify="right", min_width=len("within 0.3"))
+    table.add_column("goal reached", min_width=len("reached"))
     for verdict in found.verdicts:
         ours = verdict.average_accuracy
         interval = "" if ours.half_width is None else f" ± {percent(ours.half_width)}"

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import rich.console
+from rich.table import Table
 from rich.text import Text
 
 from clbench.events import Ended, Learned, Listed, Over, Planned, Progressed, Said, Waiting
@@ -52,6 +53,21 @@ def frame(out):
     out.seek(0)
     out.truncate()
     return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+# Width
+
+
+def test_a_table_in_a_file_is_not_cut_to_the_width_of_a_screen_unless_columns_says_so(monkeypatch, capsys):
+    cells = [f"cell-number-{number}" for number in range(10)]
+    table = Table(*cells, box=None)
+    table.add_row(*cells)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    Screen().show(table)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [cells, cells]
+    monkeypatch.setenv("COLUMNS", "60")
+    Screen().show(table)
+    assert [len(line) for line in capsys.readouterr().out.splitlines()] == [60, 60]
 
 
 # Durations
