@@ -292,7 +292,7 @@ def rm_command(
 def resume_command(
     context: typer.Context, output: OutputOption = Path("clbench-runs"), quiet: QuietOption = False
 ) -> None:
-    """Go on with the last `clbench run`: the same as giving the same command again, in the same folder."""
+    """Go on with the last `clbench run` that recorded in this folder: the same as giving the same command again."""
     from clbench.execution.invocation import command_line, last_invocation, resuming
 
     arguments, folder = last_invocation(output)

@@ -37,9 +37,10 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
         )
         yield Figure(
             "tradeoffs",
-            f"{mark}Average accuracy against its price, mean over seeds. Rings: no method of the same kind is at "
-            "least as good for less (Pareto front); full line: told the task, dashed: not told. Upper bounds (joint "
-            "training, a network per task) are on no front. Dotted, where capacity is shown: settings of one method.",
+            f"{mark}Average accuracy against its price, mean over seeds. Rings: no method of the same kind, tasks, "
+            "network and training is at least as good for less (Pareto front). Another network or training has a front "
+            "of its own. Full line: told the task. Dashed: not told. Upper bounds (joint training, a network per task) "
+            "are on no front. Dotted, where capacity is shown: settings of one method.",
             f"{mark}Scatter plots of average accuracy against cost. On the fronts are, by cost: {best}.",
             figures.tradeoffs(panels, "tradeoffs"),
         )
@@ -104,9 +105,10 @@ def _table(groups: Sequence[Group], panels: Sequence[figures.Tradeoff], mark: st
             "Provenance); what else a machine did is not recorded. Images trained on: over all tasks, each counted as "
             "often as it was used, those replayed from a memory too. Core-hours and GPU-hours: of all runs, to train "
             "and to test, by their threads, or by their shares of a GPU. CAP: share of the hidden weights that tasks "
-            "use, masks included (Kang et al. 2022); it may exceed 100. Extra state per task: its growth from the "
-            "first task to the last, per further task. On the front: no method of the same kind (told the task at test "
-            "or not) is at least as accurate for less.",
+            "use, masks included (Kang et al. 2022); it may exceed 100. It counts masks by their rule, extra state the "
+            "bytes that are kept. Extra state per task: its growth from the first task to the last, per further task. "
+            "On the front: no method of the same kind (told the task at test or not), tasks, network and training is "
+            "at least as accurate for less. A method without another to compare with is on it.",
         ),
     )
 

@@ -57,8 +57,8 @@ _TERMS = (
     ),
     (
         "Pareto front",
-        "The methods that none other of their kind matches in accuracy for less time, for less extra state, or for a "
-        "smaller CAP.",
+        "The methods that none other of their kind, tasks, network and training matches in accuracy for less time, for "
+        "less extra state, or for a smaller CAP.",
         "computed by clbench",
     ),
     (
