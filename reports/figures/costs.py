@@ -18,6 +18,9 @@ from clbench.reports.formatting import byte_unit, counted, percent, readable_byt
 from clbench.reports.sections.inference import kinds
 from clbench.suites.settings import base_name
 
+# Letters at a point of a figure.
+_LONGEST_BESIDE = 12
+
 
 def costs(groups: Sequence[Group], name: str) -> str:
     """Training time per task, peak memory and extra state, one bar per group; one panel per recorded quantity."""
@@ -135,6 +138,12 @@ def _settings_of_methods(panel: Tradeoff) -> Iterator[tuple[str, list[tuple[floa
             yield method, sorted(found)
 
 
+def _beside(group: Group) -> str:
+    """What tells a group from others of its method: short enough to stand at its point, else nothing."""
+    words = group.label.removeprefix(group.method).strip(" ()")
+    return words if len(words) <= _LONGEST_BESIDE else ""
+
+
 def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
     spots = []
     on_fronts = {group.label: (cost, 100 * accuracy) for group, cost, accuracy, best in panel.points if best}
@@ -156,6 +165,15 @@ def _tradeoff(axes: Axes, panel: Tradeoff) -> list[Spot]:
         axes.plot([cost], [100 * accuracy], **{**line_of(group), "linestyle": "", "markersize": 5.5})
         words = f"{group.label}: {percent(accuracy)} %, {panel.label} {cost:.3g}"
         spots.append(Spot(axes, cost, 100 * accuracy, words))
+        axes.annotate(
+            _beside(group),
+            (cost, 100 * accuracy),
+            xytext=(4, -6),
+            textcoords="offset points",
+            fontsize=5.5,
+            color=look_of(group.method).colour,
+            annotation_clip=True,
+        )
     axes.margins(0.1)
     log_axis(axes, [cost for _, cost, *_ in panel.points])
     axes.grid(axis="both")
