@@ -40,6 +40,19 @@ class Recorder(SupervisedPlugin):
         self.at_the_end = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
 
 
+class Spoiler(SupervisedPlugin):
+    """Sets all weights to 0 in the eighth epoch, so that it has no low loss on any processor."""
+
+    def before_training_epoch(self, strategy, **kwargs):
+        self.spoils = strategy.clock.train_exp_epochs == 7
+
+    @torch.no_grad()
+    def after_training_iteration(self, strategy, **kwargs):
+        if self.spoils:
+            for weight in strategy.model.parameters():
+                weight.zero_()
+
+
 @pytest.fixture
 def prepared(make_method, make_workplace):
     """(name, overrides) -> method and its Recorder."""
@@ -96,7 +109,8 @@ def brute_force_loss(method, task, state):
 
 @pytest.mark.parametrize("network", [MLP, RESNET], ids=["mlp", "resnet18"])
 def test_the_network_ends_with_the_weights_and_buffers_of_the_epoch_with_the_lowest_loss(network, prepared):
-    method, recorder = prepared(network=network, n_tasks=1, epochs=8, learning_rate=0.5)
+    method, recorder = prepared(network=network, n_tasks=1, epochs=8, learning_rate=0.01)
+    method.strategy.plugins.append(Spoiler())
     (task,) = method.workplace.stream.tasks
     method.learn(task)
     found = {name: tensor.clone() for name, tensor in method.model.state_dict().items()}
