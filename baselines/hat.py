@@ -11,13 +11,12 @@ and the loss has c times the share of what is left that the gates take, sum g (1
 embeddings is multiplied so that it does not depend on s.
 
 Departs from it: s rises with the batches and reaches s_max, as in the paper. In the code it rises with the images and
-does not. Gates below e^-50 are 0. Batch norms are every task's own and kept for it. The rate's schedule and the initial
-weights are the suite's: only `plateau` goes back to the best weights. Nothing is dropped unless it is asked for.
-Published gates are neither open nor shut near 0, so old tasks may drift. With `binarise` they are 0 or 1 once a task is
-learned. What it reads is then held, and nothing drifts.
+does not. Batch norms are every task's own and kept for it. The rate's schedule and the initial weights are the suite's:
+only `plateau` goes back to the best weights. Nothing is dropped unless it is asked for. Published gates are neither
+open nor shut near 0, so old tasks may drift. With `binarise` they are 0 or 1 once a task is learned. What it reads is
+then held, and nothing drifts.
 """
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import threshold
 from torch.nn.modules.dropout import _DropoutNd
 
 from clbench.baselines.holding import Held
@@ -42,9 +40,6 @@ from clbench.suites.suite import Suite
 _MOST = 6.0
 """Of an embedding's size, in the authors' code."""
 _MOST_EXPONENT = 50.0
-# Of a gate that passes anything. Below it the gradient that trains embeddings is cut off all the same. Products of
-# smaller numbers are denormal, and processors of Intel multiply those several times slower.
-_LEAST = math.exp(-_MOST_EXPONENT)
 _LONGEST_GRADIENT = 10_000.0
 # Below this share of units that no task has taken, one is told that the next may not fit.
 _SCARCE = 0.05
@@ -73,11 +68,6 @@ class HATSettings(MethodSettings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     output_weights: PerTask = "per-task"
     reset_optimizer: AlwaysNew = True
-
-
-def _gates(embedding: Tensor, slope: float) -> Tensor:
-    """The gates of an embedding, [U]: 0 for units that would pass less than `_LEAST`."""
-    return threshold((embedding * slope).sigmoid(), _LEAST, 0.0)
 
 
 class Gates(nn.Module):
@@ -110,7 +100,7 @@ class Gates(nn.Module):
 
     def now(self) -> Tensor:
         """The present task's gates, [U]: in training with its slope, else with the largest."""
-        return _gates(self.embeddings[self.task], self.slope if self.training else self.steepest)
+        return (self.embeddings[self.task] * (self.slope if self.training else self.steepest)).sigmoid()
 
     def multiply(self, reads: Tensor, x: Tensor) -> Tensor:
         """Inputs [B, C, ...] of a layer times the gates of the units that they are, int64 [C] on the same device."""
@@ -254,7 +244,7 @@ class HAT(PartsMethod):
         """Notes the gates, which from here on are earlier ones, and what is the task's alone."""
         super().keep(task)
         embedding = self.of_tasks.embeddings[task].detach()
-        gates = (embedding > 0).float() if self.settings.binarise else _gates(embedding, self.settings.steepest)
+        gates = (embedding > 0).float() if self.settings.binarise else (embedding * self.settings.steepest).sigmoid()
         self.gates[task] = gates
         self.taken = torch.maximum(self.taken, gates)
 
