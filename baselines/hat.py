@@ -111,7 +111,7 @@ class Gates(nn.Module):
         """x with this share of it at 0 in training, drawn at random, and the rest larger for it."""
         if not share or not self.training:
             return x
-        # As F.dropout, which takes several times as long on processors that are not Intel's.
+        # As F.dropout, which takes twice as long on a CPU of Intel and many times as long on one of AMD.
         kept = torch.rand(x.shape, device=x.device) >= share
         return x * kept.to(x.dtype).div_(1 - share)
 
