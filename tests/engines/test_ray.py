@@ -20,6 +20,8 @@ def cluster(monkeypatch):
     """Two nodes of one processor each."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Ray's workers are 15 nicer than others. Beside other tests they would get a few hundredths of a processor.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
