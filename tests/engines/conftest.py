@@ -91,7 +91,7 @@ def command(tmp_path):
             env={**os.environ, **(env or {}), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert found.returncode == code, found.stderr
@@ -126,7 +126,7 @@ def one_after_the_other(tmp_path_factory):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         capture_output=True,
-        timeout=400,
+        timeout=900,
     )
     found = weights(place / "clbench-runs")
     assert len(found) == 18
