@@ -5,6 +5,7 @@ A suite counts once, whatever its seeds: seeds of one suite are no independent d
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
@@ -202,5 +203,5 @@ def _diagram(ranks: Ranks, name: str, words: str) -> Figure:
         f"Critical-difference diagram of the methods {words}: average ranks, 1 is best; a thick bar joins methods that "
         "are not shown to differ (Nemenyi, 5 %).",
         f"Critical-difference diagram of average ranks: {listed}.",
-        figures.critical_difference(ranks, name),
+        partial(figures.critical_difference, ranks, name),
     )

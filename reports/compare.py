@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import numpy as np
 import rich.table
@@ -259,7 +260,7 @@ def _task_figure(pair: Pair, mark: str) -> Figure:
         f"{mark}{pair.first.label} less {pair.second.label}: accuracy on each task after the last one. Bars are means "
         "over the shared seeds, dots the seeds.",
         f"{mark}Bars of the difference in final accuracy by task, in points: {means}.",
-        figures.task_differences(pair.first, pair.second, differences, "task-differences"),
+        partial(figures.task_differences, pair.first, pair.second, differences, "task-differences"),
     )
 
 

@@ -5,10 +5,11 @@ The same model becomes HTML, PDF, JSON, and the CSV, LaTeX, SVG and PDF files fo
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,25 @@ class Figure:
         name: unique in the report; also the prefix of every id inside the drawing, and the stem of its files.
         caption: stands below it.
         alt: what it shows, for whoever can't see it.
-        svg: an SVG document of its own, with namespaces and without XML declaration.
-        narrow: the same for a narrow screen; empty where the drawing is scrolled there.
+        draw: makes `svg`, once it is asked for: most formats do without some drawings.
+        draw_narrow: makes `narrow`; None where the drawing is scrolled on a narrow screen.
     """
 
     name: str
     caption: str
     alt: str
-    svg: str
-    narrow: str = ""
+    draw: Callable[[], str]
+    draw_narrow: Callable[[], str] | None = None
+
+    @cached_property
+    def svg(self) -> str:
+        """An SVG document of its own, with namespaces and without XML declaration."""
+        return self.draw()
+
+    @cached_property
+    def narrow(self) -> str:
+        """The same for a narrow screen, or nothing."""
+        return self.draw_narrow() if self.draw_narrow else ""
 
 
 @dataclass(frozen=True)
@@ -131,5 +142,12 @@ class Report:
 
     def to_json(self) -> bytes:
         """The report as JSON in UTF-8; a table has `columns`, a figure has `svg`."""
-        content = asdict(self) | {"dated": self.dated.isoformat()}
-        return (json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+        return (json.dumps(self, ensure_ascii=False, indent=1, allow_nan=False, default=_as_json) + "\n").encode()
+
+
+def _as_json(part: Any) -> Any:
+    if isinstance(part, datetime):
+        return part.isoformat()
+    if isinstance(part, Figure):
+        return {name: getattr(part, name) for name in ("name", "caption", "alt", "svg", "narrow")}
+    return {field.name: getattr(part, field.name) for field in fields(part)}

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from clbench.errors import SettingError
 from clbench.methods.settings import TrainingSettings
-from clbench.methods.table import find_method, method_names
+from clbench.methods.table import entry_of, find_method, method_names
 from clbench.records.format import measured_on
 from clbench.suites.settings import base_name
 from clbench.suites.suite import Suite
@@ -93,7 +93,9 @@ def recorded_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _schema_of(method: str) -> type[TrainingSettings]:
     name = base_name(method)
     try:
-        return find_method(name).Settings if name in method_names() else TrainingSettings
+        # Looking for installed packages takes longer than all the rest.
+        is_known = entry_of(name) is not None or name in method_names()
+        return find_method(name).Settings if is_known else TrainingSettings
     except SettingError:
         # An installed package that does not load says nothing of what it leaves out.
         return TrainingSettings

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             f"{'' if tasks <= figures.MOST_PANELS else f'; {figures.MOST_PANELS} of the {tasks} tasks'}).",
             f"{mark}A small line chart per task of the accuracy on it against tasks learned. Task 1 after the last "
             f"task: {first_task}.",
-            figures.trajectories(groups, "trajectories"),
+            partial(figures.trajectories, groups, "trajectories"),
         )
     # A method that was not measured before the end has nothing to forget.
     forgetful = [group for group in groups if group.metric("forgetting") is not None]
@@ -72,7 +73,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             "seeds). Right: the mean over tasks ± half the 95 % confidence interval.",
             f"{mark}Line chart of forgetting by task, and bars of its mean in percentage points: "
             f"{lost.replace(' %', '')}.",
-            figures.forgetting(forgetful, "forgetting"),
+            partial(figures.forgetting, forgetful, "forgetting"),
         )
     lowest = 10 * math.floor(min(10 * float(np.nanmin(group.matrices[:, 1:])) for group in groups))
     pairs = range(0, len(groups), figures.MATRICES_PER_FIGURE)
@@ -85,5 +86,5 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             f"{mark}Accuracy matrices in per cent, mean over seeds ({number} of {len(pairs)}): {labels}{key}.",
             f"{mark}Heat maps of test accuracy by tasks learned and task tested, on one colour scale from {lowest} "
             f"to 100 %: {labels}.",
-            figures.accuracy_matrices(shown, f"matrices-{number}", lowest),
+            partial(figures.accuracy_matrices, shown, f"matrices-{number}", lowest),
         )

@@ -5,6 +5,7 @@ A group is what a method counts together, such as a layer; its units are neurons
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from clbench.reports import figures
@@ -98,7 +99,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             f"{mark}{group.label}: {units} by {by} and task, mean over seeds{part}. Free after the last task: {free}.",
             f"{mark}Stacked bars for {group.label}: {units} that are free, newly claimed, claimed earlier and "
             f"reused, or claimed earlier and not reused, by {by} and task{part}. Free after the last task: {free}.",
-            figures.capacity(group, name if number == 1 else f"{name}-{number}", shown),
+            partial(figures.capacity, group, name if number == 1 else f"{name}-{number}", shown),
         )
     if not group.reused_shares.empty:
         reused = ", ".join(
@@ -110,7 +111,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             f"{reused}.",
             f"{mark}Line chart for {group.label} of the share of earlier claimed {units} that each task reuses, one "
             f"line per {by}. Mean over tasks: {reused}.",
-            figures.reuse(group, f"{name}-reuse"),
+            partial(figures.reuse, group, f"{name}-reuse"),
         )
     found = forecasts([run.capacity for run in group.runs if len(run.capacity)], budget=_budget(group, names))
     if any(not forecast.is_full for forecast in found):
@@ -120,7 +121,7 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
             "depend on what is free as in the second half of the tasks, with the 95 % interval of a run.",
             f"{mark}Line chart for {group.label} of the free {units} by {by} against tasks learned, and what is left "
             f"after further ones. {' '.join(_forecast_notes(found))}",
-            figures.filling(group, found, f"{name}-forecast"),
+            partial(figures.filling, group, found, f"{name}-forecast"),
         )
     yield _table(group, rows, name, mark, found)
     yield from pruning_items(group, name, mark)

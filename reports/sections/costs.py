@@ -1,6 +1,7 @@
 """The section on time and memory: what each method costs, how that grows, and what accuracy it buys."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
@@ -42,7 +43,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             "of its own. Full line: told the task. Dashed: not told. Upper bounds (joint training, a network per task) "
             "are on no front. Dotted, where capacity is shown: settings of one method.",
             f"{mark}Scatter plots of average accuracy against cost. On the fronts are, by cost: {best}.",
-            figures.tradeoffs(panels, "tradeoffs"),
+            partial(figures.tradeoffs, panels, "tradeoffs"),
         )
     if any(group.tasks("train_seconds", "median") for group in groups):
         yield Figure(
@@ -51,7 +52,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             "holds there), and extra state after the last task; mean over seeds.",
             f"{mark}Bars of training time, peak memory and extra state by method, with the numbers of the table "
             "on time and memory.",
-            figures.costs(groups, "costs"),
+            partial(figures.costs, groups, "costs"),
         )
     if any(group.tasks("state_bytes", "last") for group in groups):
         yield Figure(
@@ -59,7 +60,7 @@ def _items(groups: Sequence[Group], mark: str) -> Iterator[Table | Figure]:
             f"{mark}What each method keeps beside the weights as tasks are learned; mean over seeds.",
             f"{mark}Line chart of the extra state in bytes against tasks learned, with the first and last numbers of "
             "the table on time and memory.",
-            figures.state_growth(groups, "state-growth"),
+            partial(figures.state_growth, groups, "state-growth"),
         )
     yield _table(groups, panels, mark)
 

@@ -1,6 +1,7 @@
 """One picture and one table that answer: which method, at what cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import mode
 from typing import Any
 
@@ -58,8 +59,8 @@ def headline_figure(groups: Sequence[Group], name: str, mark: str) -> Figure:
         "seeds. "
         f"{_PRICED if len(groups) > 1 else ''}",
         f"{mark}Line chart of average accuracy against tasks learned. After the last task: {finals}.",
-        figures.average_accuracy(groups, name),
-        figures.average_accuracy(groups, f"{name}-narrow", narrow=True),
+        partial(figures.average_accuracy, groups, name),
+        partial(figures.average_accuracy, groups, f"{name}-narrow", narrow=True),
     )
 
 

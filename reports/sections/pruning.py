@@ -1,6 +1,7 @@
 """What pruning cost each task, asked and spent, and the trade-off that the search saw."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from clbench.reports import figures
 from clbench.reports.analysis.groups import Group
@@ -29,7 +30,7 @@ def pruning_items(group: Group, name: str, mark: str) -> Iterator[Table | Figure
             "other, each after those before it. Every point is one look of the search; the large ones were chosen.",
             f"{mark}Line charts for {group.label}, seed {shown.seed}, of the validation accuracy lost against the "
             f"{units} newly claimed, one line per task{part}.",
-            figures.trade_off(shown, own, names),
+            partial(figures.trade_off, shown, own, names),
         )
     yield _table(group, spent(runs), len(runs), name, mark)
 

@@ -31,7 +31,7 @@ def tasks_section(groups: Sequence[Group]) -> Section | None:
                 "samples",
                 f"Images of {of}, a row for each, in the stream of seed {found.seed}.",
                 f"Rows of {counted(per_task, 'sample image')}, one for each of: {', '.join(names)}.",
-                drawing,
+                lambda: drawing,
             ),
         ),
     )
