@@ -126,7 +126,7 @@ def make_method():
 # In tests of every method, one of a kind stands for it by default.
 LIKE_ANOTHER = {
     *("wsn", "supsup", "sor-snn-style", "online-ewc", "mas", "classp", "anpyc", "gpm", "lwf", "der++"),
-    *("single-task", "frozen-trunk", "avalanche-si"),
+    *("single-task", "frozen-trunk", "avalanche-si", "hat", "si"),
 }
 
 

@@ -128,9 +128,19 @@ BESIDE = {
 }
 
 
+# They read and write what others here do.
+LIKE_ANOTHER = ("a rate by epochs", "EWC", "an average of the weights", "weights kept by epoch")
+
+
 @pytest.mark.parametrize("made", [network, pytest.param(filters, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["CLNP first", "CLNP last"])
-@pytest.mark.parametrize("others", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param(made, id=name, marks=pytest.mark.slow if name in LIKE_ANOTHER else [])
+        for name, made in BESIDE.items()
+    ],
+)
 def test_beside_other_plugins_a_task_is_learned_as_without_and_kept_to_the_bit(others, first, made):
     b = two_tasks()
 

@@ -1,5 +1,6 @@
 """The embedded suite of convolutions, as it comes: every method learns it, and what each claims holds."""
 
+import functools
 import json
 
 import numpy as np
@@ -14,19 +15,34 @@ from clbench.suites.files import find_suite
 
 SUITE = "split-digits"
 METHODS = list(find_suite(SUITE).methods)
-WITH_NETWORKS = [name for name in METHODS if find_method(name).has_networks]
 
 pytestmark = pytest.mark.filterwarnings("ignore::clbench.errors.MethodWarning")
 
 
+# Of methods that are alike, one is trained by default.
+LEARNERS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("clnp", "online-ewc", "mas", "si", "joint") else name
+    for name in METHODS
+]
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run of each method, by its name, and the folder that they lie in."""
-    folder = tmp_path_factory.mktemp("runs")
-    found = []
-    for names, keeps in ((WITH_NETWORKS, True), ([name for name in METHODS if name not in WITH_NETWORKS], False)):
-        found += clbench.run(SUITE, names, [0], threads=1, output=folder, keep_weights=keeps, quiet=True)
-    return {run.method: run for run in found}, folder
+def folder(tmp_path_factory):
+    """Where the runs lie."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run_of(folder):
+    """(method) -> a run of it, which is trained once."""
+
+    @functools.cache
+    def trained(method):
+        keeps = find_method(method).has_networks
+        (run,) = clbench.run(SUITE, [method], [0], threads=1, output=folder, keep_weights=keeps, quiet=True)
+        return run
+
+    return trained
 
 
 def below(matrix):
@@ -34,11 +50,9 @@ def below(matrix):
     return [matrix[task:, task - 1] for task in range(1, len(matrix))]
 
 
-# All are trained in any case, so none is left to the slow tests, as those called `method` are.
-@pytest.mark.parametrize("learner", METHODS)
-def test_a_method_learns_every_task_and_its_record_holds(learner, runs):
-    by_method, folder = runs
-    run = by_method[learner]
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_method_learns_every_task_and_its_record_holds(learner, run_of, folder):
+    run = run_of(learner)
     learned = np.array([column[0] for column in below(run.accuracy_matrix)])
     assert learned.mean() > 0.9
     assert learned.min() > 0.8
@@ -48,32 +62,30 @@ def test_a_method_learns_every_task_and_its_record_holds(learner, runs):
     assert run.config["suite_settings"]["network"] == "conv"
 
 
-@pytest.mark.parametrize("learner", ["clnp", "clnp:budget", "single-task"])
-def test_what_is_isolated_is_not_forgotten(learner, runs):
-    for column in below(runs[0][learner].accuracy_matrix):
+@pytest.mark.parametrize("learner", [pytest.param("clnp", marks=pytest.mark.slow), "clnp:budget", "single-task"])
+def test_what_is_isolated_is_not_forgotten(learner, run_of):
+    for column in below(run_of(learner).accuracy_matrix):
         assert (column == column[0]).all()
 
 
-@pytest.fixture(scope="module")
-def change(runs):
-    """By method, what accuracy has gained since a task was learned: the mean over tasks, in [-1, 1]."""
-    return {
-        name: float(np.mean([column[-1] - column[0] for column in below(run.accuracy_matrix)]))
-        for name, run in runs[0].items()
-    }
+def change(run):
+    """What accuracy has gained since a task was learned: the mean over tasks, in [-1, 1]."""
+    return float(np.mean([column[-1] - column[0] for column in below(run.accuracy_matrix)]))
 
 
-def test_naive_forgets(change):
-    assert change["naive"] < -0.02
+def test_naive_forgets(run_of):
+    assert change(run_of("naive")) < -0.02
 
 
-@pytest.mark.parametrize("learner", ["ewc", "online-ewc", "mas", "si", "psp"])
-def test_what_protects_forgets_less_than_naive(learner, change):
-    assert change[learner] > change["naive"] / 2
+@pytest.mark.parametrize(
+    "learner", ["ewc", "psp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("online-ewc", "mas", "si"))]
+)
+def test_what_protects_forgets_less_than_naive(learner, run_of):
+    assert change(run_of(learner)) > change(run_of("naive")) / 2
 
 
-def test_a_budget_leaves_filters_and_neurons_in_every_group(runs):
-    capacity = runs[0]["clnp:budget"].capacity
+def test_a_budget_leaves_filters_and_neurons_in_every_group(run_of):
+    capacity = run_of("clnp:budget").capacity
     assert {*capacity["unit"]} == {"filter", "neuron"}
     last = capacity[capacity["task"] == 5]
     assert (last["free"] > 0).all()
@@ -87,9 +99,8 @@ def test_a_budget_leaves_filters_and_neurons_in_every_group(runs):
 
 
 @pytest.mark.parametrize("learner", ["clnp:budget", "single-task"])
-def test_the_network_of_a_task_is_taken_out(learner, runs, tmp_path):
-    by_method, folder = runs
-    found = export(folder / by_method[learner].run_id, 2, tmp_path / "out")
+def test_the_network_of_a_task_is_taken_out(learner, run_of, folder, tmp_path):
+    found = export(folder / run_of(learner).run_id, 2, tmp_path / "out")
     assert found.difference < 1e-5
     assert (found.own.parameters < found.whole.parameters) == (learner == "clnp:budget")
 

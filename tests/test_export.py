@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,13 +28,29 @@ NEURONS = ["--set", "hidden_sizes=64,64"]
 CONV = ["--set", "network=conv", "--set", "channels=8,8", "--set", "hidden_sizes=32", "--set", "head=multi"]
 
 
-def kept(clbench, place, *, methods="clnp", network=NEURONS):
-    """The folders of small runs that kept their networks, by method."""
-    command = ["run", "--suite", "permuted-digits", "--methods", methods, "--seeds", "0", *SMALL, *network]
-    done = clbench(place, *command, "--keep-weights")
-    assert done.code == 0, done.err
-    folders = [path for path in (place / "clbench-runs").iterdir() if (path / "config.json").exists()]
-    return {json.loads((path / "config.json").read_text())["method"]: path for path in folders}
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """Copies of runs, for the tests that begin with the same ones."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def kept(clbench, place, shelf):
+    """(methods, network) -> the folders of small runs that kept their networks, by method."""
+
+    def made(*, methods="clnp", network=NEURONS):
+        runs, copy = place / "clbench-runs", shelf / re.sub(r"\W", "_", f"{methods} {network}")
+        if copy.exists():
+            shutil.copytree(copy, runs)
+        else:
+            command = ["run", "--suite", "permuted-digits", "--methods", methods, "--seeds", "0", *SMALL, *network]
+            done = clbench(place, *command, "--keep-weights")
+            assert done.code == 0, done.err
+            shutil.copytree(runs, copy)
+        folders = [path for path in runs.iterdir() if (path / "config.json").exists()]
+        return {json.loads((path / "config.json").read_text())["method"]: path for path in folders}
+
+    return made
 
 
 # Written down
@@ -131,8 +148,8 @@ def test_a_layer_that_cannot_be_written_down_is_refused_by_its_name():
 
 
 @pytest.mark.parametrize("network", [NEURONS, CONV], ids=["neurons", "filters"])
-def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, place, network, assert_refused):
-    run = kept(clbench, place, network=network)["clnp"]
+def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(kept, clbench, place, network, assert_refused):
+    run = kept(network=network)["clnp"]
     outcome = clbench(place, "export", run.name[:6], "--task", "1", "--out", place / "first", "--onnx")
     assert outcome.code == 0, outcome.err
     alone = place / "first"
@@ -164,8 +181,8 @@ def test_what_is_exported_stands_for_itself_and_answers_as_the_run_did(clbench, 
 
 
 @pytest.mark.long
-def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clbench, place):
-    run = kept(clbench, place)["clnp"]
+def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(kept, place):
+    run = kept()["clnp"]
     for task in (1, 2):
         found = export(run, task, place / f"task-{task}")
         assert found.difference < 1e-5
@@ -177,8 +194,8 @@ def test_the_first_tasks_network_is_the_one_that_the_run_had_when_it_ended(clben
     assert sorted(order) == list(range(64))
 
 
-def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone(clbench, place, assert_refused):
-    run, out = kept(clbench, place)["clnp"], place / "out"
+def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone(kept, clbench, place, assert_refused):
+    run, out = kept()["clnp"], place / "out"
     command = ["export", run, "--out", out, "--task"]
     assert clbench(place, *command, "2", "--onnx").code == 0
     assert clbench(place, *command, "1").code == 0
@@ -200,8 +217,8 @@ def test_an_earlier_export_is_replaced_as_a_whole_and_other_files_are_left_alone
 
 
 @pytest.mark.long
-def test_other_methods_give_their_whole_network(clbench, place):
-    runs = kept(clbench, place, methods="naive,single-task")
+def test_other_methods_give_their_whole_network(kept, place):
+    runs = kept(methods="naive,single-task")
     for run in runs.values():
         found = export(run, 1, place / run.name)
         assert found.own.parameters == found.whole.parameters
@@ -229,8 +246,8 @@ METHODS = [
 @pytest.mark.parametrize(
     "method", [name if name == "wsn" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
-def test_every_method_that_has_networks_keeps_them_and_gives_them(method, clbench, place):
-    (run,) = kept(clbench, place, methods=method, network=[*NEURONS, "--set", "head=multi"]).values()
+def test_every_method_that_has_networks_keeps_them_and_gives_them(kept, method, place):
+    (run,) = kept(methods=method, network=[*NEURONS, "--set", "head=multi"]).values()
     found = export(run, 1, place / "first")
     assert 0 < found.own.parameters <= found.whole.parameters
 
@@ -244,9 +261,11 @@ class Net(nn.Sequential):
 
 
 @pytest.mark.long
-def test_what_onnx_does_not_know_is_said_in_a_sentence_and_the_earlier_export_stays(clbench, place, assert_refused):
+def test_what_onnx_does_not_know_is_said_in_a_sentence_and_the_earlier_export_stays(
+    kept, clbench, place, assert_refused
+):
     (place / "net.py").write_text(ODD)
-    run = kept(clbench, place, methods="naive", network=["--set", "network=./net.py:Net"])["naive"]
+    run = kept(methods="naive", network=["--set", "network=./net.py:Net"])["naive"]
     out = ["--task", "1", "--out", place / "out"]
     assert clbench(place, "export", run, *out).code == 0
     before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
@@ -315,8 +334,8 @@ def test_a_network_that_cannot_be_written_down_costs_the_run_nothing(clbench, pl
 
 
 @pytest.mark.long
-def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(clbench, place):
-    run = kept(clbench, place)["clnp"]
+def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(kept, clbench, place):
+    run = kept()["clnp"]
     before = json.loads((run / "status.json").read_text())["weights_sha256"]
     again = clbench(
         place, "run", "--suite", "permuted-digits", "--methods", "clnp", "--seeds", "0", *SMALL, *NEURONS, "--rerun"
@@ -332,8 +351,8 @@ def test_a_run_is_the_same_run_whether_it_keeps_its_networks_or_not(clbench, pla
 
 
 @pytest.mark.long
-def test_what_cannot_be_exported_is_said_in_a_sentence(clbench, place, assert_refused, monkeypatch):
-    run = kept(clbench, place)["clnp"]
+def test_what_cannot_be_exported_is_said_in_a_sentence(kept, clbench, place, assert_refused, monkeypatch):
+    run = kept()["clnp"]
     out = ["--out", place / "out"]
     assert_refused(clbench(place, "export", run, "--task", "3", *out), "has learned the tasks 1 to 2, but not task 3")
     assert_refused(clbench(place, "export", "ffff", "--task", "1", *out), "holds no run 'ffff'")

@@ -39,11 +39,13 @@ def install(tmp_path, monkeypatch):
     ("code", "said"),
     [
         ("import not_installed", "does not load: ModuleNotFoundError: No module named 'not_installed'"),
-        ("import sys\nsys.exit('needs a GPU')", "does not load: SystemExit: needs a GPU"),
+        pytest.param(
+            "import sys\nsys.exit('needs a GPU')", "does not load: SystemExit: needs a GPU", marks=pytest.mark.slow
+        ),
         ("raise ValueError('no\\nluck')", "does not load: ValueError: no luck"),
-        ("class Other: pass", "does not load: AttributeError"),
-        ("class Sized(", "does not load: SyntaxError"),
-        ("class Sized: pass", "must be a subclass of clbench.methods.Method"),
+        pytest.param("class Other: pass", "does not load: AttributeError", marks=pytest.mark.slow),
+        pytest.param("class Sized(", "does not load: SyntaxError", marks=pytest.mark.slow),
+        pytest.param("class Sized: pass", "must be a subclass of clbench.methods.Method", marks=pytest.mark.slow),
         (WITHOUT_DEFAULT.replace("(MethodSettings)", ""), "must be a subclass of clbench.methods.MethodSettings"),
     ],
 )

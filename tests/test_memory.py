@@ -185,7 +185,8 @@ torch.set_num_threads(1)
 images = torch.randint(0, 256, (4_000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 labels = torch.arange(4_000) % 10
 images = ImageSet("noise", images, labels, images[:100], labels[:100], tuple("abcdefghij"), "0" * 64)
-changes = {"n_tasks": int(sys.argv[2]), "network": "conv-zenke", "epochs": 2, "steps_per_epoch": 2, "batch_size": 64}
+changes = {"n_tasks": int(sys.argv[2]), "network": "conv", "epochs": 2, "steps_per_epoch": 2, "batch_size": 64}
+changes |= {"channels": [8, 8], "hidden_sizes": [32]}
 changes |= {"clnp.budget": "even"} if sys.argv[1] == "clnp" else {}
 changes |= {"ewc.fisher_images": 20} if sys.argv[1] == "ewc" else {}
 (spec,) = make_specs(find_suite("permuted-digits"), [sys.argv[1]], [0], changes, images, "float32", "cpu")

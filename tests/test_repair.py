@@ -86,7 +86,7 @@ def test_learning_again_changes_no_bit_of_other_tasks_and_gives_back_what_damage
     assert found.others_repaired == found.others_damaged
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_synapses_of_earlier_tasks_learn_moves_the_answers_for_these(made):
     assert made("sor-snn-style", 0.5, **{"sor-snn-style.plasticity": 0.5}).moved > 0
 

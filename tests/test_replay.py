@@ -81,19 +81,22 @@ def test_ders_loss_holds_on_to_the_logits_after_the_task_and_to_the_labels(small
     assert {len(found) for found in method.memory.logits.values()} == {6}
 
 
-@pytest.mark.parametrize("name", ["er", "der++", "lwf", "gpm"])
-def test_less_is_forgotten_than_by_fine_tuning(name, make_workplace, make_method):
+def test_less_is_forgotten_than_by_fine_tuning(make_workplace, make_method):
     workplace = make_workplace(n_tasks=2, hidden_sizes=[64], epochs=10, batch_size=16)
     first, second = workplace.stream.tasks
-    kept = {}
-    for each in ("naive", name):
-        settings = {"learning_rate": 0.1, "optimizer": "sgd"} if name == "gpm" else {}
-        method = make_method(each, workplace, **settings)
+
+    def kept(name, **settings):
+        method = make_method(name, workplace, **settings)
         method.learn(first)
         method.learn(second)
         with method.network_for(first) as network, torch.inference_mode():
-            kept[each] = share_right(network, first.test, torch.device("cpu"))
-    assert kept[name] > kept["naive"] + 0.02
+            return share_right(network, first.test, torch.device("cpu"))
+
+    by_fine_tuning = kept("naive")
+    assert kept("er") > by_fine_tuning + 0.02
+    assert kept("der++") > by_fine_tuning + 0.02
+    assert kept("lwf") > by_fine_tuning + 0.02
+    assert kept("gpm", learning_rate=0.1, optimizer="sgd") > by_fine_tuning + 0.02
 
 
 @pytest.mark.parametrize(("name", "draws"), [("er", 1), ("der++", 2)])

@@ -94,8 +94,13 @@ def test_a_folder_of_photographs_is_learned(clbench, place, photos):
         assert run.samples
 
 
-@pytest.mark.parametrize(("suite", "n_classes"), [("split-cifar10", 10), ("split-cifar100-10-short", 100)])
-@pytest.mark.long
+@pytest.mark.parametrize(
+    ("suite", "n_classes"),
+    [
+        pytest.param("split-cifar10", 10, marks=pytest.mark.slow),
+        pytest.param("split-cifar100-10-short", 100, marks=pytest.mark.long),
+    ],
+)
 def test_a_suite_of_convolutions_is_interrupted_and_goes_on_to_the_same_bits(
     clbench, place, make_store, tmp_path, coloured, during_task, outcome_of, suite, n_classes
 ):
