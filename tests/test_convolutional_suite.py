@@ -19,11 +19,10 @@ METHODS = list(find_suite(SUITE).methods)
 pytestmark = pytest.mark.filterwarnings("ignore::clbench.errors.MethodWarning")
 
 
-# Of methods that are alike, one is trained by default.
-LEARNERS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("clnp", "online-ewc", "mas", "si", "joint") else name
-    for name in METHODS
-]
+def learners(*names):
+    """Parameters for the methods. Those that are like another one are slow."""
+    alike = ("clnp", "online-ewc", "mas", "si", "joint")
+    return [pytest.param(name, marks=pytest.mark.slow) if name in alike else name for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def below(matrix):
     return [matrix[task:, task - 1] for task in range(1, len(matrix))]
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", learners(*METHODS))
 def test_a_method_learns_every_task_and_its_record_holds(learner, run_of, folder):
     run = run_of(learner)
     learned = np.array([column[0] for column in below(run.accuracy_matrix)])
@@ -62,7 +61,7 @@ def test_a_method_learns_every_task_and_its_record_holds(learner, run_of, folder
     assert run.config["suite_settings"]["network"] == "conv"
 
 
-@pytest.mark.parametrize("learner", [pytest.param("clnp", marks=pytest.mark.slow), "clnp:budget", "single-task"])
+@pytest.mark.parametrize("learner", learners("clnp", "clnp:budget", "single-task"))
 def test_what_is_isolated_is_not_forgotten(learner, run_of):
     for column in below(run_of(learner).accuracy_matrix):
         assert (column == column[0]).all()
@@ -77,9 +76,7 @@ def test_naive_forgets(run_of):
     assert change(run_of("naive")) < -0.02
 
 
-@pytest.mark.parametrize(
-    "learner", ["ewc", "psp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("online-ewc", "mas", "si"))]
-)
+@pytest.mark.parametrize("learner", learners("ewc", "online-ewc", "mas", "si", "psp"))
 def test_what_protects_forgets_less_than_naive(learner, run_of):
     assert change(run_of(learner)) > change(run_of("naive")) / 2
 

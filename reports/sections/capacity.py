@@ -94,12 +94,13 @@ def _items(group: Group, name: str, mark: str) -> Iterator[Table | Figure]:
     panels = [names[start : start + figures.MOST_GROUPS] for start in range(0, len(names), figures.MOST_GROUPS)]
     for number, shown in enumerate(panels, start=1):
         part = f" ({number} of {len(panels)})" if len(panels) > 1 else ""
+        own = name if number == 1 else f"{name}-{number}"
         yield Figure(
-            name if number == 1 else f"{name}-{number}",
+            own,
             f"{mark}{group.label}: {units} by {by} and task, mean over seeds{part}. Free after the last task: {free}.",
             f"{mark}Stacked bars for {group.label}: {units} that are free, newly claimed, claimed earlier and "
             f"reused, or claimed earlier and not reused, by {by} and task{part}. Free after the last task: {free}.",
-            partial(figures.capacity, group, name if number == 1 else f"{name}-{number}", shown),
+            partial(figures.capacity, group, own, shown),
         )
     if not group.reused_shares.empty:
         reused = ", ".join(
